@@ -1,0 +1,90 @@
+// Testreport reads the output of go test -json, and prints what a person wants
+// to know of it: a line for each package, the output of each failed test, every
+// skipped test with its reason, and the totals. It exits with 1 when a test
+// failed or none ran.
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"sort"
+	"strings"
+)
+
+type event struct {
+	Action, Package, Test, Output string
+	Elapsed                       float64
+	FailedBuild                   string
+}
+
+func main() { os.Exit(report(os.Stdin, os.Stdout)) }
+
+func report(r io.Reader, w io.Writer) int {
+	type key struct{ pkg, test string }
+	output := map[key][]string{}
+	var passed, failed int
+	var skips []string
+	in := bufio.NewReader(r)
+	for {
+		line, err := in.ReadBytes('\n')
+		if len(line) > 0 {
+			var e event
+			if json.Unmarshal(line, &e) != nil {
+				w.Write(line) // the go command's own words, such as a build error
+			}
+			k := key{e.Package, e.Test}
+			switch e.Action {
+			case "output", "build-output":
+				if e.Action == "build-output" {
+					fmt.Fprint(w, e.Output)
+				}
+				output[k] = append(output[k], e.Output)
+			case "pass", "fail", "skip":
+				if e.Test == "" {
+					if e.Action == "fail" {
+						failed++
+						fmt.Fprint(w, strings.Join(output[k], ""))
+					}
+					fmt.Fprintf(w, "%-4s %s %.1fs\n", map[string]string{"pass": "ok", "fail": "FAIL", "skip": "none"}[e.Action], e.Package, e.Elapsed)
+					break
+				}
+				switch e.Action {
+				case "pass":
+					passed++
+				case "fail":
+					failed++
+					fmt.Fprintf(w, "FAIL %s %s\n%s", e.Package, e.Test, strings.Join(output[k], ""))
+				case "skip":
+					skips = append(skips, fmt.Sprintf("%s %s: %s", e.Package, e.Test, reason(output[k])))
+				}
+				delete(output, k)
+			}
+		}
+		if err != nil {
+			break
+		}
+	}
+	sort.Strings(skips)
+	for _, s := range skips {
+		fmt.Fprintln(w, "SKIP", s)
+	}
+	fmt.Fprintf(w, "%d passed, %d failed, %d skipped\n", passed, failed, len(skips))
+	if failed > 0 || passed == 0 {
+		return 1
+	}
+	return 0
+}
+
+// reason finds the words of t.Skip in a test's output.
+func reason(lines []string) string {
+	for _, l := range lines {
+		l = strings.TrimSpace(l)
+		if l != "" && !strings.HasPrefix(l, "===") && !strings.HasPrefix(l, "---") {
+			return l
+		}
+	}
+	return "no reason given"
+}
