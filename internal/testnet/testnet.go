@@ -21,7 +21,11 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/eidolon-lisp/eidolon/internal/udp"
 )
+
+var _ udp.Conn = (*Conn)(nil)
 
 // queueLen is how many datagrams wait in a node for Read; more are dropped, as
 // a full socket buffer drops them.
@@ -320,8 +324,8 @@ func (c *Conn) Read(buf []byte) (int, netip.AddrPort, netip.AddrPort, error) {
 	}
 }
 
-// Write sends b, which it copies. src must be an address of the node; the zero
-// src stands for the first one of dst's family.
+// Write sends b, which it copies. src must be an address of the node, with or
+// without (0) its port; the zero src stands for the first of dst's family.
 func (c *Conn) Write(b []byte, src, dst netip.AddrPort) error {
 	select {
 	case <-c.closed:
@@ -335,7 +339,7 @@ func (c *Conn) Write(b []byte, src, dst netip.AddrPort) error {
 		if src == (netip.AddrPort{}) {
 			return a.Addr().Is4() == dst.Addr().Is4()
 		}
-		return a == src
+		return a == src || src.Port() == 0 && a.Addr() == src.Addr()
 	})
 	if i < 0 {
 		return fmt.Errorf("testnet: node %v has no address %v to send to %v", c.addrs, src, dst)

@@ -53,7 +53,7 @@ func TestLatencyAndAddresses(t *testing.T) {
 		for _, w := range []struct {
 			data     string
 			src, dst netip.AddrPort
-		}{{"one", netip.AddrPort{}, ap(b4)}, {"two", ap(a6), ap(b6)}, {"three", netip.AddrPort{}, ap(b6)}} {
+		}{{"one", netip.AddrPort{}, ap(b4)}, {"two", netip.AddrPortFrom(ap(a6).Addr(), 0), ap(b6)}, {"three", netip.AddrPort{}, ap(b6)}} {
 			if err := a.Write([]byte(w.data), w.src, w.dst); err != nil {
 				t.Fatal(err)
 			}
