@@ -245,3 +245,6 @@ func Verify(msg []byte, keys []Key, minimum Algorithm) (Key, error) {
 	}
 	return Key{}, err
 }
+
+// MarshalText keeps the secret out of structured logs and JSON.
+func (k Key) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
