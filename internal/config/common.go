@@ -1,0 +1,172 @@
+package config
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+
+	"github.com/eidolon-lisp/eidolon/mapping"
+)
+
+// API is where a daemon's gRPC services listen.
+type API struct {
+	// Socket is the path of the Unix socket; a relative one has been
+	// resolved against the directory of the file.
+	Socket string
+}
+
+// Log says what is logged and how.
+type Log struct {
+	Level slog.Level
+	// Format is "text" or "json".
+	Format string
+}
+
+// Logger returns a logger that writes to w as configured.
+func (l Log) Logger(w io.Writer) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: l.Level}
+	if l.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, opts))
+	}
+	return slog.New(slog.NewTextHandler(w, opts))
+}
+
+func (v value) api(otherwise string) API {
+	a := API{Socket: otherwise}
+	if o, ok := v.object(); ok {
+		a.Socket = o.get("socket").socketPath(otherwise)
+		o.end()
+	}
+	return a
+}
+
+func (v value) log() Log {
+	l := Log{Level: slog.LevelInfo, Format: "text"}
+	if o, ok := v.object(); ok {
+		switch o.get("level").enum("info", "debug", "warn", "error") {
+		case "debug":
+			l.Level = slog.LevelDebug
+		case "warn":
+			l.Level = slog.LevelWarn
+		case "error":
+			l.Level = slog.LevelError
+		}
+		l.Format = o.get("format").enum("text", "json")
+		o.end()
+	}
+	return l
+}
+
+// maxLocators is what the Locator Count field of a record can say (RFC 9301
+// section 5.4).
+const maxLocators = 255
+
+// locators reads a list of locators and sorts it.
+func (v value) locators() []mapping.Locator {
+	const want = "locators such as {address: 192.0.2.1, priority: 1, weight: 100}"
+	var locs []mapping.Locator
+	for i, item := range v.atLeastOne(want) {
+		if i == maxLocators {
+			item.fail("found more than %d locators, which a record can't carry", maxLocators)
+			break
+		}
+		o, ok := item.object()
+		if !ok {
+			continue
+		}
+		address := o.need("address", "an IPv4 or IPv6 address")
+		a, ok := address.rloc()
+		l := mapping.MakeLocator(a,
+			uint8(o.get("priority").integer(0, 255, 1)),
+			uint8(o.get("weight").integer(0, 255, 100)))
+		o.end()
+		if !ok {
+			continue
+		}
+		if slices.ContainsFunc(locs, func(x mapping.Locator) bool { return x.Addr == a }) {
+			address.fail("locator %v is in the list twice", a)
+			continue
+		}
+		locs = append(locs, l)
+	}
+	slices.SortFunc(locs, mapping.Locator.Compare)
+	return locs
+}
+
+// names remembers where each of several things that must differ was given.
+type names[K comparable] map[K]value
+
+// add reports k as given before, or remembers it.
+func (n names[K]) add(k K, v value, what string) bool {
+	if first, twice := n[k]; twice {
+		v.fail("%s %v is given twice, first at line %d", what, k, first.at.Line)
+		return false
+	}
+	n[k] = v
+	return true
+}
+
+// Kind tells the two kinds of file apart.
+type Kind string
+
+const (
+	KindXTR       Kind = "xtr"
+	KindMapServer Kind = "mapserver"
+)
+
+// ParseKind reads the name of a kind.
+func ParseKind(s string) (Kind, error) {
+	if k := Kind(s); k == KindXTR || k == KindMapServer {
+		return k, nil
+	}
+	return "", fmt.Errorf("unknown kind of configuration %q, expected %s or %s", s, KindXTR, KindMapServer)
+}
+
+// Detect tells by its keys which kind of file path is. It fails when the file
+// can't be read or parsed, or has keys of neither or of both.
+func Detect(path string) (Kind, error) {
+	_, root, err := readFile(path)
+	if err != nil {
+		return "", err
+	}
+	o, _ := root.object()
+	only := map[Kind][]string{
+		KindXTR:       {"locator_sets", "database_mappings", "map_servers", "map_resolvers", "instances", "map_cache", "miss", "plane"},
+		KindMapServer: {"listen", "state_dir", "sites", "static_mappings", "request_rate"},
+	}
+	count := make(map[Kind]int)
+	for kind, keys := range only {
+		for _, k := range keys {
+			if _, ok := o.fields[k]; ok {
+				count[kind]++
+			}
+		}
+	}
+	switch {
+	case count[KindXTR] > count[KindMapServer]:
+		return KindXTR, nil
+	case count[KindMapServer] > count[KindXTR]:
+		return KindMapServer, nil
+	}
+	return "", fmt.Errorf("%s: the keys do not tell whether this is for xtr or mapserver", path)
+}
+
+// Check reads a file of the given kind and returns its warnings.
+func Check(path string, kind Kind) (warnings Errors, err error) {
+	switch kind {
+	case KindXTR:
+		c, err := LoadXTR(path)
+		if err != nil {
+			return nil, err
+		}
+		return c.Warnings, nil
+	case KindMapServer:
+		c, err := LoadMapServer(path)
+		if err != nil {
+			return nil, err
+		}
+		return c.Warnings, nil
+	}
+	return nil, fmt.Errorf("unknown kind of configuration %q", kind)
+}

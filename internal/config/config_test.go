@@ -1,0 +1,306 @@
+package config
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/auth"
+)
+
+var update = flag.Bool("update", false, "rewrite testdata/bad/*.out")
+
+// withoutModes drops the warnings about file modes, which depend on the umask
+// of whoever checked the files out.
+func withoutModes(es Errors) (rest Errors) {
+	for _, e := range es {
+		if !strings.Contains(e.Message, "can be read by everybody") {
+			rest = append(rest, e)
+		}
+	}
+	return rest
+}
+
+func TestExampleXTR(t *testing.T) {
+	got, err := LoadXTR("testdata/xtr.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w := withoutModes(got.Warnings); len(w) > 0 {
+		t.Errorf("warnings:\n%v", w)
+	}
+	got.Warnings = nil
+	locators := []mapping.Locator{
+		mapping.MakeLocator(netip.MustParseAddr("192.0.2.1"), 1, 100),
+		mapping.MakeLocator(netip.MustParseAddr("2001:db8:a::1"), 1, 100),
+	}
+	dbm := func(e string) DatabaseMapping {
+		return DatabaseMapping{EID: mapping.MustParseEID(e), LocatorSet: "site-a", Locators: locators, RecordTTL: 1440}
+	}
+	want := &XTR{
+		XTRID:            mapping.XTRID{0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0x0a},
+		SiteID:           1,
+		DatabaseMappings: []DatabaseMapping{dbm("10.1.0.0/16"), dbm("2001:db8:e1::/48"), dbm("[7]10.7.0.0/16")},
+		Instances:        []Instance{{0, "eidolon0"}, {7, "eidolon7"}},
+		MapServers: []XTRMapServer{{
+			Address:          netip.MustParseAddrPort("203.0.113.10:4342"),
+			Key:              auth.Key{ID: 1, Algorithm: auth.SHA256HKDF, Secret: []byte("an example key, 128 bits or more")},
+			WantMapNotify:    true,
+			RegisterInterval: time.Minute,
+		}, {
+			Address:          netip.MustParseAddrPort("[2001:db8:113::10]:4342"),
+			Key:              auth.Key{ID: 1, Algorithm: auth.SHA256HKDF, Secret: []byte("the key of site-a in a file of its own")},
+			WantMapNotify:    true,
+			RegisterInterval: time.Minute,
+		}},
+		MapResolvers:  []netip.AddrPort{netip.MustParseAddrPort("203.0.113.10:4342"), netip.MustParseAddrPort("[2001:db8:113::10]:4342")},
+		MapCacheLimit: 100000,
+		Miss:          MissHold,
+		Plane:         Plane{Kind: "tun", RouteTable: 4341},
+		API:           API{Socket: "/run/eidolon/xtr.sock"},
+		Log:           Log{Level: slog.LevelInfo, Format: "text"},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got\n%+v, want\n%+v", got, want)
+	}
+}
+
+func TestExampleMapServer(t *testing.T) {
+	got, err := LoadMapServer("testdata/mapserver.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w := withoutModes(got.Warnings); len(w) > 0 {
+		t.Errorf("warnings:\n%v", w)
+	}
+	got.Warnings = nil
+	want := &MapServer{
+		Listen:   []netip.AddrPort{netip.MustParseAddrPort("203.0.113.10:4342"), netip.MustParseAddrPort("[2001:db8:113::10]:4342")},
+		StateDir: "/var/lib/eidolon",
+		Sites: []Site{{
+			Name:             "site-a",
+			MinimumAlgorithm: auth.SHA256,
+			Keys: []auth.Key{
+				{ID: 1, Algorithm: auth.SHA256HKDF, Secret: []byte("an example key, 128 bits or more")},
+				{ID: 2, Algorithm: auth.SHA256HKDF, Secret: []byte("the key of site-a in a file of its own")},
+			},
+			EIDPrefixes: []EIDPrefix{
+				{mapping.MustParseEID("10.1.0.0/16"), false, ProxyReplyAsRegistered},
+				{mapping.MustParseEID("2001:db8:e1::/48"), false, ProxyReplyAsRegistered},
+				{mapping.MustParseEID("[7]10.7.0.0/16"), true, ProxyReplyAlways},
+			},
+		}, {
+			Name:             "site-b",
+			MinimumAlgorithm: auth.SHA1,
+			Keys:             []auth.Key{{ID: 0, Algorithm: auth.SHA1, Secret: []byte("another example of a key")}},
+			EIDPrefixes:      []EIDPrefix{{mapping.MustParseEID("10.2.0.0/16"), false, ProxyReplyAsRegistered}},
+		}},
+		StaticMappings: []*mapping.Record{
+			{EID: mapping.MustParseEID("10.9.0.0/16"), TTL: 1440, Locators: []mapping.Locator{mapping.MakeLocator(netip.MustParseAddr("192.0.2.5"), 1, 100)}},
+			{EID: mapping.MustParseEID("10.8.0.0/16"), TTL: 1440, Action: mapping.Drop},
+		},
+		RequestRate: RequestRate{PerSource: 10000, Burst: 20000},
+		API:         API{Socket: "/run/eidolon/mapserver.sock"},
+		Log:         Log{Level: slog.LevelInfo, Format: "text"},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got\n%+v, want\n%+v", got, want)
+	}
+}
+
+// TestBad compares what is said about each bad file with the committed text;
+// the name of the file begins with its kind.
+func TestBad(t *testing.T) {
+	files, err := filepath.Glob("testdata/bad/*.yml")
+	if err != nil || len(files) < 20 {
+		t.Fatalf("found %d bad files (%v)", len(files), err)
+	}
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".yml")
+		t.Run(name, func(t *testing.T) {
+			kind, _, _ := strings.Cut(name, "-")
+			_, err := Check(file, Kind(kind))
+			if _, ok := errors.AsType[Errors](err); !ok {
+				t.Fatalf("got error %v (%T), want Errors", err, err)
+			}
+			got := strings.ReplaceAll(err.Error(), filepath.Dir(file)+"/", "") + "\n"
+			golden := strings.TrimSuffix(file, ".yml") + ".out"
+			if *update {
+				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != string(want) {
+				t.Errorf("got\n%swant\n%s", got, want)
+			}
+			if strings.Contains(got, "hunter2") {
+				t.Error("the text shows a key")
+			}
+		})
+	}
+}
+
+// TestDefaults reads the shortest files that are good.
+func TestDefaults(t *testing.T) {
+	x, err := LoadXTR(write(t, "map_resolvers: [192.0.2.1]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []Instance{{0, "eidolon0"}}; !reflect.DeepEqual(x.Instances, want) || x.MapCacheLimit != 100000 ||
+		x.Miss != MissHold || x.Plane != (Plane{"tun", 4341, 0}) || x.API.Socket != "/run/eidolon/xtr.sock" {
+		t.Errorf("got %+v", x)
+	}
+	m, err := LoadMapServer(write(t, "listen: [\"::\"]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.Listen[0] != netip.MustParseAddrPort("[::]:4342") || m.StateDir != "/var/lib/eidolon" ||
+		m.RequestRate != (RequestRate{10000, 20000}) || m.API.Socket != "/run/eidolon/mapserver.sock" {
+		t.Errorf("got %+v", m)
+	}
+}
+
+// TestValuesAsWritten guards against numbers being read as YAML reads them.
+func TestValuesAsWritten(t *testing.T) {
+	x, err := LoadXTR(write(t, `
+xtr_id: 00112233445566778899001122334455
+map_resolvers: &r [192.0.2.1]
+locator_sets: [{name: 0x10, locators: &l [{address: "2001:db8::1"}, {address: 192.0.2.1}]}, {name: 020, locators: *l}]
+database_mappings: [{eid: 10.0.0.1, locator_set: 0x10}, {eid: 10.0.0.2, locator_set: 020}]
+map_servers: [{address: 192.0.2.1, authentication_key: {key_id: 255, key: 0123456789012345}}]
+log: {level: debug, format: json}
+api: {socket: sub/x.sock}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprintf("%x", x.XTRID[:]); got != "00112233445566778899001122334455" {
+		t.Errorf("xtr_id is %s", got)
+	}
+	if got := string(x.MapServers[0].Key.Secret); got != "0123456789012345" {
+		t.Errorf("key is %q", got)
+	}
+	for i, m := range x.DatabaseMappings {
+		if m.LocatorSet != []string{"0x10", "020"}[i] || len(m.Locators) != 2 || !m.Locators[0].Addr.Is4() {
+			t.Errorf("mapping %d is %+v", i, m)
+		}
+	}
+	if x.Log.Level != slog.LevelDebug || x.Log.Format != "json" {
+		t.Errorf("log is %+v", x.Log)
+	}
+	if !filepath.IsAbs(x.API.Socket) || !strings.HasSuffix(x.API.Socket, "/sub/x.sock") {
+		t.Errorf("socket is %s", x.API.Socket)
+	}
+	if len(x.Warnings) != 0 {
+		t.Errorf("warnings:\n%v", x.Warnings)
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	path := write(t, `
+map_resolvers: [192.0.2.1]
+locator_sets: [{name: a, locators: [{address: 192.0.2.1}]}, {name: b, locators: [{address: 192.0.2.1}]}]
+database_mappings: [{eid: 10.0.0.1, locator_set: a}]
+map_servers:
+  - {address: 192.0.2.1, authentication_key: {key_id: 1, key: hunter2}}
+  - {address: 192.0.2.2, authentication_key: {key_id: 1, key_file: k}}
+`)
+	if err := os.WriteFile(filepath.Join(filepath.Dir(path), "k"), []byte("hunter2hunter2hunter2\r\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Join(filepath.Dir(path), "k"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	x, err := LoadXTR(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := string(x.MapServers[1].Key.Secret); got != "hunter2hunter2hunter2" {
+		t.Errorf("key is %q", got)
+	}
+	want := path + `:3:68: locator_sets[1].name: locator-set "b" is not used by any of the database_mappings
+` + path + `:6:63: map_servers[0].authentication_key.key: the authentication key has 7 octets, at least 16 are advised
+` + path + `:7:68: map_servers[1].authentication_key.key_file: k can be read by everybody (mode 0644), expected 0640 or less`
+	if got := x.Warnings.Error(); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	for _, text := range []string{fmt.Sprintf("%v", x), fmt.Sprintf("%+v", *x), fmt.Sprintf("%#v", x.MapServers[0].Key)} {
+		if strings.Contains(text, "hunter2") || strings.Contains(text, "104 117 110") {
+			t.Errorf("a key shows in %s", text)
+		}
+	}
+}
+
+func TestDetect(t *testing.T) {
+	for _, k := range []Kind{KindXTR, KindMapServer} {
+		got, err := Detect("testdata/" + string(k) + ".yml")
+		if err != nil || got != k {
+			t.Errorf("got %q, %v; want %q", got, err, k)
+		}
+	}
+	if k, err := Detect(write(t, "log: {level: info}\n")); err == nil {
+		t.Errorf("got %q for a file that could be either", k)
+	}
+	if k, err := Detect(write(t, "[1, 2]\n")); err == nil {
+		t.Errorf("got %q for a list", k)
+	}
+	if _, err := Detect("testdata/none.yml"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v for a missing file", err)
+	}
+}
+
+// FuzzParse: whatever the file holds, the answer is a configuration or errors
+// with places inside the file, and never a panic.
+func FuzzParse(f *testing.F) {
+	files, _ := filepath.Glob("testdata/bad/*.yml")
+	for _, name := range append(files, "testdata/xtr.yml", "testdata/mapserver.yml") {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		for _, load := range []func(*reader, value) (any, error){
+			func(r *reader, v value) (any, error) { return readXTR(r, v) },
+			func(r *reader, v value) (any, error) { return readMapServer(r, v) },
+		} {
+			r, root, err := parse("f", data)
+			if err == nil {
+				_, err = load(r, root)
+			}
+			es, _ := errors.AsType[Errors](err)
+			if err != nil && len(es) == 0 {
+				t.Fatalf("error %v without a place", err)
+			}
+			lines := strings.Count(string(data), "\n") + 1
+			for _, e := range es {
+				if e.Line < 1 || e.Line > lines+1 || e.Column < 1 || e.Message == "" {
+					t.Fatalf("bad place of %d lines: %v", lines, e)
+				}
+			}
+		}
+	})
+}
+
+func write(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "config.yml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}

@@ -1,0 +1,347 @@
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/auth"
+)
+
+// controlPort is the LISP control port (RFC 9301 section 12.1).
+const controlPort = 4342
+
+// XTR is the configuration of an xTR.
+type XTR struct {
+	// XTRID is zero when none is given: one is to be drawn.
+	XTRID  mapping.XTRID
+	SiteID uint64
+	// DatabaseMappings are the site's EID-prefixes, no two the same and none
+	// overlapping one of another instance.
+	DatabaseMappings []DatabaseMapping
+	// Instances has one entry for each instance-ID, ascending, and one for
+	// every instance-ID of DatabaseMappings.
+	Instances []Instance
+	// MapServers is where the EID-prefixes are registered.
+	MapServers []XTRMapServer
+	// MapResolvers is where unknown EIDs are asked for; never empty.
+	MapResolvers []netip.AddrPort
+	// MapCacheLimit is the largest number of map-cache entries.
+	MapCacheLimit int
+	// Miss is what happens to packets while their mapping is asked for.
+	Miss  Miss
+	Plane Plane
+	API   API
+	Log   Log
+	// Warnings are doubts that did not stop the file from being used.
+	Warnings Errors
+}
+
+// DatabaseMapping is an EID-prefix of the site with its locators.
+type DatabaseMapping struct {
+	EID mapping.EID
+	// LocatorSet is the name of the set that Locators are from.
+	LocatorSet string
+	// Locators is sorted, not empty, and shared with the mappings of the
+	// same set: it must not be changed.
+	Locators []mapping.Locator
+	// RecordTTL is in minutes.
+	RecordTTL uint32
+}
+
+// Instance is one instance-ID and its TUN device.
+type Instance struct {
+	IID uint32
+	// Device is the interface name, at most 15 octets.
+	Device string
+}
+
+// XTRMapServer is one map-server that an xTR registers with.
+type XTRMapServer struct {
+	Address netip.AddrPort
+	Key     auth.Key `json:"-"`
+	// ProxyReply asks the map-server to answer Map-Requests itself.
+	ProxyReply bool
+	// WantMapNotify asks for an acknowledgement of registrations.
+	WantMapNotify bool
+	// Merge asks for the locators to be merged with those that other xTRs
+	// of the site register.
+	Merge bool
+	// RegisterInterval is the time between two registrations.
+	RegisterInterval time.Duration
+}
+
+// Miss is what happens to the packets of a map-cache miss.
+type Miss string
+
+const (
+	MissHold Miss = "hold" // keep a few until the answer is there
+	MissDrop Miss = "drop"
+)
+
+// Plane is the configuration of the data plane.
+type Plane struct {
+	// Kind is "tun".
+	Kind string
+	// RouteTable is the kernel's routing table that the xTR's routes are in.
+	RouteTable int
+	// UplinkMTU in octets; 0 takes it from the interfaces.
+	UplinkMTU int
+}
+
+// LoadXTR reads the configuration of an xTR. The error is an Errors that holds
+// everything wrong with the file, or says why the file can't be read.
+func LoadXTR(path string) (*XTR, error) {
+	r, root, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return readXTR(r, root)
+}
+
+func readXTR(r *reader, root value) (*XTR, error) {
+	c := new(XTR)
+	if o, ok := root.object(); ok {
+		c.read(o)
+		o.end()
+	}
+	if err := r.result(); err != nil {
+		return nil, err
+	}
+	c.Warnings = r.warnings
+	return c, nil
+}
+
+func (c *XTR) read(o *object) {
+	c.XTRID = o.get("xtr_id").xtrID()
+	c.SiteID = o.get("site_id").siteID()
+	c.readMappings(o.get("database_mappings"), readLocatorSets(o.get("locator_sets")))
+	c.readInstances(o.get("instances"))
+	servers := o.get("map_servers")
+	c.readMapServers(servers)
+	if len(c.DatabaseMappings) > 0 && !servers.given() {
+		o.need("map_servers", "a list with at least one map-server to register the database_mappings with")
+	}
+	c.readMapResolvers(o.need("map_resolvers", "a list with at least one address of a map-resolver"))
+
+	c.MapCacheLimit = 100_000
+	if m, ok := o.get("map_cache").object(); ok {
+		c.MapCacheLimit = int(m.get("limit").integer(100, 10_000_000, 100_000))
+		m.end()
+	}
+	c.Miss = Miss(o.get("miss").enum(string(MissHold), string(MissDrop)))
+	c.readPlane(o.get("plane"))
+	c.API = o.get("api").api("/run/eidolon/xtr.sock")
+	c.Log = o.get("log").log()
+}
+
+// locatorSet is one entry of locator_sets.
+type locatorSet struct {
+	name     value
+	locators []mapping.Locator
+	used     bool
+}
+
+func readLocatorSets(v value) map[string]*locatorSet {
+	sets, seen := make(map[string]*locatorSet), make(names[string])
+	for _, item := range v.list("locator-sets, each with name and locators") {
+		o, ok := item.object()
+		if !ok {
+			continue
+		}
+		name := o.need("name", "a name for database_mappings to refer to")
+		locators := o.need("locators", "a list of locators")
+		s, ok := name.text("a name")
+		set := &locatorSet{name: name, locators: locators.locators()}
+		o.end()
+		if ok && seen.add(s, name, "locator-set") {
+			sets[s] = set
+		}
+	}
+	return sets
+}
+
+func (c *XTR) readMappings(v value, sets map[string]*locatorSet) {
+	seen := make(names[mapping.EID])
+	for _, item := range v.list("database-mappings, each with eid and locator_set") {
+		o, ok := item.object()
+		if !ok {
+			continue
+		}
+		at := o.need("eid", wantEID)
+		eid, eidOK := at.eid()
+		ref := o.need("locator_set", "the name of one of the locator_sets")
+		name, nameOK := ref.text("the name of one of the locator_sets")
+		m := DatabaseMapping{EID: eid, LocatorSet: name, RecordTTL: o.get("record_ttl").recordTTL()}
+		o.end()
+		if set := sets[name]; set != nil {
+			set.used, m.Locators = true, set.locators
+		} else if nameOK {
+			ref.unknownReference(name, "locator_sets", sets)
+		}
+		if eidOK && seen.add(eid, at, "EID-prefix") {
+			c.DatabaseMappings = append(c.DatabaseMappings, m)
+		}
+	}
+	refuseOverlap(seen)
+	for name, set := range sets {
+		if !set.used {
+			set.name.warn("locator-set %q is not used by any of the database_mappings", name)
+		}
+	}
+}
+
+func (v value) unknownReference(name, list string, sets map[string]*locatorSet) {
+	defined := make([]string, 0, len(sets))
+	for n := range sets {
+		defined = append(defined, n)
+	}
+	slices.Sort(defined)
+	guess := nearest(name, defined)
+	switch {
+	case guess != "":
+		v.fail("%q is not one of the %s, did you mean %q?", name, list, guess)
+	case len(defined) > 0:
+		v.fail("%q is not one of the %s, expected %s", name, list, oneOf(defined))
+	default:
+		v.fail("%q is not one of the %s, there are none", name, list)
+	}
+}
+
+// refuseOverlap reports EID-prefixes of two instances that overlap: packets
+// from the site could not be told apart without a VRF for each instance.
+func refuseOverlap(given names[mapping.EID]) {
+	byPrefix := make(map[netip.Prefix][]mapping.EID)
+	for e := range given {
+		byPrefix[e.Prefix] = append(byPrefix[e.Prefix], e)
+	}
+	for e, v := range given {
+		for bits := e.Prefix.Bits(); bits >= 0; bits-- {
+			p, _ := e.Prefix.Addr().Prefix(bits)
+			for _, other := range byPrefix[p] {
+				// Of two equal prefixes, the lower instance-ID is blamed.
+				if other.IID == e.IID || other.Prefix == e.Prefix && other.IID < e.IID {
+					continue
+				}
+				v.fail("%v overlaps %v of line %d; overlapping EID-prefixes of two instances need a VRF for each, which an xtr does not have: use one xtr for each",
+					text(e), text(other), given[other].at.Line)
+			}
+		}
+	}
+}
+
+// text is the text form with the instance-ID, also when that is 0.
+func text(e mapping.EID) string { return fmt.Sprintf("[%d]%v", e.IID, e.Prefix) }
+
+func (c *XTR) readInstances(v value) {
+	iids, devices := make(names[uint32]), make(names[string])
+	for _, item := range v.list("instances, each with iid and device") {
+		o, ok := item.object()
+		if !ok {
+			continue
+		}
+		iid := o.need("iid", fmt.Sprintf("a number from 0 to %d", mapping.MaxIID))
+		in := Instance{IID: iid.instanceID()}
+		device := o.get("device")
+		in.Device = device.interfaceName(deviceName(in.IID))
+		o.end()
+		if !device.given() {
+			device = iid
+		}
+		if iid.given() && iids.add(in.IID, iid, "instance-ID") && devices.add(in.Device, device, "device") {
+			c.Instances = append(c.Instances, in)
+		}
+	}
+	for _, m := range c.DatabaseMappings {
+		if slices.ContainsFunc(c.Instances, func(in Instance) bool { return in.IID == m.EID.IID }) {
+			continue
+		}
+		if _, listed := iids[m.EID.IID]; v.given() && !listed {
+			v.fail("instance-ID %d of the database_mapping %s is not in the list", m.EID.IID, text(m.EID))
+		}
+		c.Instances = append(c.Instances, Instance{IID: m.EID.IID, Device: deviceName(m.EID.IID)})
+	}
+	if len(c.Instances) == 0 {
+		c.Instances = []Instance{{IID: 0, Device: deviceName(0)}}
+	}
+	slices.SortFunc(c.Instances, func(a, b Instance) int { return cmp.Compare(a.IID, b.IID) })
+}
+
+// deviceName is the device of an instance for which none is configured; the
+// largest instance-ID makes it just 15 octets.
+func deviceName(iid uint32) string { return fmt.Sprintf("eidolon%d", iid) }
+
+// interfaceName reads a name that Linux gives to an interface.
+func (v value) interfaceName(otherwise string) string {
+	const want = "an interface name of 1 to 15 printable characters without / : and spaces"
+	s, ok := v.text(want)
+	if !ok {
+		return otherwise
+	}
+	bad := strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c > '~' || c == '/' || c == ':' || c == '%' })
+	if len(s) < 1 || len(s) > 15 || bad || s == "." || s == ".." {
+		v.fail("found %q, expected %s", s, want)
+		return otherwise
+	}
+	return s
+}
+
+func (c *XTR) readMapServers(v value) {
+	seen := make(names[netip.AddrPort])
+	for _, item := range v.atLeastOne("map-servers, each with address and authentication_key") {
+		o, ok := item.object()
+		if !ok {
+			continue
+		}
+		address := o.need("address", "the IP address of a map-server")
+		ap, apOK := address.addrPort(controlPort, false)
+		key, keyOK := o.need("authentication_key", wantKey).authenticationKey()
+		m := XTRMapServer{
+			Address:          ap,
+			Key:              key,
+			ProxyReply:       o.get("proxy_reply").boolean(false),
+			WantMapNotify:    o.get("want_map_notify").boolean(true),
+			Merge:            o.get("merge").boolean(false),
+			RegisterInterval: o.get("register_interval").duration(time.Second, 2*time.Minute, time.Minute),
+		}
+		o.end()
+		if apOK && seen.add(ap, address, "map-server") && keyOK {
+			c.MapServers = append(c.MapServers, m)
+		}
+	}
+}
+
+func (c *XTR) readMapResolvers(v value) {
+	seen := make(names[netip.AddrPort])
+	for _, item := range v.atLeastOne("addresses of map-resolvers") {
+		if ap, ok := item.addrPort(controlPort, false); ok && seen.add(ap, item, "map-resolver") {
+			c.MapResolvers = append(c.MapResolvers, ap)
+		}
+	}
+}
+
+func (c *XTR) readPlane(v value) {
+	const routeTable = 4341
+	c.Plane = Plane{Kind: "tun", RouteTable: routeTable}
+	o, ok := v.object()
+	if !ok {
+		return
+	}
+	c.Plane.Kind = o.get("kind").enum("tun")
+	table := o.get("route_table")
+	c.Plane.RouteTable = int(table.integer(1, 1<<31-1, routeTable))
+	if c.Plane.RouteTable >= 253 && c.Plane.RouteTable <= 255 {
+		table.fail("found %d, a table that the kernel keeps for itself (253 to 255), expected another", c.Plane.RouteTable)
+	}
+	mtu := o.get("uplink_mtu")
+	c.Plane.UplinkMTU = int(mtu.integer(0, 65535, 0))
+	// 576 is what every IPv4 host must take (RFC 791 section 3.1).
+	if c.Plane.UplinkMTU > 0 && c.Plane.UplinkMTU < 576 {
+		mtu.fail("found %d, expected 0 to take it from the interfaces, or a number from 576 to 65535", c.Plane.UplinkMTU)
+	}
+	o.end()
+}
