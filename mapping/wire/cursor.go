@@ -42,10 +42,10 @@ func (c *cursor) failAt(off int, field string, err error) {
 	}
 }
 
-// label names the element of a list that an error was met in.
-func (c *cursor) label(list string, i int) {
+// within says in what, such as the element of a list, the error was met.
+func (c *cursor) within(what string) {
 	if e, ok := c.err.(*DecodeError); ok {
-		e.Field = fmt.Sprintf("%s %d %s", list, i, e.Field)
+		e.Field = what + " " + e.Field
 	}
 }
 

@@ -2,6 +2,7 @@ package wire
 
 import (
 	"encoding/binary"
+	"fmt"
 
 	"github.com/eidolon-lisp/eidolon/mapping"
 )
@@ -98,7 +99,7 @@ func (m *MapRequest) Decode(b []byte) error {
 	for i := range int(h[2]&0x1f) + 1 {
 		a := c.address("address")
 		if c.err != nil {
-			c.label("itr_rloc", i)
+			c.within(fmt.Sprintf("itr_rloc %d", i))
 			return c.err
 		}
 		m.ITRRLOCs = append(m.ITRRLOCs, a)
@@ -107,7 +108,7 @@ func (m *MapRequest) Decode(b []byte) error {
 		r := RequestRecord{Subscribe: c.u8("flags")&0x80 != 0, MaskLen: c.u8("eid_mask_len")}
 		r.EID = c.prefix("eid", r.MaskLen)
 		if c.err != nil {
-			c.label("record", i)
+			c.within(fmt.Sprintf("record %d", i))
 			return c.err
 		}
 		m.EIDs = append(m.EIDs, r)
@@ -115,7 +116,7 @@ func (m *MapRequest) Decode(b []byte) error {
 	if m.HasMapData {
 		m.MapData = c.record()
 		if c.err != nil {
-			c.label("map_data", 0)
+			c.within("map_data")
 		}
 	}
 	if m.HasXTRID {

@@ -87,16 +87,16 @@ func (c *cursor) record() Record {
 	r.Authoritative = flags&0x1000 != 0
 	r.Version = c.u16("map_version") & 0x0fff
 	r.EID = c.prefix("eid", r.MaskLen)
+	if c.err != nil {
+		return Record{}
+	}
 	from := c.off
 	for i := range int(n) {
 		c.locator()
 		if c.err != nil {
-			c.label("locator", i)
+			c.within(fmt.Sprintf("locator %d", i))
 			return Record{}
 		}
-	}
-	if c.err != nil {
-		return Record{}
 	}
 	r.n, r.locators = int(n), c.b[from:c.off:c.off]
 	return r
@@ -288,16 +288,16 @@ func (rs Records) AppendBinary(b []byte) ([]byte, error) {
 
 // records reads n EID-records.
 func (c *cursor) records(n uint8) Records {
+	if c.err != nil {
+		return Records{}
+	}
 	from := c.off
 	for i := range int(n) {
 		c.record()
 		if c.err != nil {
-			c.label("record", i)
+			c.within(fmt.Sprintf("record %d", i))
 			return Records{}
 		}
-	}
-	if c.err != nil {
-		return Records{}
 	}
 	return Records{n: int(n), b: c.b[from:c.off:c.off]}
 }
@@ -308,11 +308,10 @@ func clearReserved(b []byte, n int) {
 	c := cursor{b: b}
 	for range n {
 		h := c.take(recordHeader, "record")
-		a := c.address("eid")
+		c.address("eid")
 		if c.err != nil {
 			return
 		}
-		_ = a
 		h[6] &= 0xf0
 		h[7] = 0
 		h[8] &= 0x0f
