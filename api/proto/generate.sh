@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Checks the .proto files and generates their Go, with the versions that go.mod
+# and go.tools.mod name and nothing that is installed. The same input gives the
+# same octets.
+set -euo pipefail
+cd "$(dirname "$0")"
+root=$(cd ../.. && pwd)
+bin=$(mktemp -d)
+trap 'rm -rf "$bin"' EXIT
+go build -o "$bin/" google.golang.org/protobuf/cmd/protoc-gen-go google.golang.org/grpc/cmd/protoc-gen-go-grpc
+go build -modfile="$root/go.tools.mod" -o "$bin/" github.com/bufbuild/buf/cmd/buf
+export PATH="$bin:$PATH" BUF_CACHE_DIR="$bin/cache"
+buf lint
+buf format --diff --exit-code
+rm -f eidolon/v1/*.pb.go
+buf generate
