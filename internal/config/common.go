@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"slices"
 
 	"github.com/eidolon-lisp/eidolon/mapping"
@@ -62,8 +63,9 @@ func (v value) log() Log {
 // section 5.4).
 const maxLocators = 255
 
-// locators reads a list of locators and sorts it.
-func (v value) locators() []mapping.Locator {
+// locators reads a list of locators and sorts it. It adds the addresses to
+// underlay unless that is nil.
+func (v value) locators(underlay names[netip.Addr]) []mapping.Locator {
 	const want = "locators such as {address: 192.0.2.1, priority: 1, weight: 100}"
 	var locs []mapping.Locator
 	for i, item := range v.atLeastOne(want) {
@@ -89,6 +91,9 @@ func (v value) locators() []mapping.Locator {
 			continue
 		}
 		locs = append(locs, l)
+		if underlay != nil {
+			underlay[a] = address
+		}
 	}
 	slices.SortFunc(locs, mapping.Locator.Compare)
 	return locs

@@ -17,11 +17,12 @@ const controlPort = 4342
 
 // XTR is the configuration of an xTR.
 type XTR struct {
-	// XTRID is zero when none is given: one is to be drawn.
+	// XTRID is zero when none is given; then SiteID is 0.
 	XTRID  mapping.XTRID
 	SiteID uint64
 	// DatabaseMappings are the site's EID-prefixes, no two the same and none
-	// overlapping one of another instance.
+	// overlapping one of another instance. None of instance 0 holds a
+	// locator, map-server or map-resolver.
 	DatabaseMappings []DatabaseMapping
 	// Instances has one entry for each instance-ID, ascending, and one for
 	// every instance-ID of DatabaseMappings.
@@ -117,16 +118,21 @@ func readXTR(r *reader, root value) (*XTR, error) {
 }
 
 func (c *XTR) read(o *object) {
-	c.XTRID = o.get("xtr_id").xtrID()
-	c.SiteID = o.get("site_id").siteID()
-	c.readMappings(o.get("database_mappings"), readLocatorSets(o.get("locator_sets")))
+	id, site := o.get("xtr_id"), o.get("site_id")
+	c.XTRID, c.SiteID = id.xtrID(), site.siteID()
+	if c.SiteID != 0 && !id.given() {
+		site.fail("found %d without an xtr_id; the two are sent together", c.SiteID)
+	}
+	underlay := make(names[netip.Addr])
+	c.readMappings(o.get("database_mappings"), readLocatorSets(o.get("locator_sets"), underlay))
 	c.readInstances(o.get("instances"))
 	servers := o.get("map_servers")
-	c.readMapServers(servers)
+	c.readMapServers(servers, underlay)
 	if len(c.DatabaseMappings) > 0 && !servers.given() {
 		o.need("map_servers", "a list with at least one map-server to register the database_mappings with")
 	}
-	c.readMapResolvers(o.need("map_resolvers", "a list with at least one address of a map-resolver"))
+	c.readMapResolvers(o.need("map_resolvers", "a list with at least one address of a map-resolver"), underlay)
+	c.refuseInside(underlay)
 
 	c.MapCacheLimit = 100_000
 	if m, ok := o.get("map_cache").object(); ok {
@@ -146,7 +152,7 @@ type locatorSet struct {
 	used     bool
 }
 
-func readLocatorSets(v value) map[string]*locatorSet {
+func readLocatorSets(v value, underlay names[netip.Addr]) map[string]*locatorSet {
 	sets, seen := make(map[string]*locatorSet), make(names[string])
 	for _, item := range v.list("locator-sets, each with name and locators") {
 		o, ok := item.object()
@@ -156,7 +162,7 @@ func readLocatorSets(v value) map[string]*locatorSet {
 		name := o.need("name", "a name for database_mappings to refer to")
 		locators := o.need("locators", "a list of locators")
 		s, ok := name.text("a name")
-		set := &locatorSet{name: name, locators: locators.locators()}
+		set := &locatorSet{name: name, locators: locators.locators(underlay)}
 		o.end()
 		if ok && seen.add(s, name, "locator-set") {
 			sets[s] = set
@@ -290,7 +296,7 @@ func (v value) interfaceName(otherwise string) string {
 	return s
 }
 
-func (c *XTR) readMapServers(v value) {
+func (c *XTR) readMapServers(v value, underlay names[netip.Addr]) {
 	seen := make(names[netip.AddrPort])
 	for _, item := range v.atLeastOne("map-servers, each with address and authentication_key") {
 		o, ok := item.object()
@@ -306,20 +312,35 @@ func (c *XTR) readMapServers(v value) {
 			ProxyReply:       o.get("proxy_reply").boolean(false),
 			WantMapNotify:    o.get("want_map_notify").boolean(true),
 			Merge:            o.get("merge").boolean(false),
-			RegisterInterval: o.get("register_interval").duration(time.Second, 2*time.Minute, time.Minute),
+			RegisterInterval: o.get("register_interval").duration(5*time.Second, 2*time.Minute, time.Minute),
 		}
 		o.end()
 		if apOK && seen.add(ap, address, "map-server") && keyOK {
+			underlay[ap.Addr()] = address
 			c.MapServers = append(c.MapServers, m)
 		}
 	}
 }
 
-func (c *XTR) readMapResolvers(v value) {
+func (c *XTR) readMapResolvers(v value, underlay names[netip.Addr]) {
 	seen := make(names[netip.AddrPort])
 	for _, item := range v.atLeastOne("addresses of map-resolvers") {
 		if ap, ok := item.addrPort(controlPort, false); ok && seen.add(ap, item, "map-resolver") {
+			underlay[ap.Addr()] = item
 			c.MapResolvers = append(c.MapResolvers, ap)
+		}
+	}
+}
+
+// refuseInside reports addresses of the underlay that are inside an EID-prefix
+// of the site: packets to them would be encapsulated, for ever.
+func (c *XTR) refuseInside(underlay names[netip.Addr]) {
+	for a, v := range underlay {
+		for _, m := range c.DatabaseMappings {
+			if m.EID.Contains(0, a) {
+				v.fail("%v is inside the EID-prefix %v of this site, so packets to it would be encapsulated", a, m.EID)
+				break
+			}
 		}
 	}
 }
