@@ -1,0 +1,334 @@
+package xtr
+
+import (
+	"cmp"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/auth"
+	"github.com/eidolon-lisp/eidolon/mapping/wire"
+)
+
+// Config says who the xTR is and whom it talks to. New checks it whole and
+// keeps a copy; zero values take the defaults that are named here.
+type Config struct {
+	// RLOCs are the addresses of this xTR in the underlay, at most 32. All are
+	// offered as ITR-RLOCs; the first of each family is the source of what the
+	// xTR sends. At least one is needed.
+	RLOCs []netip.Addr
+	// Port is the local UDP port of the control plane; wire.Port (4342) by
+	// default.
+	Port uint16
+	// XTRID tells this xTR from others of its site (RFC 9301 section 5.6). If
+	// set, every Map-Register carries it and SiteID.
+	XTRID  mapping.XTRID
+	SiteID uint64
+
+	// Databases are the site's EID-prefixes.
+	Databases []Database
+	// MapServers are where all Databases are registered.
+	MapServers []MapServer
+	// MapResolvers are asked for the locators of others. A port of 0 means
+	// wire.Port. They must not be inside an EID-prefix (RFC 9301 section 8.1).
+	MapResolvers []netip.AddrPort
+
+	// CacheLimit is the largest number of entries in the map-cache; 65536 by
+	// default.
+	CacheLimit int
+	// Limits bound what a host, or all hosts, can make the xTR do.
+	Limits Limits
+	// MaxMessage is the largest UDP payload to send, in octets. By default it
+	// is 548 to an IPv4 and 1232 to an IPv6 destination, which keeps IP
+	// packets within 576 and 1280 octets (RFC 9301 section 5). Set it when the
+	// path MTU is known.
+	MaxMessage int
+
+	// KeepRegistered leaves the registrations in place when Run ends; by
+	// default they are withdrawn with a Record TTL of 0.
+	KeepRegistered bool
+	// NonceFloor is a value that all Map-Register nonces will exceed. They are
+	// made from the clock, so that they increase across restarts (RFC 9301
+	// section 5.6); where the clock may go back, keep a floor with
+	// SaveNonceFloor and give it here after a restart.
+	NonceFloor uint64
+	// SaveNonceFloor is called, if set, before a nonce above the last saved
+	// floor is used, with a value that covers the next hour. It is called from
+	// Run with the state locked and should only write a file. After an error
+	// the registration goes out all the same; the error is logged.
+	SaveNonceFloor func(floor uint64) error
+
+	// OnCache is called, if set, with every batch of changes of the map-cache,
+	// in order, from the goroutine of Run. It owns the slice, not the records.
+	OnCache func([]mapping.CacheChange)
+	// Logger gets events; nil discards them. Single packets are counted, and
+	// logged at most at debug level.
+	Logger *slog.Logger
+	// Rand is the source of Map-Request nonces; crypto/rand by default.
+	Rand io.Reader
+}
+
+// Database is a database-mapping: an EID-prefix of the site and its locators.
+type Database struct {
+	EID mapping.EID
+	// Locators is the whole locator-set of the site, those of its other xTRs
+	// included, in any order. The L bit is set for those in Config.RLOCs.
+	Locators []mapping.Locator
+	// TTL is the Record TTL in minutes; mapping.DefaultTTL by default.
+	TTL uint32
+}
+
+// MapServer is a map-server to register with.
+type MapServer struct {
+	// Addr is its address; port 0 means wire.Port.
+	Addr netip.AddrPort
+	// Key signs Map-Registers and verifies Map-Notifies.
+	Key auth.Key
+	// ProxyReply asks the map-server to answer Map-Requests for the site.
+	ProxyReply bool
+	// WantNotify asks for a Map-Notify. Without it nobody knows whether a
+	// registration was accepted.
+	WantNotify bool
+	// Merge asks for this locator-set to be merged with those of the site's
+	// other xTRs.
+	Merge bool
+	// TTLFromRegister makes the Record TTL the registration timeout, instead
+	// of 3 minutes.
+	TTLFromRegister bool
+	// RegisterInterval is the period of Map-Registers: 5 s to 1 h, 60 s by
+	// default.
+	RegisterInterval time.Duration
+}
+
+// Limits of new resolutions. A resolution is a Map-Request with its
+// retransmissions for one EID.
+type Limits struct {
+	// Pending is the largest number of resolutions under way; 1024 by default.
+	// When the table is full, the host with the most of them loses its oldest.
+	Pending int
+	// PendingPerHost is the same for one source host; 128 by default.
+	PendingPerHost int
+	// Rate is the number of new resolutions a second, in bursts of four
+	// seconds' worth; 256 by default.
+	Rate int
+	// RatePerHost is the same for one source host; 16 by default.
+	RatePerHost int
+}
+
+// withDefaults returns a copy of c in which every default is filled in and
+// that shares no slice with c, or all that is wrong with c.
+func (c Config) withDefaults() (Config, error) {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+
+	c.RLOCs = slices.Clone(c.RLOCs)
+	if len(c.RLOCs) == 0 || len(c.RLOCs) > maxITRRLOCs {
+		bad("rloc: %d given, expected 1 to %d", len(c.RLOCs), maxITRRLOCs)
+	}
+	for i, a := range c.RLOCs {
+		if err := mapping.ValidRLOC(a); err != nil {
+			bad("rloc: %w", err)
+		} else if slices.Contains(c.RLOCs[:i], a) {
+			bad("rloc %v: given twice", a)
+		}
+	}
+	if c.SiteID != 0 && c.XTRID == (mapping.XTRID{}) {
+		bad("site_id %d: needs an xtr_id, they are sent together", c.SiteID)
+	}
+	if c.MaxMessage != 0 && (c.MaxMessage < maxPayload4 || c.MaxMessage > wire.MaxMessage) {
+		bad("max_message %d: expected %d to %d octets", c.MaxMessage, maxPayload4, wire.MaxMessage)
+	}
+	c.checkDatabases(bad)
+	c.checkPeers(bad)
+
+	c.Port = cmp.Or(c.Port, wire.Port)
+	c.CacheLimit = cmp.Or(c.CacheLimit, defaultCacheLimit)
+	c.Limits.Pending = cmp.Or(c.Limits.Pending, defaultPending)
+	c.Limits.PendingPerHost = cmp.Or(c.Limits.PendingPerHost, defaultPendingPerHost)
+	c.Limits.Rate = cmp.Or(c.Limits.Rate, defaultRequests)
+	c.Limits.RatePerHost = cmp.Or(c.Limits.RatePerHost, defaultRequestsHost)
+	for _, l := range []struct {
+		name string
+		n    int
+	}{
+		{"cache_limit", c.CacheLimit}, {"pending", c.Limits.Pending}, {"pending_per_host", c.Limits.PendingPerHost},
+		{"rate", c.Limits.Rate}, {"rate_per_host", c.Limits.RatePerHost},
+	} {
+		if l.n < 1 || l.n > 1<<24 {
+			bad("%s %d: expected 1 to %d", l.name, l.n, 1<<24)
+		}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Rand == nil {
+		c.Rand = rand.Reader
+	}
+	return c, errors.Join(errs...)
+}
+
+func (c *Config) checkDatabases(bad func(string, ...any)) {
+	c.Databases = slices.Clone(c.Databases)
+	seen := make(map[mapping.EID]bool)
+	for i := range c.Databases {
+		d := &c.Databases[i]
+		switch {
+		case !d.EID.IsValid():
+			bad("database_mapping %d: no eid", i+1)
+			continue
+		case d.EID.Source.IsValid():
+			bad("database_mapping %v: an eid with a source cannot be registered", d.EID)
+		case seen[d.EID]:
+			bad("database_mapping %v: given twice", d.EID)
+		case len(d.Locators) == 0:
+			bad("database_mapping %v: no locator", d.EID)
+		}
+		seen[d.EID] = true
+		d.TTL = cmp.Or(d.TTL, mapping.DefaultTTL)
+		d.Locators = slices.Clone(d.Locators)
+		slices.SortFunc(d.Locators, mapping.Locator.Compare)
+		for j := range d.Locators {
+			l := &d.Locators[j]
+			if err := mapping.ValidRLOC(l.Addr); err != nil {
+				bad("database_mapping %v: locator %d: %w", d.EID, j+1, err)
+				continue
+			}
+			if j > 0 && d.Locators[j-1].Addr == l.Addr {
+				bad("database_mapping %v: locator %v given twice", d.EID, l.Addr)
+			}
+			// The p bit never stands in a Map-Register (RFC 9301 section
+			// 5.4), and L is what the RLOCs of this xTR say.
+			l.Flags &^= mapping.Probed | mapping.Local
+			if slices.Contains(c.RLOCs, l.Addr) {
+				l.Flags |= mapping.Local
+			}
+		}
+		c.checkRecordSize(d, bad)
+	}
+	// A locator inside an EID-prefix of the site would be encapsulated to
+	// itself. Other instances are other address spaces.
+	own := c.databaseTable()
+	for _, a := range c.RLOCs {
+		if e, ok := insideEID(own, a); ok {
+			bad("rloc %v: inside the eid %v, so packets to it would be encapsulated", a, e)
+		}
+	}
+	for _, d := range c.Databases {
+		for _, l := range d.Locators {
+			if e, ok := insideEID(own, l.Addr); ok {
+				bad("database_mapping %v: locator %v is inside the eid %v", d.EID, l.Addr, e)
+			}
+		}
+	}
+}
+
+// databaseTable returns a table of the valid EIDs in Databases with their
+// indexes.
+func (c *Config) databaseTable() *mapping.Table[int] {
+	ed := new(mapping.Table[int]).Edit(len(c.Databases))
+	for i, d := range c.Databases {
+		if d.EID.IsValid() && !d.EID.Source.IsValid() {
+			ed.Insert(d.EID, i)
+		}
+	}
+	return ed.Table()
+}
+
+// insideEID returns the EID-prefix of own that holds a in instance 0, which is
+// the underlay's address space too.
+func insideEID(own *mapping.Table[int], a netip.Addr) (mapping.EID, bool) {
+	if !a.IsValid() {
+		return mapping.EID{}, false
+	}
+	e, _, ok := own.LookupPrefix(mapping.HostEID(0, a))
+	return e, ok
+}
+
+// checkRecordSize makes sure that one record fits in one message of each kind.
+func (c *Config) checkRecordSize(d *Database, bad func(string, ...any)) {
+	rs, err := wire.NewRecords(d.record())
+	if err != nil {
+		bad("database_mapping %v: %w", d.EID, err)
+		return
+	}
+	room := c.maxPayload(netip.IPv4Unspecified()) - registerOverhead
+	if rs.Size() > room {
+		bad("database_mapping %v: %d locators make a record of %d octets, of which %d fit in a message; set max_message if the path carries more",
+			d.EID, len(d.Locators), rs.Size(), room)
+	}
+}
+
+func (c *Config) checkPeers(bad func(string, ...any)) {
+	own := c.databaseTable()
+	peer := func(what string, a netip.AddrPort) netip.AddrPort {
+		ip := a.Addr().Unmap()
+		switch {
+		case !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast() || ip.Zone() != "":
+			bad("%s %v: not the address of a host", what, a.Addr())
+			return a
+		case !slices.ContainsFunc(c.RLOCs, func(r netip.Addr) bool { return r.Is4() == ip.Is4() }):
+			bad("%s %v: no rloc of its address family to reach it from", what, ip)
+		}
+		if e, ok := insideEID(own, ip); ok {
+			bad("%s %v: inside the eid %v; it must be reachable without LISP", what, ip, e)
+		}
+		return netip.AddrPortFrom(ip, cmp.Or(a.Port(), wire.Port))
+	}
+	c.MapServers = slices.Clone(c.MapServers)
+	for i := range c.MapServers {
+		m := &c.MapServers[i]
+		m.Addr = peer("map_server", m.Addr)
+		if slices.ContainsFunc(c.MapServers[:i], func(o MapServer) bool { return o.Addr == m.Addr }) {
+			bad("map_server %v: given twice", m.Addr)
+		}
+		if auth.Size(m.Key.Algorithm, false) == 0 {
+			bad("map_server %v: authentication_key: unknown %v", m.Addr, m.Key.Algorithm)
+		}
+		if len(m.Key.Secret) == 0 {
+			bad("map_server %v: authentication_key: the secret is empty", m.Addr)
+		}
+		m.RegisterInterval = cmp.Or(m.RegisterInterval, registerInterval)
+		if m.RegisterInterval < 5*time.Second || m.RegisterInterval > time.Hour {
+			bad("map_server %v: register_interval %v: expected 5s to 1h", m.Addr, m.RegisterInterval)
+		}
+		for _, d := range c.Databases {
+			timeout := 3 * time.Minute // RFC 9301 section 8.2
+			if m.TTLFromRegister {
+				timeout = (&mapping.Record{TTL: d.TTL}).Lifetime()
+			}
+			if m.RegisterInterval >= timeout {
+				bad("map_server %v: register_interval %v: %v would time out after %v", m.Addr, m.RegisterInterval, d.EID, timeout)
+				break
+			}
+		}
+	}
+	c.MapResolvers = slices.Clone(c.MapResolvers)
+	for i, a := range c.MapResolvers {
+		c.MapResolvers[i] = peer("map_resolver", a)
+		if slices.Contains(c.MapResolvers[:i], c.MapResolvers[i]) {
+			bad("map_resolver %v: given twice", c.MapResolvers[i])
+		}
+	}
+}
+
+// maxPayload returns the largest message for a destination of a's family.
+func (c *Config) maxPayload(a netip.Addr) int {
+	switch {
+	case c.MaxMessage != 0:
+		return c.MaxMessage
+	case a.Is4():
+		return maxPayload4
+	}
+	return maxPayload6
+}
+
+// record returns the EID-record of d as this ETR sends it.
+func (d *Database) record() *mapping.Record {
+	return &mapping.Record{EID: d.EID, TTL: d.TTL, Authoritative: true, Locators: d.Locators}
+}

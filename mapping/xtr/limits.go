@@ -1,0 +1,106 @@
+package xtr
+
+import "time"
+
+// Constants of RFC 9301.
+const (
+	// requestSpacing: Map-Requests are limited to one a second for each
+	// EID-prefix (section 5.3).
+	requestSpacing = time.Second
+	// maxRetransmits and pauseAfter: after 10 retransmissions without a reply
+	// the sender waits 30 s (section 5.3).
+	maxRetransmits = 10
+	pauseAfter     = 30 * time.Second
+	// registerInterval is the period of Map-Registers (section 8.2).
+	registerInterval = 60 * time.Second
+	// quickInterval and quickPeriod: after a restart, Map-Registers may go out
+	// every 20 s for 5 minutes (section 8.2).
+	quickInterval = 20 * time.Second
+	quickPeriod   = 5 * time.Minute
+	// notifyBackoff and notifyBackoffMax: without a Map-Notify the original
+	// Map-Register is retransmitted after 1 s, then doubling up to 60 s
+	// (section 5.7).
+	notifyBackoff    = time.Second
+	notifyBackoffMax = 60 * time.Second
+	// replySpacing: one Map-Reply in 3 s for each destination RLOC (section
+	// 5.4); here for each (RLOC, EID-prefix), with a small burst, so that one
+	// site's questions about several prefixes do not starve each other.
+	replySpacing = 3 * time.Second
+	// smrSpacing: one SMR-invoked Map-Request in 3 s for each EID-prefix
+	// (section 6.1).
+	smrSpacing = 3 * time.Second
+	// maxITRRLOCs is what the IRC field can count (section 5.2).
+	maxITRRLOCs = 32
+	// maxPayload4 and maxPayload6 keep a whole IP packet within 576 and 1280
+	// octets while the path MTU is not known (section 5).
+	maxPayload4 = 576 - 20 - 8
+	maxPayload6 = 1280 - 40 - 8
+)
+
+// Choices of our own.
+const (
+	// maxRetry is where the doubling of the Map-Request interval ends: a user
+	// who waits for a site that comes back waits no longer than this.
+	maxRetry = 8 * time.Second
+
+	// An entry in use is refreshed when the last tenth of its lifetime begins,
+	// within these bounds. The lower one leaves room for retransmissions and
+	// for two rounds of Used; the upper one keeps a day-long TTL from being
+	// asked for hours early.
+	refreshShare = 10
+	refreshMin   = 20 * time.Second
+	refreshMax   = 10 * time.Minute
+
+	// resolverDown is how many requests in a row a map-resolver may leave
+	// unanswered before others are preferred; resolverRetry is how often such
+	// a one is tried again.
+	resolverDown  = 3
+	resolverRetry = 30 * time.Second
+
+	// replyBurst and probeBurst are how many replies to one (RLOC, EID-prefix)
+	// may follow each other directly: a lost reply is asked for again after 1
+	// s, and a prober suspects in bursts of 5.
+	replyBurst   = 3
+	probeBurst   = 5
+	probeSpacing = time.Second
+
+	// notifyAckRate bounds the Map-Notify-Acks for each map-server.
+	notifyAckSpacing = 100 * time.Millisecond
+	notifyAckBurst   = 10
+
+	// unconfirmedTries is how many Map-Registers without a Map-Notify make a
+	// registration unconfirmed.
+	unconfirmedTries = 3
+
+	// stopLinger is how long an orderly stop waits for the Map-Notify of its
+	// deregistration; there is time for one retransmission.
+	stopLinger = 2 * time.Second
+
+	// nonceReserve is how far ahead the floor of Map-Register nonces is
+	// saved: one write an hour, as nonces are nanoseconds.
+	nonceReserve = uint64(time.Hour)
+
+	// limiterKeys is the number of keys for which a rate limit is exact; with
+	// more in use at once, the least recent are forgotten.
+	limiterKeys = 8192
+
+	// logSpacing bounds log lines about bad messages, for each kind.
+	logSpacing = 10 * time.Second
+
+	// queueLen is the number of received messages of each class that wait for
+	// the machine.
+	queueLen = 256
+)
+
+// Defaults of Config.
+const (
+	defaultCacheLimit     = 65536
+	defaultPending        = 1024
+	defaultPendingPerHost = 128
+	defaultRequests       = 256
+	defaultRequestsHost   = 16
+	// refreshes may use this part of the pending table.
+	refreshPart = 2
+	// A bucket of new resolutions holds this many seconds of its rate.
+	requestBurst = 4
+)

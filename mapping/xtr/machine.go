@@ -1,0 +1,141 @@
+package xtr
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/wire"
+)
+
+// machine is the whole protocol: a function of state, input and time. Every
+// input method does first what is due at now; afterwards take returns what has
+// to be sent and what has changed, and next says when advance is due. Time
+// must not go back from input to input.
+type machine struct {
+	*core
+	itr      *itr
+	etr      *etr
+	reg      *registrar
+	ecm      wire.ECM // reused
+	stopping bool
+}
+
+func newMachine(cfg Config, stats *counters) *machine {
+	c := newCore(cfg, stats)
+	return &machine{core: c, itr: newITR(c), etr: newETR(c), reg: newRegistrar(c)}
+}
+
+// start begins to register.
+func (m *machine) start(now time.Time) {
+	m.reg.start(now)
+	m.advance(now)
+}
+
+// stop withdraws the registrations; afterwards only Map-Notifies are handled.
+func (m *machine) stop(now time.Time) {
+	m.stopping = true
+	m.reg.stop(now)
+}
+
+// advance does what is due at now.
+func (m *machine) advance(now time.Time) {
+	m.reg.advance(now)
+	if !m.stopping {
+		m.itr.advance(now)
+	}
+}
+
+// next returns when advance has something to do; ok is false for never.
+func (m *machine) next() (t time.Time, ok bool) {
+	t, ok = m.reg.next()
+	if m.stopping {
+		return t, ok
+	}
+	if u, has := m.itr.next(); has && (!ok || u.Before(t)) {
+		return u, true
+	}
+	return t, ok
+}
+
+// take returns the datagrams and the changes of the map-cache since the last
+// call; both belong to the caller.
+func (m *machine) take() (out []datagram, changes []mapping.CacheChange) {
+	out, changes = m.out, m.itr.changes
+	m.out, m.itr.changes = nil, nil
+	return out, changes
+}
+
+func (m *machine) miss(now time.Time, miss Miss) {
+	m.advance(now)
+	if !m.stopping {
+		m.itr.miss(now, miss)
+	}
+}
+
+func (m *machine) used(now time.Time, eids []mapping.EID) {
+	m.advance(now)
+	if !m.stopping {
+		m.itr.used(now, eids)
+	}
+}
+
+// clear removes exactly eid from the map-cache.
+func (m *machine) clear(now time.Time, eid mapping.EID) bool {
+	m.advance(now)
+	gone := m.itr.cache.Delete(eid)
+	m.itr.changes = append(m.itr.changes, gone...)
+	return len(gone) > 0
+}
+
+// receive handles one datagram from src, that was sent to the local address
+// dst. It keeps nothing of msg.
+func (m *machine) receive(now time.Time, msg []byte, src, dst netip.AddrPort) {
+	m.advance(now)
+	t, err := wire.PeekType(msg)
+	if err != nil {
+		m.refuse(now, controlMalformed, src, err)
+		return
+	}
+	if m.stopping && t != wire.TypeMapNotify {
+		return
+	}
+	switch t {
+	case wire.TypeMapReply:
+		m.itr.reply(now, msg, src)
+	case wire.TypeMapNotify:
+		m.reg.notify(now, msg, src)
+	case wire.TypeMapRequest:
+		m.request(now, msg, arrival{from: src, at: dst, port: src.Port()})
+	case wire.TypeECM:
+		if err := m.ecm.Decode(msg); err != nil {
+			m.refuse(now, controlMalformed, src, err)
+			return
+		}
+		inner, _ := wire.PeekType(m.ecm.Message)
+		if inner != wire.TypeMapRequest || m.ecm.Dst.Port() != wire.Port {
+			m.refuse(now, controlUnexpected, src, nil)
+			return
+		}
+		m.request(now, m.ecm.Message, arrival{from: src, at: dst, port: m.ecm.Src.Port(), encapsulated: true})
+	default:
+		m.refuse(now, controlUnexpected, src, nil)
+	}
+}
+
+func (m *machine) request(now time.Time, msg []byte, how arrival) {
+	m.stats.inc(mapRequestsIn)
+	req := &m.etr.req
+	if err := req.Decode(msg); err != nil {
+		m.refuse(now, controlMalformed, how.from, err)
+		return
+	}
+	switch {
+	case req.SMR && how.encapsulated: // not sent through the mapping system
+		m.refuse(now, controlUnexpected, how.from, nil)
+	case req.SMR:
+		m.itr.solicited(now, req)
+	default:
+		m.etr.request(now, req, how)
+	}
+}

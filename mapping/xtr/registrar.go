@@ -1,0 +1,339 @@
+package xtr
+
+import (
+	"errors"
+	"math/bits"
+	"net/netip"
+	"time"
+
+	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/auth"
+	"github.com/eidolon-lisp/eidolon/mapping/wire"
+)
+
+// registrar keeps the site registered with its map-servers (RFC 9301 sections
+// 5.6, 5.7 and 8.2).
+//
+// For each map-server the EID-prefixes are divided into as many Map-Registers
+// as the message size asks for. Each of them goes its own way in rounds: a
+// round begins with a fresh nonce, and while no Map-Notify comes, the same
+// message is retransmitted with a doubling interval. A round lasts 20 s until
+// the first Map-Notify, for at most 5 minutes, and RegisterInterval from then
+// on. The doubling goes on across rounds, so that a map-server that is away is
+// soon asked once a round only; a fresh nonce is needed all the same, because
+// a map-server that took the first copy drops the others as replays.
+type registrar struct {
+	*core
+	regs    []*registration
+	acks    limiter[netip.AddrPort]
+	last    uint64 // the last nonce used
+	floor   uint64 // the last floor saved
+	started time.Time
+}
+
+// registration is one Map-Register of one map-server.
+type registration struct {
+	server    *MapServer
+	databases []int // indexes in Config.Databases
+
+	msg         []byte    // the message of this round
+	nonce       uint64    // its nonce
+	previous    uint64    // the nonce of the round before
+	sent        time.Time // last transmission; zero before the first
+	resends     int       // retransmissions in this round
+	confirmed   bool      // this round has its Map-Notify
+	tries       int       // transmissions since the last Map-Notify
+	backoff     time.Duration
+	renew       time.Time // when the next round begins
+	resend      time.Time // when to retransmit; zero for never
+	lastNotify  time.Time
+	rtt         time.Duration
+	unconfirmed bool
+}
+
+// registerOverhead is the size of a Map-Register without its records at most:
+// header, the longest MAC, xTR-ID and Site-ID.
+const registerOverhead = wire.AuthenticationOffset + 32 + 24
+
+func newRegistrar(c *core) *registrar {
+	r := &registrar{
+		core:  c,
+		acks:  newLimiter[netip.AddrPort](notifyAckSpacing, notifyAckBurst, len(c.cfg.MapServers)+1),
+		last:  c.cfg.NonceFloor,
+		floor: c.cfg.NonceFloor,
+	}
+	for i := range c.cfg.MapServers {
+		s := &c.cfg.MapServers[i]
+		for _, batch := range c.batches(c.cfg.maxPayload(s.Addr.Addr()) - registerOverhead) {
+			r.regs = append(r.regs, &registration{server: s, databases: batch, backoff: notifyBackoff})
+		}
+	}
+	return r
+}
+
+// batches divides the databases into messages with at most room octets of
+// records.
+func (c *core) batches(room int) [][]int {
+	var all [][]int
+	var batch []int
+	used := 0
+	for i := range c.cfg.Databases {
+		size := recordSize(c.cfg.Databases[i].record())
+		if len(batch) > 0 && (used+size > room || len(batch) == wire.MaxRecords) {
+			all, batch, used = append(all, batch), nil, 0
+		}
+		batch, used = append(batch, i), used+size
+	}
+	if len(batch) > 0 {
+		all = append(all, batch)
+	}
+	return all
+}
+
+func (r *registrar) start(now time.Time) {
+	r.started = now
+	for _, g := range r.regs {
+		g.renew = now
+	}
+}
+
+// advance begins rounds and retransmits.
+func (r *registrar) advance(now time.Time) {
+	for _, g := range r.regs {
+		switch {
+		case !g.renew.IsZero() && !now.Before(g.renew):
+			r.begin(now, g, false)
+		case !g.resend.IsZero() && !now.Before(g.resend):
+			g.resends++
+			r.stats.inc(mapRegistersRetransmitted)
+			r.transmit(now, g)
+		}
+	}
+}
+
+// next returns when advance has something to do.
+func (r *registrar) next() (t time.Time, ok bool) {
+	for _, g := range r.regs {
+		for _, at := range [...]time.Time{g.renew, g.resend} {
+			if !at.IsZero() && (!ok || at.Before(t)) {
+				t, ok = at, true
+			}
+		}
+	}
+	return t, ok
+}
+
+// begin starts a round of g; with withdraw, a last one that deregisters.
+func (r *registrar) begin(now time.Time, g *registration, withdraw bool) {
+	recs := make([]*mapping.Record, len(g.databases))
+	for i, d := range g.databases {
+		recs[i] = r.cfg.Databases[d].record()
+		if withdraw {
+			recs[i].TTL = 0
+		}
+	}
+	g.renew = r.renewal(now, g)
+	rs, err := wire.NewRecords(recs...)
+	if err != nil {
+		r.stats.inc(sendErrors)
+		r.log.Error("map-register could not be encoded", "map_server", g.server.Addr, "err", err)
+		return
+	}
+	g.previous, g.nonce = g.nonce, r.registerNonce(now)
+	msg, ok := r.encode(&wire.MapRegister{
+		ProxyReply:      g.server.ProxyReply,
+		TTLFromRegister: g.server.TTLFromRegister && !withdraw,
+		Merge:           g.server.Merge,
+		WantNotify:      g.server.WantNotify,
+		Nonce:           g.nonce,
+		Auth:            g.server.Key.Template(),
+		Records:         rs,
+		HasXTRID:        r.cfg.XTRID != mapping.XTRID{},
+		XTRID:           r.cfg.XTRID,
+		SiteID:          r.cfg.SiteID,
+	})
+	if !ok {
+		return
+	}
+	if err := auth.Sign(msg, g.server.Key); err != nil {
+		r.stats.inc(sendErrors)
+		r.log.Error("map-register could not be signed", "map_server", g.server.Addr, "err", err)
+		return
+	}
+	g.msg, g.confirmed, g.resends = msg, false, 0
+	r.transmit(now, g)
+}
+
+// renewal is when the round after one that begins at now begins.
+func (r *registrar) renewal(now time.Time, g *registration) time.Time {
+	quick := now.Add(min(quickInterval, g.server.RegisterInterval))
+	if g.lastNotify.IsZero() && !quick.After(r.started.Add(quickPeriod)) {
+		return quick
+	}
+	return now.Add(g.server.RegisterInterval)
+}
+
+func (r *registrar) transmit(now time.Time, g *registration) {
+	if g.tries >= unconfirmedTries && g.server.WantNotify {
+		g.unconfirmed = true
+		// Say so at once, then ever more rarely.
+		if g.tries == unconfirmedTries || g.tries >= 8 && bits.OnesCount(uint(g.tries)) == 1 {
+			r.log.Warn("registration not confirmed", "map_server", g.server.Addr, "tries", g.tries, "eids", len(g.databases))
+		}
+	}
+	g.tries++
+	g.sent, g.resend = now, time.Time{}
+	if g.server.WantNotify {
+		g.resend = now.Add(g.backoff)
+		g.backoff = min(2*g.backoff, notifyBackoffMax)
+	}
+	src, _ := r.source(g.server.Addr.Addr())
+	r.send(src, g.server.Addr, g.msg)
+	r.stats.inc(mapRegistersOut)
+	r.log.Debug("map-register sent", "map_server", g.server.Addr, "eids", len(g.databases), "nonce", hex(g.nonce), "try", g.tries)
+}
+
+// registerNonce returns the next nonce of a Map-Register: the time in
+// nanoseconds, or one more than the last nonce if that is more.
+func (r *registrar) registerNonce(now time.Time) uint64 {
+	n := max(r.last+1, uint64(max(now.UnixNano(), 1)))
+	r.last = n
+	if r.cfg.SaveNonceFloor != nil && n > r.floor {
+		r.floor = n + nonceReserve
+		if err := r.cfg.SaveNonceFloor(r.floor); err != nil {
+			r.log.Error("nonce floor not saved", "err", err)
+		}
+	}
+	return n
+}
+
+// notify handles a Map-Notify (section 5.7). One with the nonce of an
+// outstanding Map-Register confirms it; any other that a map-server of ours
+// has signed is unsolicited and is acknowledged.
+func (r *registrar) notify(now time.Time, msg []byte, from netip.AddrPort) {
+	r.stats.inc(mapNotifiesIn)
+	nonce, ok := wire.PeekNonce(msg)
+	if !ok {
+		r.stats.inc(controlMalformed)
+		return
+	}
+	for _, g := range r.regs {
+		switch {
+		case g.sent.IsZero():
+		case nonce == g.nonce && !g.confirmed:
+			r.confirm(now, g, msg, from)
+			return
+		case nonce == g.nonce, nonce == g.previous:
+			r.stats.inc(mapNotifiesDuplicate)
+			return
+		}
+	}
+	r.unsolicited(now, msg, from)
+}
+
+func (r *registrar) confirm(now time.Time, g *registration, msg []byte, from netip.AddrPort) {
+	if err := r.verify(msg, g.server.Key); err != nil {
+		r.refuseNotify(now, from, err)
+		return
+	}
+	first := g.lastNotify.IsZero() || g.unconfirmed
+	g.confirmed, g.unconfirmed, g.tries = true, false, 0
+	g.lastNotify, g.resend, g.backoff = now, time.Time{}, notifyBackoff
+	if g.resends == 0 { // else it is not known which copy is answered
+		g.rtt = now.Sub(g.sent)
+	}
+	if g.renew.IsZero() {
+		r.log.Debug("registration withdrawn", "map_server", g.server.Addr, "eids", len(g.databases))
+		return
+	}
+	g.renew = g.sent.Add(g.server.RegisterInterval)
+	for _, d := range g.databases {
+		if first {
+			r.log.Info("registered", "eid", r.cfg.Databases[d].EID, "map_server", g.server.Addr)
+		} else {
+			r.log.Debug("registration refreshed", "eid", r.cfg.Databases[d].EID, "map_server", g.server.Addr)
+		}
+	}
+}
+
+// unsolicited acknowledges a Map-Notify that no Map-Register of ours caused.
+// What it says is not used.
+func (r *registrar) unsolicited(now time.Time, msg []byte, from netip.AddrPort) {
+	var server *MapServer
+	for i := range r.cfg.MapServers {
+		if s := &r.cfg.MapServers[i]; s.Addr.Addr() == from.Addr() {
+			server = s
+			break
+		}
+	}
+	if server == nil {
+		r.stats.inc(mapNotifiesUnknownServer)
+		return
+	}
+	if !r.acks.ready(now, server.Addr) {
+		r.stats.inc(mapNotifyAcksRateLimited)
+		return
+	}
+	if err := r.verify(msg, server.Key); err != nil {
+		r.refuseNotify(now, from, err)
+		return
+	}
+	var m wire.MapNotify
+	if err := m.Decode(msg); err != nil {
+		r.refuse(now, controlMalformed, from, err)
+		return
+	}
+	r.acks.take(now, server.Addr)
+	m.Ack, m.Auth = true, server.Key.Template()
+	ack, ok := r.encode(&m)
+	if !ok {
+		return
+	}
+	if err := auth.Sign(ack, server.Key); err != nil {
+		r.stats.inc(sendErrors)
+		r.log.Error("map-notify-ack could not be signed", "map_server", server.Addr, "err", err)
+		return
+	}
+	src, _ := r.source(from.Addr())
+	r.send(src, from, ack)
+	r.stats.inc(mapNotifyAcksOut)
+	r.log.Debug("map-notify acknowledged", "map_server", server.Addr, "nonce", hex(m.Nonce))
+}
+
+// verify checks a Map-Notify with the key that its Map-Register was signed
+// with; the answer must not be weaker.
+func (r *registrar) verify(msg []byte, k auth.Key) error {
+	_, err := auth.Verify(msg, []auth.Key{k}, k.Algorithm)
+	return err
+}
+
+func (r *registrar) refuseNotify(now time.Time, from netip.AddrPort, err error) {
+	why := mapNotifiesAuthFailed
+	if errors.Is(err, auth.ErrMessage) {
+		why = controlMalformed
+	}
+	r.refuse(now, why, from, err)
+}
+
+// stop withdraws all registrations, if that is configured, and starts nothing
+// any more.
+func (r *registrar) stop(now time.Time) {
+	for _, g := range r.regs {
+		g.resend = time.Time{}
+		if !r.cfg.KeepRegistered && !g.sent.IsZero() {
+			g.backoff, g.tries = notifyBackoff, 0
+			r.begin(now, g, true)
+		}
+		g.renew = time.Time{}
+	}
+}
+
+// stopped reports whether every withdrawal is confirmed that can be.
+func (r *registrar) stopped() bool {
+	for _, g := range r.regs {
+		if !g.resend.IsZero() {
+			return false
+		}
+	}
+	return true
+}

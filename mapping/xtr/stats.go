@@ -1,0 +1,118 @@
+package xtr
+
+import (
+	"iter"
+	"sync/atomic"
+)
+
+// counter names one statistic. All count events since New.
+type counter uint8
+
+const (
+	mapRequestsOut counter = iota
+	mapRequestsRetransmitted
+	mapRequestsRefresh
+	mapRequestsSMRInvoked
+	mapRepliesIn
+	mapRepliesUnmatched
+	mapRepliesWrongEID
+	mapReplyRecordsRefused
+	mapReplyLocatorsRefused
+	misses
+	missesCached
+	missesPending
+	missesRefused
+	missesRateLimited
+	missesTableFull
+	resolutionsAnswered
+	resolutionsGivenUp
+	resolutionsEvicted
+	mapRequestsIn
+	mapRequestsNotOurs
+	mapRequestsNoITRRLOC
+	mapRequestsNoReply
+	mapRequestsProbeEncapsulated
+	mapRepliesOut
+	mapRepliesRateLimited
+	rlocProbesIn
+	smrIn
+	smrNotCached
+	smrRateLimited
+	mapRegistersOut
+	mapRegistersRetransmitted
+	mapNotifiesIn
+	mapNotifiesDuplicate
+	mapNotifiesUnknownServer
+	mapNotifiesAuthFailed
+	mapNotifyAcksOut
+	mapNotifyAcksRateLimited
+	controlMalformed
+	controlUnexpected
+	controlWrongPort
+	controlQueueFull
+	readErrors
+	sendErrors
+	numCounters
+)
+
+var counterNames = [numCounters]string{
+	mapRequestsOut:               "map_requests_out",
+	mapRequestsRetransmitted:     "map_requests_retransmitted",
+	mapRequestsRefresh:           "map_requests_refresh",
+	mapRequestsSMRInvoked:        "map_requests_smr_invoked",
+	mapRepliesIn:                 "map_replies_in",
+	mapRepliesUnmatched:          "map_replies_unmatched",
+	mapRepliesWrongEID:           "map_replies_wrong_eid",
+	mapReplyRecordsRefused:       "map_reply_records_refused",
+	mapReplyLocatorsRefused:      "map_reply_locators_refused",
+	misses:                       "misses",
+	missesCached:                 "misses_cached",
+	missesPending:                "misses_pending",
+	missesRefused:                "misses_refused",
+	missesRateLimited:            "misses_rate_limited",
+	missesTableFull:              "misses_table_full",
+	resolutionsAnswered:          "resolutions_answered",
+	resolutionsGivenUp:           "resolutions_given_up",
+	resolutionsEvicted:           "resolutions_evicted",
+	mapRequestsIn:                "map_requests_in",
+	mapRequestsNotOurs:           "map_requests_not_ours",
+	mapRequestsNoITRRLOC:         "map_requests_no_itr_rloc",
+	mapRequestsNoReply:           "map_requests_no_reply",
+	mapRequestsProbeEncapsulated: "map_requests_probe_encapsulated",
+	mapRepliesOut:                "map_replies_out",
+	mapRepliesRateLimited:        "map_replies_rate_limited",
+	rlocProbesIn:                 "rloc_probes_in",
+	smrIn:                        "smr_in",
+	smrNotCached:                 "smr_not_cached",
+	smrRateLimited:               "smr_rate_limited",
+	mapRegistersOut:              "map_registers_out",
+	mapRegistersRetransmitted:    "map_registers_retransmitted",
+	mapNotifiesIn:                "map_notifies_in",
+	mapNotifiesDuplicate:         "map_notifies_duplicate",
+	mapNotifiesUnknownServer:     "map_notifies_unknown_server",
+	mapNotifiesAuthFailed:        "map_notifies_auth_failed",
+	mapNotifyAcksOut:             "map_notify_acks_out",
+	mapNotifyAcksRateLimited:     "map_notify_acks_rate_limited",
+	controlMalformed:             "control_malformed",
+	controlUnexpected:            "control_unexpected",
+	controlWrongPort:             "control_wrong_port",
+	controlQueueFull:             "control_queue_full",
+	readErrors:                   "read_errors",
+	sendErrors:                   "send_errors",
+}
+
+// counters are written by the machine and the receive loop and read by all.
+type counters [numCounters]atomic.Uint64
+
+func (c *counters) inc(n counter) { c[n].Add(1) }
+
+// all walks the counters in their order of declaration.
+func (c *counters) all() iter.Seq2[string, uint64] {
+	return func(yield func(string, uint64) bool) {
+		for i := range c {
+			if !yield(counterNames[i], c[i].Load()) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,231 @@
+package xtr
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/eidolon-lisp/eidolon/internal/udp"
+	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/wire"
+)
+
+// XTR drives the machine: it owns the clock, the timer and the connection.
+// Everything but Run may be called from any goroutine.
+type XTR struct {
+	onCache func([]mapping.CacheChange)
+	stats   counters
+	wake    chan struct{} // holds a token when there is output to flush
+
+	mu      sync.Mutex // guards what follows
+	m       *machine
+	running bool
+}
+
+// New returns an xTR with an empty map-cache. It fails with all that is wrong
+// with the configuration. Nothing happens before Run.
+func New(cfg Config) (*XTR, error) {
+	c, err := cfg.withDefaults()
+	if err != nil {
+		return nil, fmt.Errorf("xtr configuration: %w", err)
+	}
+	x := &XTR{onCache: c.OnCache, wake: make(chan struct{}, 1)}
+	x.m = newMachine(c, &x.stats)
+	return x, nil
+}
+
+// Run registers the site, resolves misses and answers Map-Requests until ctx
+// ends or the connection is closed; then it withdraws the registrations, for
+// which it waits 2 s at most. It closes conn. The error is nil after ctx ended.
+//
+// conn must receive on Config.Port of every address in Config.RLOCs. misses
+// may be nil or closed; Run never blocks its sender for long, but the sender
+// should drop a miss rather than wait. Run can be called once.
+func (x *XTR) Run(ctx context.Context, conn udp.Conn, misses <-chan Miss) error {
+	defer conn.Close()
+	x.mu.Lock()
+	if x.running {
+		x.mu.Unlock()
+		return errors.New("xtr: Run called twice")
+	}
+	x.running = true
+	x.m.start(time.Now())
+	x.mu.Unlock()
+
+	r := receiver{x: x, conn: conn, answers: make(chan packet, queueLen), requests: make(chan packet, queueLen)}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer conn.Close() // ends the receiver, before the wait
+	closed := make(chan struct{})
+	wg.Go(func() { defer close(closed); r.loop() })
+
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	done := ctx.Done()
+	var linger <-chan time.Time
+	for {
+		x.flush(conn)
+		x.arm(timer)
+		if linger != nil && x.stopped() {
+			return nil
+		}
+		select {
+		case p := <-r.answers:
+			x.do(func(now time.Time) { x.m.receive(now, p.msg, p.src, p.dst) })
+		case p := <-r.requests:
+			x.do(func(now time.Time) { x.m.receive(now, p.msg, p.src, p.dst) })
+		case miss, ok := <-misses:
+			if !ok {
+				misses = nil
+				continue
+			}
+			x.do(func(now time.Time) { x.m.miss(now, miss) })
+		case <-x.wake:
+		case <-timer.C:
+			x.do(x.m.advance)
+		case <-done:
+			done = nil
+			linger = time.After(stopLinger)
+			x.do(x.m.stop)
+		case <-linger:
+			return nil
+		case <-closed:
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("xtr: %w", net.ErrClosed)
+		}
+	}
+}
+
+// Used says that a data plane saw traffic for these entries of the map-cache
+// since the last call. Call it in rounds, every 5 to 10 s: entries that are
+// about to expire are refreshed when they are used, and others expire.
+func (x *XTR) Used(eids []mapping.EID) {
+	x.do(func(now time.Time) { x.m.used(now, eids) })
+	x.poke()
+}
+
+// Clear removes exactly eid from the map-cache and reports whether it was
+// there.
+func (x *XTR) Clear(eid mapping.EID) (found bool) {
+	x.do(func(now time.Time) { found = x.m.clear(now, eid) })
+	x.poke()
+	return found
+}
+
+// do gives the machine an input.
+func (x *XTR) do(input func(now time.Time)) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	input(time.Now())
+}
+
+// poke makes Run flush what an input from another goroutine put out.
+func (x *XTR) poke() {
+	select {
+	case x.wake <- struct{}{}:
+	default:
+	}
+}
+
+// flush sends and reports what the machine has put out.
+func (x *XTR) flush(conn udp.Conn) {
+	x.mu.Lock()
+	out, changes := x.m.take()
+	x.mu.Unlock()
+	// The planes learn first: a packet may wait for the mapping.
+	if len(changes) > 0 && x.onCache != nil {
+		x.onCache(changes)
+	}
+	for _, d := range out {
+		if err := conn.Write(d.data, d.src, d.dst); err != nil {
+			x.stats.inc(sendErrors)
+			x.m.log.Debug("send failed", "to", d.dst, "err", err)
+		}
+	}
+}
+
+// arm sets the timer to the machine's next wake-up.
+func (x *XTR) arm(timer *time.Timer) {
+	x.mu.Lock()
+	at, ok := x.m.next()
+	x.mu.Unlock()
+	if !ok {
+		timer.Stop()
+		return
+	}
+	timer.Reset(time.Until(at))
+}
+
+func (x *XTR) stopped() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.m.reg.stopped()
+}
+
+// packet is a received datagram.
+type packet struct {
+	msg      []byte
+	src, dst netip.AddrPort
+}
+
+// receiver reads datagrams and sorts them into two bounded queues, so that a
+// flood of requests cannot displace the answers that the xTR waits for, and
+// neither can stall the socket.
+type receiver struct {
+	x                 *XTR
+	conn              udp.Conn
+	answers, requests chan packet
+}
+
+// retryRead is the pause after a failed read, which grows to a hundred times
+// that while reads fail.
+const retryRead = 10 * time.Millisecond
+
+func (r *receiver) loop() {
+	buf := make([]byte, wire.MaxMessage)
+	failures := 0
+	for {
+		n, src, dst, err := r.conn.Read(buf)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			r.x.stats.inc(readErrors)
+			failures = min(failures+1, 100)
+			time.Sleep(time.Duration(failures) * retryRead)
+			continue
+		}
+		failures = 0
+		r.sort(buf[:n], src, dst)
+	}
+}
+
+// sort queues one datagram. There is one sender for each queue, so a queue
+// that has room keeps it until the message is copied.
+func (r *receiver) sort(msg []byte, src, dst netip.AddrPort) {
+	// RFC 9301 section 5: one of the ports is that of the control plane.
+	if src.Port() != wire.Port && dst.Port() != wire.Port {
+		r.x.stats.inc(controlWrongPort)
+		return
+	}
+	queue := r.requests
+	switch t, err := wire.PeekType(msg); {
+	case err != nil:
+		r.x.stats.inc(controlMalformed)
+		return
+	case t == wire.TypeMapReply, t == wire.TypeMapNotify:
+		queue = r.answers
+	}
+	if len(queue) == cap(queue) {
+		r.x.stats.inc(controlQueueFull)
+		return
+	}
+	queue <- packet{slices.Clone(msg), src, dst}
+}
