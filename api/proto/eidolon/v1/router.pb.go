@@ -23,6 +23,71 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// RegistrationState says what is known of a registration.
+type RegistrationState int32
+
+const (
+	RegistrationState_REGISTRATION_STATE_UNSPECIFIED RegistrationState = 0
+	// Nothing was sent yet, or no Map-Notify has come to the first Map-Registers.
+	RegistrationState_REGISTRATION_STATE_PENDING RegistrationState = 1
+	// A Map-Notify confirmed it.
+	RegistrationState_REGISTRATION_STATE_REGISTERED RegistrationState = 2
+	// Several Map-Registers in a row had no Map-Notify: the map-server is away,
+	// or it refuses them.
+	RegistrationState_REGISTRATION_STATE_UNCONFIRMED RegistrationState = 3
+	// It is sent, and no Map-Notify is asked for.
+	RegistrationState_REGISTRATION_STATE_SENT RegistrationState = 4
+	// It was ended in order.
+	RegistrationState_REGISTRATION_STATE_WITHDRAWN RegistrationState = 5
+)
+
+// Enum value maps for RegistrationState.
+var (
+	RegistrationState_name = map[int32]string{
+		0: "REGISTRATION_STATE_UNSPECIFIED",
+		1: "REGISTRATION_STATE_PENDING",
+		2: "REGISTRATION_STATE_REGISTERED",
+		3: "REGISTRATION_STATE_UNCONFIRMED",
+		4: "REGISTRATION_STATE_SENT",
+		5: "REGISTRATION_STATE_WITHDRAWN",
+	}
+	RegistrationState_value = map[string]int32{
+		"REGISTRATION_STATE_UNSPECIFIED": 0,
+		"REGISTRATION_STATE_PENDING":     1,
+		"REGISTRATION_STATE_REGISTERED":  2,
+		"REGISTRATION_STATE_UNCONFIRMED": 3,
+		"REGISTRATION_STATE_SENT":        4,
+		"REGISTRATION_STATE_WITHDRAWN":   5,
+	}
+)
+
+func (x RegistrationState) Enum() *RegistrationState {
+	p := new(RegistrationState)
+	*p = x
+	return p
+}
+
+func (x RegistrationState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RegistrationState) Descriptor() protoreflect.EnumDescriptor {
+	return file_eidolon_v1_router_proto_enumTypes[0].Descriptor()
+}
+
+func (RegistrationState) Type() protoreflect.EnumType {
+	return &file_eidolon_v1_router_proto_enumTypes[0]
+}
+
+func (x RegistrationState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RegistrationState.Descriptor instead.
+func (RegistrationState) EnumDescriptor() ([]byte, []int) {
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{0}
+}
+
 // ListDatabaseMappingsRequest selects database-mappings.
 type ListDatabaseMappingsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -122,7 +187,7 @@ type DatabaseMapping struct {
 	// What is registered and answered.
 	Record *Record `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"`
 	// What each map-server made of it.
-	MapServers    []*RegistrationState `protobuf:"bytes,2,rep,name=map_servers,json=mapServers,proto3" json:"map_servers,omitempty"`
+	Registrations []*DatabaseRegistration `protobuf:"bytes,2,rep,name=registrations,proto3" json:"registrations,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -164,45 +229,49 @@ func (x *DatabaseMapping) GetRecord() *Record {
 	return nil
 }
 
-func (x *DatabaseMapping) GetMapServers() []*RegistrationState {
+func (x *DatabaseMapping) GetRegistrations() []*DatabaseRegistration {
 	if x != nil {
-		return x.MapServers
+		return x.Registrations
 	}
 	return nil
 }
 
-// RegistrationState is what is known of the registration of one EID-prefix
-// with one map-server.
-type RegistrationState struct {
+// DatabaseRegistration is the registration of one EID-prefix with one
+// map-server.
+type DatabaseRegistration struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Address and port of the map-server.
 	MapServer string `protobuf:"bytes,1,opt,name=map_server,json=mapServer,proto3" json:"map_server,omitempty"`
-	// The map-server acknowledged the registration, and it has not timed out.
-	Registered bool `protobuf:"varint,2,opt,name=registered,proto3" json:"registered,omitempty"`
-	// When the last Map-Register went out.
+	// What is known of it.
+	State RegistrationState `protobuf:"varint,2,opt,name=state,proto3,enum=eidolon.v1.RegistrationState" json:"state,omitempty"`
+	// When the last Map-Register went out; unset before the first.
 	LastSent *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=last_sent,json=lastSent,proto3" json:"last_sent,omitempty"`
-	// When the last Map-Notify came.
-	LastNotified *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=last_notified,json=lastNotified,proto3" json:"last_notified,omitempty"`
-	// Why it is not registered, in words; empty when it is.
-	Error         string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	// When the last Map-Notify came; unset before the first.
+	LastNotify *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=last_notify,json=lastNotify,proto3" json:"last_notify,omitempty"`
+	// When the next Map-Register goes out, unless a Map-Notify comes before.
+	Next *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=next,proto3" json:"next,omitempty"`
+	// Map-Registers since the last Map-Notify.
+	Failures uint32 `protobuf:"varint,6,opt,name=failures,proto3" json:"failures,omitempty"`
+	// The time from Map-Register to Map-Notify; unset when not known.
+	RoundTripTime *durationpb.Duration `protobuf:"bytes,7,opt,name=round_trip_time,json=roundTripTime,proto3" json:"round_trip_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *RegistrationState) Reset() {
-	*x = RegistrationState{}
+func (x *DatabaseRegistration) Reset() {
+	*x = DatabaseRegistration{}
 	mi := &file_eidolon_v1_router_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *RegistrationState) String() string {
+func (x *DatabaseRegistration) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*RegistrationState) ProtoMessage() {}
+func (*DatabaseRegistration) ProtoMessage() {}
 
-func (x *RegistrationState) ProtoReflect() protoreflect.Message {
+func (x *DatabaseRegistration) ProtoReflect() protoreflect.Message {
 	mi := &file_eidolon_v1_router_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -214,44 +283,241 @@ func (x *RegistrationState) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use RegistrationState.ProtoReflect.Descriptor instead.
-func (*RegistrationState) Descriptor() ([]byte, []int) {
+// Deprecated: Use DatabaseRegistration.ProtoReflect.Descriptor instead.
+func (*DatabaseRegistration) Descriptor() ([]byte, []int) {
 	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{3}
 }
 
-func (x *RegistrationState) GetMapServer() string {
+func (x *DatabaseRegistration) GetMapServer() string {
 	if x != nil {
 		return x.MapServer
 	}
 	return ""
 }
 
-func (x *RegistrationState) GetRegistered() bool {
+func (x *DatabaseRegistration) GetState() RegistrationState {
 	if x != nil {
-		return x.Registered
+		return x.State
 	}
-	return false
+	return RegistrationState_REGISTRATION_STATE_UNSPECIFIED
 }
 
-func (x *RegistrationState) GetLastSent() *timestamppb.Timestamp {
+func (x *DatabaseRegistration) GetLastSent() *timestamppb.Timestamp {
 	if x != nil {
 		return x.LastSent
 	}
 	return nil
 }
 
-func (x *RegistrationState) GetLastNotified() *timestamppb.Timestamp {
+func (x *DatabaseRegistration) GetLastNotify() *timestamppb.Timestamp {
 	if x != nil {
-		return x.LastNotified
+		return x.LastNotify
 	}
 	return nil
 }
 
-func (x *RegistrationState) GetError() string {
+func (x *DatabaseRegistration) GetNext() *timestamppb.Timestamp {
 	if x != nil {
-		return x.Error
+		return x.Next
+	}
+	return nil
+}
+
+func (x *DatabaseRegistration) GetFailures() uint32 {
+	if x != nil {
+		return x.Failures
+	}
+	return 0
+}
+
+func (x *DatabaseRegistration) GetRoundTripTime() *durationpb.Duration {
+	if x != nil {
+		return x.RoundTripTime
+	}
+	return nil
+}
+
+// ListMapServersRequest is empty.
+type ListMapServersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMapServersRequest) Reset() {
+	*x = ListMapServersRequest{}
+	mi := &file_eidolon_v1_router_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMapServersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMapServersRequest) ProtoMessage() {}
+
+func (x *ListMapServersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_router_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMapServersRequest.ProtoReflect.Descriptor instead.
+func (*ListMapServersRequest) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{4}
+}
+
+// ListMapServersResponse holds the map-servers.
+type ListMapServersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of the configuration.
+	MapServers    []*MapServer `protobuf:"bytes,1,rep,name=map_servers,json=mapServers,proto3" json:"map_servers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMapServersResponse) Reset() {
+	*x = ListMapServersResponse{}
+	mi := &file_eidolon_v1_router_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMapServersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMapServersResponse) ProtoMessage() {}
+
+func (x *ListMapServersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_router_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMapServersResponse.ProtoReflect.Descriptor instead.
+func (*ListMapServersResponse) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ListMapServersResponse) GetMapServers() []*MapServer {
+	if x != nil {
+		return x.MapServers
+	}
+	return nil
+}
+
+// MapServer is a map-server that an xTR registers with.
+type MapServer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Address and port.
+	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// How many EID-prefixes are registered with it.
+	Registered uint32 `protobuf:"varint,2,opt,name=registered,proto3" json:"registered,omitempty"`
+	// How many EID-prefixes should be registered with it.
+	DatabaseMappings uint32 `protobuf:"varint,3,opt,name=database_mappings,json=databaseMappings,proto3" json:"database_mappings,omitempty"`
+	// When the last Map-Register went out; unset before the first.
+	LastSent *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=last_sent,json=lastSent,proto3" json:"last_sent,omitempty"`
+	// When the last Map-Notify came; unset before the first.
+	LastNotify *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=last_notify,json=lastNotify,proto3" json:"last_notify,omitempty"`
+	// Map-Registers since the last Map-Notify.
+	Failures uint32 `protobuf:"varint,6,opt,name=failures,proto3" json:"failures,omitempty"`
+	// The time from Map-Register to Map-Notify; unset when not known.
+	RoundTripTime *durationpb.Duration `protobuf:"bytes,7,opt,name=round_trip_time,json=roundTripTime,proto3" json:"round_trip_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MapServer) Reset() {
+	*x = MapServer{}
+	mi := &file_eidolon_v1_router_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MapServer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MapServer) ProtoMessage() {}
+
+func (x *MapServer) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_router_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MapServer.ProtoReflect.Descriptor instead.
+func (*MapServer) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *MapServer) GetAddress() string {
+	if x != nil {
+		return x.Address
 	}
 	return ""
+}
+
+func (x *MapServer) GetRegistered() uint32 {
+	if x != nil {
+		return x.Registered
+	}
+	return 0
+}
+
+func (x *MapServer) GetDatabaseMappings() uint32 {
+	if x != nil {
+		return x.DatabaseMappings
+	}
+	return 0
+}
+
+func (x *MapServer) GetLastSent() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastSent
+	}
+	return nil
+}
+
+func (x *MapServer) GetLastNotify() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastNotify
+	}
+	return nil
+}
+
+func (x *MapServer) GetFailures() uint32 {
+	if x != nil {
+		return x.Failures
+	}
+	return 0
+}
+
+func (x *MapServer) GetRoundTripTime() *durationpb.Duration {
+	if x != nil {
+		return x.RoundTripTime
+	}
+	return nil
 }
 
 // ListMapResolversRequest is empty.
@@ -263,7 +529,7 @@ type ListMapResolversRequest struct {
 
 func (x *ListMapResolversRequest) Reset() {
 	*x = ListMapResolversRequest{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[4]
+	mi := &file_eidolon_v1_router_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -275,7 +541,7 @@ func (x *ListMapResolversRequest) String() string {
 func (*ListMapResolversRequest) ProtoMessage() {}
 
 func (x *ListMapResolversRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[4]
+	mi := &file_eidolon_v1_router_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -288,7 +554,7 @@ func (x *ListMapResolversRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMapResolversRequest.ProtoReflect.Descriptor instead.
 func (*ListMapResolversRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{4}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{7}
 }
 
 // ListMapResolversResponse holds the map-resolvers.
@@ -302,7 +568,7 @@ type ListMapResolversResponse struct {
 
 func (x *ListMapResolversResponse) Reset() {
 	*x = ListMapResolversResponse{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[5]
+	mi := &file_eidolon_v1_router_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -314,7 +580,7 @@ func (x *ListMapResolversResponse) String() string {
 func (*ListMapResolversResponse) ProtoMessage() {}
 
 func (x *ListMapResolversResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[5]
+	mi := &file_eidolon_v1_router_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -327,7 +593,7 @@ func (x *ListMapResolversResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMapResolversResponse.ProtoReflect.Descriptor instead.
 func (*ListMapResolversResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{5}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListMapResolversResponse) GetMapResolvers() []*MapResolver {
@@ -342,17 +608,27 @@ type MapResolver struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Address and port.
 	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
-	// It answers; false after several requests without an answer.
+	// It answers; false while it is passed over because it does not.
 	Up bool `protobuf:"varint,2,opt,name=up,proto3" json:"up,omitempty"`
-	// The smoothed time of its answers; unset before the first.
-	RoundTripTime *durationpb.Duration `protobuf:"bytes,3,opt,name=round_trip_time,json=roundTripTime,proto3" json:"round_trip_time,omitempty"`
+	// Map-Requests sent to it.
+	Requests uint64 `protobuf:"varint,3,opt,name=requests,proto3" json:"requests,omitempty"`
+	// Map-Replies to them, from whoever.
+	Replies uint64 `protobuf:"varint,4,opt,name=replies,proto3" json:"replies,omitempty"`
+	// Map-Requests that had no Map-Reply in time.
+	Timeouts uint64 `protobuf:"varint,5,opt,name=timeouts,proto3" json:"timeouts,omitempty"`
+	// Map-Requests in a row without a Map-Reply.
+	Failures uint32 `protobuf:"varint,6,opt,name=failures,proto3" json:"failures,omitempty"`
+	// The smoothed time of a resolution; unset before the first.
+	RoundTripTime *durationpb.Duration `protobuf:"bytes,7,opt,name=round_trip_time,json=roundTripTime,proto3" json:"round_trip_time,omitempty"`
+	// When the last Map-Reply came; unset before the first.
+	LastReply     *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=last_reply,json=lastReply,proto3" json:"last_reply,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MapResolver) Reset() {
 	*x = MapResolver{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[6]
+	mi := &file_eidolon_v1_router_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -364,7 +640,7 @@ func (x *MapResolver) String() string {
 func (*MapResolver) ProtoMessage() {}
 
 func (x *MapResolver) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[6]
+	mi := &file_eidolon_v1_router_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -377,7 +653,7 @@ func (x *MapResolver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapResolver.ProtoReflect.Descriptor instead.
 func (*MapResolver) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{6}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *MapResolver) GetAddress() string {
@@ -394,9 +670,44 @@ func (x *MapResolver) GetUp() bool {
 	return false
 }
 
+func (x *MapResolver) GetRequests() uint64 {
+	if x != nil {
+		return x.Requests
+	}
+	return 0
+}
+
+func (x *MapResolver) GetReplies() uint64 {
+	if x != nil {
+		return x.Replies
+	}
+	return 0
+}
+
+func (x *MapResolver) GetTimeouts() uint64 {
+	if x != nil {
+		return x.Timeouts
+	}
+	return 0
+}
+
+func (x *MapResolver) GetFailures() uint32 {
+	if x != nil {
+		return x.Failures
+	}
+	return 0
+}
+
 func (x *MapResolver) GetRoundTripTime() *durationpb.Duration {
 	if x != nil {
 		return x.RoundTripTime
+	}
+	return nil
+}
+
+func (x *MapResolver) GetLastReply() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastReply
 	}
 	return nil
 }
@@ -413,7 +724,7 @@ type ListMapCacheRequest struct {
 
 func (x *ListMapCacheRequest) Reset() {
 	*x = ListMapCacheRequest{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[7]
+	mi := &file_eidolon_v1_router_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -425,7 +736,7 @@ func (x *ListMapCacheRequest) String() string {
 func (*ListMapCacheRequest) ProtoMessage() {}
 
 func (x *ListMapCacheRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[7]
+	mi := &file_eidolon_v1_router_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -438,7 +749,7 @@ func (x *ListMapCacheRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMapCacheRequest.ProtoReflect.Descriptor instead.
 func (*ListMapCacheRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{7}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListMapCacheRequest) GetEid() string {
@@ -459,7 +770,7 @@ type ListMapCacheResponse struct {
 
 func (x *ListMapCacheResponse) Reset() {
 	*x = ListMapCacheResponse{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[8]
+	mi := &file_eidolon_v1_router_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -471,7 +782,7 @@ func (x *ListMapCacheResponse) String() string {
 func (*ListMapCacheResponse) ProtoMessage() {}
 
 func (x *ListMapCacheResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[8]
+	mi := &file_eidolon_v1_router_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -484,7 +795,7 @@ func (x *ListMapCacheResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMapCacheResponse.ProtoReflect.Descriptor instead.
 func (*ListMapCacheResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{8}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListMapCacheResponse) GetEntries() []*MapCacheEntry {
@@ -511,7 +822,7 @@ type MapCacheEntry struct {
 
 func (x *MapCacheEntry) Reset() {
 	*x = MapCacheEntry{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[9]
+	mi := &file_eidolon_v1_router_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -523,7 +834,7 @@ func (x *MapCacheEntry) String() string {
 func (*MapCacheEntry) ProtoMessage() {}
 
 func (x *MapCacheEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[9]
+	mi := &file_eidolon_v1_router_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -536,7 +847,7 @@ func (x *MapCacheEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapCacheEntry.ProtoReflect.Descriptor instead.
 func (*MapCacheEntry) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{9}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *MapCacheEntry) GetRecord() *Record {
@@ -578,7 +889,7 @@ type LookupMapCacheRequest struct {
 
 func (x *LookupMapCacheRequest) Reset() {
 	*x = LookupMapCacheRequest{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[10]
+	mi := &file_eidolon_v1_router_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -590,7 +901,7 @@ func (x *LookupMapCacheRequest) String() string {
 func (*LookupMapCacheRequest) ProtoMessage() {}
 
 func (x *LookupMapCacheRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[10]
+	mi := &file_eidolon_v1_router_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -603,7 +914,7 @@ func (x *LookupMapCacheRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupMapCacheRequest.ProtoReflect.Descriptor instead.
 func (*LookupMapCacheRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{10}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *LookupMapCacheRequest) GetEid() string {
@@ -624,7 +935,7 @@ type LookupMapCacheResponse struct {
 
 func (x *LookupMapCacheResponse) Reset() {
 	*x = LookupMapCacheResponse{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[11]
+	mi := &file_eidolon_v1_router_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -636,7 +947,7 @@ func (x *LookupMapCacheResponse) String() string {
 func (*LookupMapCacheResponse) ProtoMessage() {}
 
 func (x *LookupMapCacheResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[11]
+	mi := &file_eidolon_v1_router_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -649,7 +960,7 @@ func (x *LookupMapCacheResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupMapCacheResponse.ProtoReflect.Descriptor instead.
 func (*LookupMapCacheResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{11}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *LookupMapCacheResponse) GetEntry() *MapCacheEntry {
@@ -670,7 +981,7 @@ type ClearMapCacheRequest struct {
 
 func (x *ClearMapCacheRequest) Reset() {
 	*x = ClearMapCacheRequest{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[12]
+	mi := &file_eidolon_v1_router_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -682,7 +993,7 @@ func (x *ClearMapCacheRequest) String() string {
 func (*ClearMapCacheRequest) ProtoMessage() {}
 
 func (x *ClearMapCacheRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[12]
+	mi := &file_eidolon_v1_router_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -695,7 +1006,7 @@ func (x *ClearMapCacheRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClearMapCacheRequest.ProtoReflect.Descriptor instead.
 func (*ClearMapCacheRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{12}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ClearMapCacheRequest) GetWithin() string {
@@ -716,7 +1027,7 @@ type ClearMapCacheResponse struct {
 
 func (x *ClearMapCacheResponse) Reset() {
 	*x = ClearMapCacheResponse{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[13]
+	mi := &file_eidolon_v1_router_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -728,7 +1039,7 @@ func (x *ClearMapCacheResponse) String() string {
 func (*ClearMapCacheResponse) ProtoMessage() {}
 
 func (x *ClearMapCacheResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[13]
+	mi := &file_eidolon_v1_router_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -741,7 +1052,7 @@ func (x *ClearMapCacheResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClearMapCacheResponse.ProtoReflect.Descriptor instead.
 func (*ClearMapCacheResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{13}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ClearMapCacheResponse) GetRemoved() uint32 {
@@ -760,27 +1071,48 @@ const file_eidolon_v1_router_proto_rawDesc = "" +
 	"\x1bListDatabaseMappingsRequest\x12\x10\n" +
 	"\x03eid\x18\x01 \x01(\tR\x03eid\"h\n" +
 	"\x1cListDatabaseMappingsResponse\x12H\n" +
-	"\x11database_mappings\x18\x01 \x03(\v2\x1b.eidolon.v1.DatabaseMappingR\x10databaseMappings\"}\n" +
+	"\x11database_mappings\x18\x01 \x03(\v2\x1b.eidolon.v1.DatabaseMappingR\x10databaseMappings\"\x85\x01\n" +
 	"\x0fDatabaseMapping\x12*\n" +
-	"\x06record\x18\x01 \x01(\v2\x12.eidolon.v1.RecordR\x06record\x12>\n" +
-	"\vmap_servers\x18\x02 \x03(\v2\x1d.eidolon.v1.RegistrationStateR\n" +
-	"mapServers\"\xe2\x01\n" +
-	"\x11RegistrationState\x12\x1d\n" +
+	"\x06record\x18\x01 \x01(\v2\x12.eidolon.v1.RecordR\x06record\x12F\n" +
+	"\rregistrations\x18\x02 \x03(\v2 .eidolon.v1.DatabaseRegistrationR\rregistrations\"\xef\x02\n" +
+	"\x14DatabaseRegistration\x12\x1d\n" +
 	"\n" +
-	"map_server\x18\x01 \x01(\tR\tmapServer\x12\x1e\n" +
+	"map_server\x18\x01 \x01(\tR\tmapServer\x123\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x1d.eidolon.v1.RegistrationStateR\x05state\x127\n" +
+	"\tlast_sent\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\blastSent\x12;\n" +
+	"\vlast_notify\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"lastNotify\x12.\n" +
+	"\x04next\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04next\x12\x1a\n" +
+	"\bfailures\x18\x06 \x01(\rR\bfailures\x12A\n" +
+	"\x0fround_trip_time\x18\a \x01(\v2\x19.google.protobuf.DurationR\rroundTripTime\"\x17\n" +
+	"\x15ListMapServersRequest\"P\n" +
+	"\x16ListMapServersResponse\x126\n" +
+	"\vmap_servers\x18\x01 \x03(\v2\x15.eidolon.v1.MapServerR\n" +
+	"mapServers\"\xc7\x02\n" +
+	"\tMapServer\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1e\n" +
 	"\n" +
-	"registered\x18\x02 \x01(\bR\n" +
-	"registered\x127\n" +
-	"\tlast_sent\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\blastSent\x12?\n" +
-	"\rlast_notified\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\flastNotified\x12\x14\n" +
-	"\x05error\x18\x05 \x01(\tR\x05error\"\x19\n" +
+	"registered\x18\x02 \x01(\rR\n" +
+	"registered\x12+\n" +
+	"\x11database_mappings\x18\x03 \x01(\rR\x10databaseMappings\x127\n" +
+	"\tlast_sent\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\blastSent\x12;\n" +
+	"\vlast_notify\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"lastNotify\x12\x1a\n" +
+	"\bfailures\x18\x06 \x01(\rR\bfailures\x12A\n" +
+	"\x0fround_trip_time\x18\a \x01(\v2\x19.google.protobuf.DurationR\rroundTripTime\"\x19\n" +
 	"\x17ListMapResolversRequest\"X\n" +
 	"\x18ListMapResolversResponse\x12<\n" +
-	"\rmap_resolvers\x18\x01 \x03(\v2\x17.eidolon.v1.MapResolverR\fmapResolvers\"z\n" +
+	"\rmap_resolvers\x18\x01 \x03(\v2\x17.eidolon.v1.MapResolverR\fmapResolvers\"\xa3\x02\n" +
 	"\vMapResolver\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x0e\n" +
-	"\x02up\x18\x02 \x01(\bR\x02up\x12A\n" +
-	"\x0fround_trip_time\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\rroundTripTime\"'\n" +
+	"\x02up\x18\x02 \x01(\bR\x02up\x12\x1a\n" +
+	"\brequests\x18\x03 \x01(\x04R\brequests\x12\x18\n" +
+	"\areplies\x18\x04 \x01(\x04R\areplies\x12\x1a\n" +
+	"\btimeouts\x18\x05 \x01(\x04R\btimeouts\x12\x1a\n" +
+	"\bfailures\x18\x06 \x01(\rR\bfailures\x12A\n" +
+	"\x0fround_trip_time\x18\a \x01(\v2\x19.google.protobuf.DurationR\rroundTripTime\x129\n" +
+	"\n" +
+	"last_reply\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tlastReply\"'\n" +
 	"\x13ListMapCacheRequest\x12\x10\n" +
 	"\x03eid\x18\x01 \x01(\tR\x03eid\"K\n" +
 	"\x14ListMapCacheResponse\x123\n" +
@@ -797,9 +1129,17 @@ const file_eidolon_v1_router_proto_rawDesc = "" +
 	"\x14ClearMapCacheRequest\x12\x16\n" +
 	"\x06within\x18\x01 \x01(\tR\x06within\"1\n" +
 	"\x15ClearMapCacheResponse\x12\x18\n" +
-	"\aremoved\x18\x01 \x01(\rR\aremoved2\xdd\x03\n" +
+	"\aremoved\x18\x01 \x01(\rR\aremoved*\xdd\x01\n" +
+	"\x11RegistrationState\x12\"\n" +
+	"\x1eREGISTRATION_STATE_UNSPECIFIED\x10\x00\x12\x1e\n" +
+	"\x1aREGISTRATION_STATE_PENDING\x10\x01\x12!\n" +
+	"\x1dREGISTRATION_STATE_REGISTERED\x10\x02\x12\"\n" +
+	"\x1eREGISTRATION_STATE_UNCONFIRMED\x10\x03\x12\x1b\n" +
+	"\x17REGISTRATION_STATE_SENT\x10\x04\x12 \n" +
+	"\x1cREGISTRATION_STATE_WITHDRAWN\x10\x052\xb6\x04\n" +
 	"\rRouterService\x12i\n" +
-	"\x14ListDatabaseMappings\x12'.eidolon.v1.ListDatabaseMappingsRequest\x1a(.eidolon.v1.ListDatabaseMappingsResponse\x12]\n" +
+	"\x14ListDatabaseMappings\x12'.eidolon.v1.ListDatabaseMappingsRequest\x1a(.eidolon.v1.ListDatabaseMappingsResponse\x12W\n" +
+	"\x0eListMapServers\x12!.eidolon.v1.ListMapServersRequest\x1a\".eidolon.v1.ListMapServersResponse\x12]\n" +
 	"\x10ListMapResolvers\x12#.eidolon.v1.ListMapResolversRequest\x1a$.eidolon.v1.ListMapResolversResponse\x12S\n" +
 	"\fListMapCache\x12\x1f.eidolon.v1.ListMapCacheRequest\x1a .eidolon.v1.ListMapCacheResponse0\x01\x12W\n" +
 	"\x0eLookupMapCache\x12!.eidolon.v1.LookupMapCacheRequest\x1a\".eidolon.v1.LookupMapCacheResponse\x12T\n" +
@@ -817,55 +1157,70 @@ func file_eidolon_v1_router_proto_rawDescGZIP() []byte {
 	return file_eidolon_v1_router_proto_rawDescData
 }
 
-var file_eidolon_v1_router_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_eidolon_v1_router_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_eidolon_v1_router_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_eidolon_v1_router_proto_goTypes = []any{
-	(*ListDatabaseMappingsRequest)(nil),  // 0: eidolon.v1.ListDatabaseMappingsRequest
-	(*ListDatabaseMappingsResponse)(nil), // 1: eidolon.v1.ListDatabaseMappingsResponse
-	(*DatabaseMapping)(nil),              // 2: eidolon.v1.DatabaseMapping
-	(*RegistrationState)(nil),            // 3: eidolon.v1.RegistrationState
-	(*ListMapResolversRequest)(nil),      // 4: eidolon.v1.ListMapResolversRequest
-	(*ListMapResolversResponse)(nil),     // 5: eidolon.v1.ListMapResolversResponse
-	(*MapResolver)(nil),                  // 6: eidolon.v1.MapResolver
-	(*ListMapCacheRequest)(nil),          // 7: eidolon.v1.ListMapCacheRequest
-	(*ListMapCacheResponse)(nil),         // 8: eidolon.v1.ListMapCacheResponse
-	(*MapCacheEntry)(nil),                // 9: eidolon.v1.MapCacheEntry
-	(*LookupMapCacheRequest)(nil),        // 10: eidolon.v1.LookupMapCacheRequest
-	(*LookupMapCacheResponse)(nil),       // 11: eidolon.v1.LookupMapCacheResponse
-	(*ClearMapCacheRequest)(nil),         // 12: eidolon.v1.ClearMapCacheRequest
-	(*ClearMapCacheResponse)(nil),        // 13: eidolon.v1.ClearMapCacheResponse
-	(*Record)(nil),                       // 14: eidolon.v1.Record
-	(*timestamppb.Timestamp)(nil),        // 15: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),          // 16: google.protobuf.Duration
+	(RegistrationState)(0),               // 0: eidolon.v1.RegistrationState
+	(*ListDatabaseMappingsRequest)(nil),  // 1: eidolon.v1.ListDatabaseMappingsRequest
+	(*ListDatabaseMappingsResponse)(nil), // 2: eidolon.v1.ListDatabaseMappingsResponse
+	(*DatabaseMapping)(nil),              // 3: eidolon.v1.DatabaseMapping
+	(*DatabaseRegistration)(nil),         // 4: eidolon.v1.DatabaseRegistration
+	(*ListMapServersRequest)(nil),        // 5: eidolon.v1.ListMapServersRequest
+	(*ListMapServersResponse)(nil),       // 6: eidolon.v1.ListMapServersResponse
+	(*MapServer)(nil),                    // 7: eidolon.v1.MapServer
+	(*ListMapResolversRequest)(nil),      // 8: eidolon.v1.ListMapResolversRequest
+	(*ListMapResolversResponse)(nil),     // 9: eidolon.v1.ListMapResolversResponse
+	(*MapResolver)(nil),                  // 10: eidolon.v1.MapResolver
+	(*ListMapCacheRequest)(nil),          // 11: eidolon.v1.ListMapCacheRequest
+	(*ListMapCacheResponse)(nil),         // 12: eidolon.v1.ListMapCacheResponse
+	(*MapCacheEntry)(nil),                // 13: eidolon.v1.MapCacheEntry
+	(*LookupMapCacheRequest)(nil),        // 14: eidolon.v1.LookupMapCacheRequest
+	(*LookupMapCacheResponse)(nil),       // 15: eidolon.v1.LookupMapCacheResponse
+	(*ClearMapCacheRequest)(nil),         // 16: eidolon.v1.ClearMapCacheRequest
+	(*ClearMapCacheResponse)(nil),        // 17: eidolon.v1.ClearMapCacheResponse
+	(*Record)(nil),                       // 18: eidolon.v1.Record
+	(*timestamppb.Timestamp)(nil),        // 19: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),          // 20: google.protobuf.Duration
 }
 var file_eidolon_v1_router_proto_depIdxs = []int32{
-	2,  // 0: eidolon.v1.ListDatabaseMappingsResponse.database_mappings:type_name -> eidolon.v1.DatabaseMapping
-	14, // 1: eidolon.v1.DatabaseMapping.record:type_name -> eidolon.v1.Record
-	3,  // 2: eidolon.v1.DatabaseMapping.map_servers:type_name -> eidolon.v1.RegistrationState
-	15, // 3: eidolon.v1.RegistrationState.last_sent:type_name -> google.protobuf.Timestamp
-	15, // 4: eidolon.v1.RegistrationState.last_notified:type_name -> google.protobuf.Timestamp
-	6,  // 5: eidolon.v1.ListMapResolversResponse.map_resolvers:type_name -> eidolon.v1.MapResolver
-	16, // 6: eidolon.v1.MapResolver.round_trip_time:type_name -> google.protobuf.Duration
-	9,  // 7: eidolon.v1.ListMapCacheResponse.entries:type_name -> eidolon.v1.MapCacheEntry
-	14, // 8: eidolon.v1.MapCacheEntry.record:type_name -> eidolon.v1.Record
-	15, // 9: eidolon.v1.MapCacheEntry.installed:type_name -> google.protobuf.Timestamp
-	15, // 10: eidolon.v1.MapCacheEntry.expires:type_name -> google.protobuf.Timestamp
-	15, // 11: eidolon.v1.MapCacheEntry.last_used:type_name -> google.protobuf.Timestamp
-	9,  // 12: eidolon.v1.LookupMapCacheResponse.entry:type_name -> eidolon.v1.MapCacheEntry
-	0,  // 13: eidolon.v1.RouterService.ListDatabaseMappings:input_type -> eidolon.v1.ListDatabaseMappingsRequest
-	4,  // 14: eidolon.v1.RouterService.ListMapResolvers:input_type -> eidolon.v1.ListMapResolversRequest
-	7,  // 15: eidolon.v1.RouterService.ListMapCache:input_type -> eidolon.v1.ListMapCacheRequest
-	10, // 16: eidolon.v1.RouterService.LookupMapCache:input_type -> eidolon.v1.LookupMapCacheRequest
-	12, // 17: eidolon.v1.RouterService.ClearMapCache:input_type -> eidolon.v1.ClearMapCacheRequest
-	1,  // 18: eidolon.v1.RouterService.ListDatabaseMappings:output_type -> eidolon.v1.ListDatabaseMappingsResponse
-	5,  // 19: eidolon.v1.RouterService.ListMapResolvers:output_type -> eidolon.v1.ListMapResolversResponse
-	8,  // 20: eidolon.v1.RouterService.ListMapCache:output_type -> eidolon.v1.ListMapCacheResponse
-	11, // 21: eidolon.v1.RouterService.LookupMapCache:output_type -> eidolon.v1.LookupMapCacheResponse
-	13, // 22: eidolon.v1.RouterService.ClearMapCache:output_type -> eidolon.v1.ClearMapCacheResponse
-	18, // [18:23] is the sub-list for method output_type
-	13, // [13:18] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	3,  // 0: eidolon.v1.ListDatabaseMappingsResponse.database_mappings:type_name -> eidolon.v1.DatabaseMapping
+	18, // 1: eidolon.v1.DatabaseMapping.record:type_name -> eidolon.v1.Record
+	4,  // 2: eidolon.v1.DatabaseMapping.registrations:type_name -> eidolon.v1.DatabaseRegistration
+	0,  // 3: eidolon.v1.DatabaseRegistration.state:type_name -> eidolon.v1.RegistrationState
+	19, // 4: eidolon.v1.DatabaseRegistration.last_sent:type_name -> google.protobuf.Timestamp
+	19, // 5: eidolon.v1.DatabaseRegistration.last_notify:type_name -> google.protobuf.Timestamp
+	19, // 6: eidolon.v1.DatabaseRegistration.next:type_name -> google.protobuf.Timestamp
+	20, // 7: eidolon.v1.DatabaseRegistration.round_trip_time:type_name -> google.protobuf.Duration
+	7,  // 8: eidolon.v1.ListMapServersResponse.map_servers:type_name -> eidolon.v1.MapServer
+	19, // 9: eidolon.v1.MapServer.last_sent:type_name -> google.protobuf.Timestamp
+	19, // 10: eidolon.v1.MapServer.last_notify:type_name -> google.protobuf.Timestamp
+	20, // 11: eidolon.v1.MapServer.round_trip_time:type_name -> google.protobuf.Duration
+	10, // 12: eidolon.v1.ListMapResolversResponse.map_resolvers:type_name -> eidolon.v1.MapResolver
+	20, // 13: eidolon.v1.MapResolver.round_trip_time:type_name -> google.protobuf.Duration
+	19, // 14: eidolon.v1.MapResolver.last_reply:type_name -> google.protobuf.Timestamp
+	13, // 15: eidolon.v1.ListMapCacheResponse.entries:type_name -> eidolon.v1.MapCacheEntry
+	18, // 16: eidolon.v1.MapCacheEntry.record:type_name -> eidolon.v1.Record
+	19, // 17: eidolon.v1.MapCacheEntry.installed:type_name -> google.protobuf.Timestamp
+	19, // 18: eidolon.v1.MapCacheEntry.expires:type_name -> google.protobuf.Timestamp
+	19, // 19: eidolon.v1.MapCacheEntry.last_used:type_name -> google.protobuf.Timestamp
+	13, // 20: eidolon.v1.LookupMapCacheResponse.entry:type_name -> eidolon.v1.MapCacheEntry
+	1,  // 21: eidolon.v1.RouterService.ListDatabaseMappings:input_type -> eidolon.v1.ListDatabaseMappingsRequest
+	5,  // 22: eidolon.v1.RouterService.ListMapServers:input_type -> eidolon.v1.ListMapServersRequest
+	8,  // 23: eidolon.v1.RouterService.ListMapResolvers:input_type -> eidolon.v1.ListMapResolversRequest
+	11, // 24: eidolon.v1.RouterService.ListMapCache:input_type -> eidolon.v1.ListMapCacheRequest
+	14, // 25: eidolon.v1.RouterService.LookupMapCache:input_type -> eidolon.v1.LookupMapCacheRequest
+	16, // 26: eidolon.v1.RouterService.ClearMapCache:input_type -> eidolon.v1.ClearMapCacheRequest
+	2,  // 27: eidolon.v1.RouterService.ListDatabaseMappings:output_type -> eidolon.v1.ListDatabaseMappingsResponse
+	6,  // 28: eidolon.v1.RouterService.ListMapServers:output_type -> eidolon.v1.ListMapServersResponse
+	9,  // 29: eidolon.v1.RouterService.ListMapResolvers:output_type -> eidolon.v1.ListMapResolversResponse
+	12, // 30: eidolon.v1.RouterService.ListMapCache:output_type -> eidolon.v1.ListMapCacheResponse
+	15, // 31: eidolon.v1.RouterService.LookupMapCache:output_type -> eidolon.v1.LookupMapCacheResponse
+	17, // 32: eidolon.v1.RouterService.ClearMapCache:output_type -> eidolon.v1.ClearMapCacheResponse
+	27, // [27:33] is the sub-list for method output_type
+	21, // [21:27] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_eidolon_v1_router_proto_init() }
@@ -879,13 +1234,14 @@ func file_eidolon_v1_router_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_eidolon_v1_router_proto_rawDesc), len(file_eidolon_v1_router_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   14,
+			NumEnums:      1,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_eidolon_v1_router_proto_goTypes,
 		DependencyIndexes: file_eidolon_v1_router_proto_depIdxs,
+		EnumInfos:         file_eidolon_v1_router_proto_enumTypes,
 		MessageInfos:      file_eidolon_v1_router_proto_msgTypes,
 	}.Build()
 	File_eidolon_v1_router_proto = out.File

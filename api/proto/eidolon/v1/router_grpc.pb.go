@@ -20,6 +20,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	RouterService_ListDatabaseMappings_FullMethodName = "/eidolon.v1.RouterService/ListDatabaseMappings"
+	RouterService_ListMapServers_FullMethodName       = "/eidolon.v1.RouterService/ListMapServers"
 	RouterService_ListMapResolvers_FullMethodName     = "/eidolon.v1.RouterService/ListMapResolvers"
 	RouterService_ListMapCache_FullMethodName         = "/eidolon.v1.RouterService/ListMapCache"
 	RouterService_LookupMapCache_FullMethodName       = "/eidolon.v1.RouterService/LookupMapCache"
@@ -35,6 +36,9 @@ type RouterServiceClient interface {
 	// ListDatabaseMappings returns the site's own EID-prefixes with what each
 	// map-server made of them.
 	ListDatabaseMappings(ctx context.Context, in *ListDatabaseMappingsRequest, opts ...grpc.CallOption) (*ListDatabaseMappingsResponse, error)
+	// ListMapServers returns the map-servers and how the registrations with them
+	// stand.
+	ListMapServers(ctx context.Context, in *ListMapServersRequest, opts ...grpc.CallOption) (*ListMapServersResponse, error)
 	// ListMapResolvers returns the map-resolvers and how they answer.
 	ListMapResolvers(ctx context.Context, in *ListMapResolversRequest, opts ...grpc.CallOption) (*ListMapResolversResponse, error)
 	// ListMapCache streams the map-cache.
@@ -58,6 +62,16 @@ func (c *routerServiceClient) ListDatabaseMappings(ctx context.Context, in *List
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListDatabaseMappingsResponse)
 	err := c.cc.Invoke(ctx, RouterService_ListDatabaseMappings_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *routerServiceClient) ListMapServers(ctx context.Context, in *ListMapServersRequest, opts ...grpc.CallOption) (*ListMapServersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListMapServersResponse)
+	err := c.cc.Invoke(ctx, RouterService_ListMapServers_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -122,6 +136,9 @@ type RouterServiceServer interface {
 	// ListDatabaseMappings returns the site's own EID-prefixes with what each
 	// map-server made of them.
 	ListDatabaseMappings(context.Context, *ListDatabaseMappingsRequest) (*ListDatabaseMappingsResponse, error)
+	// ListMapServers returns the map-servers and how the registrations with them
+	// stand.
+	ListMapServers(context.Context, *ListMapServersRequest) (*ListMapServersResponse, error)
 	// ListMapResolvers returns the map-resolvers and how they answer.
 	ListMapResolvers(context.Context, *ListMapResolversRequest) (*ListMapResolversResponse, error)
 	// ListMapCache streams the map-cache.
@@ -143,6 +160,9 @@ type UnimplementedRouterServiceServer struct{}
 
 func (UnimplementedRouterServiceServer) ListDatabaseMappings(context.Context, *ListDatabaseMappingsRequest) (*ListDatabaseMappingsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListDatabaseMappings not implemented")
+}
+func (UnimplementedRouterServiceServer) ListMapServers(context.Context, *ListMapServersRequest) (*ListMapServersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListMapServers not implemented")
 }
 func (UnimplementedRouterServiceServer) ListMapResolvers(context.Context, *ListMapResolversRequest) (*ListMapResolversResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListMapResolvers not implemented")
@@ -191,6 +211,24 @@ func _RouterService_ListDatabaseMappings_Handler(srv interface{}, ctx context.Co
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(RouterServiceServer).ListDatabaseMappings(ctx, req.(*ListDatabaseMappingsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RouterService_ListMapServers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListMapServersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RouterServiceServer).ListMapServers(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RouterService_ListMapServers_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RouterServiceServer).ListMapServers(ctx, req.(*ListMapServersRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -270,6 +308,10 @@ var RouterService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListDatabaseMappings",
 			Handler:    _RouterService_ListDatabaseMappings_Handler,
+		},
+		{
+			MethodName: "ListMapServers",
+			Handler:    _RouterService_ListMapServers_Handler,
 		},
 		{
 			MethodName: "ListMapResolvers",

@@ -1,0 +1,54 @@
+package api
+
+import (
+	"context"
+	"iter"
+	"runtime"
+	"runtime/debug"
+	"strings"
+
+	"google.golang.org/grpc"
+
+	eidolonv1 "github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1"
+)
+
+type admin struct {
+	eidolonv1.UnimplementedAdminServiceServer
+	program string
+	stats   []func() iter.Seq2[string, uint64]
+}
+
+// Admin is the AdminService of a program. The statistics are those of stats,
+// one after the other; they are called from several goroutines.
+func Admin(program string, stats ...func() iter.Seq2[string, uint64]) Service {
+	return &admin{program: program, stats: stats}
+}
+
+func (a *admin) register(r grpc.ServiceRegistrar) { eidolonv1.RegisterAdminServiceServer(r, a) }
+
+func (a *admin) GetVersion(context.Context, *eidolonv1.GetVersionRequest) (*eidolonv1.GetVersionResponse, error) {
+	v := &eidolonv1.GetVersionResponse{Program: a.program, Version: "(devel)", GoVersion: runtime.Version()}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		if info.Main.Version != "" {
+			v.Version = info.Main.Version
+		}
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				v.Revision = s.Value
+			}
+		}
+	}
+	return v, nil
+}
+
+func (a *admin) GetStatistics(_ context.Context, req *eidolonv1.GetStatisticsRequest) (*eidolonv1.GetStatisticsResponse, error) {
+	resp := new(eidolonv1.GetStatisticsResponse)
+	for _, stats := range a.stats {
+		for name, value := range stats() {
+			if strings.HasPrefix(name, req.GetPrefix()) {
+				resp.Statistics = append(resp.Statistics, &eidolonv1.Statistic{Name: name, Value: value})
+			}
+		}
+	}
+	return resp, nil
+}

@@ -1,0 +1,274 @@
+package api
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	eidolonv1 "github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1"
+	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/wire"
+	"github.com/eidolon-lisp/eidolon/mapping/xtr"
+)
+
+// All conversion between the domain and protobuf is in this file.
+
+// Limits of one record: Locator Count and map-version as they stand on the wire
+// (RFC 9301 section 5.4).
+const (
+	maxLocators   = 255
+	maxMapVersion = 1<<12 - 1
+)
+
+// recordToProto converts a record; what it returns shares nothing with r.
+func recordToProto(r *mapping.Record) *eidolonv1.Record {
+	ttl := r.TTL
+	p := &eidolonv1.Record{
+		Eid:           r.EID.String(),
+		RecordTtl:     &ttl,
+		Authoritative: r.Authoritative,
+		MapVersion:    uint32(r.Version),
+		Locators:      make([]*eidolonv1.Locator, len(r.Locators)),
+	}
+	if r.Negative() {
+		p.Action = eidolonv1.Action(r.Action) + eidolonv1.Action_ACTION_NO_ACTION
+	}
+	for i, l := range r.Locators {
+		p.Locators[i] = locatorToProto(l)
+	}
+	return p
+}
+
+func locatorToProto(l mapping.Locator) *eidolonv1.Locator {
+	multicast, reachable := uint32(l.MPriority), l.Flags&mapping.Reachable != 0
+	p := &eidolonv1.Locator{
+		Opaque:            []byte(l.Opaque),
+		Priority:          uint32(l.Priority),
+		Weight:            uint32(l.Weight),
+		MulticastPriority: &multicast,
+		MulticastWeight:   uint32(l.MWeight),
+		Reachable:         &reachable,
+		Probed:            l.Flags&mapping.Probed != 0,
+		Local:             l.Flags&mapping.Local != 0,
+	}
+	if l.Addr.IsValid() {
+		p.Address = l.Addr.String()
+	}
+	return p
+}
+
+// recordFromProto converts and checks a record that somebody wants to put.
+func recordFromProto(p *eidolonv1.Record) (*mapping.Record, *fieldError) {
+	e, ferr := eidFromProto("eid", p.GetEid())
+	if ferr != nil {
+		return nil, ferr
+	}
+	r := &mapping.Record{EID: e, TTL: mapping.DefaultTTL, Authoritative: p.GetAuthoritative()}
+	if p.RecordTtl != nil {
+		if r.TTL = p.GetRecordTtl(); r.TTL == 0 {
+			return nil, badField("record_ttl", "0 would withdraw the record, expected at least 1 minute")
+		}
+	}
+	if v := p.GetMapVersion(); v > maxMapVersion {
+		return nil, badField("map_version", "found %d, expected 0 to %d", v, maxMapVersion)
+	}
+	r.Version = uint16(p.GetMapVersion())
+	if n := len(p.GetLocators()); n > maxLocators {
+		return nil, badField("locators", "found %d, expected at most %d", n, maxLocators)
+	}
+	switch a := p.GetAction(); {
+	case a < 0 || a > eidolonv1.Action_ACTION_NO_ACTION+mapping.MaxAction:
+		return nil, badField("action", "found %d, which is not an action", a)
+	case a == eidolonv1.Action_ACTION_UNSPECIFIED:
+	case len(p.GetLocators()) > 0:
+		return nil, badField("action", "found an action and locators, expected one of them")
+	default:
+		r.Action = mapping.Action(a - eidolonv1.Action_ACTION_NO_ACTION)
+	}
+	seen := make(map[[2]string]bool, len(p.GetLocators()))
+	for i, pl := range p.GetLocators() {
+		l, ferr := locatorFromProto(pl)
+		if ferr != nil {
+			return nil, ferr.within(fmt.Sprintf("locators[%d]", i))
+		}
+		key := [2]string{pl.GetAddress(), l.Opaque}
+		if l.Addr.IsValid() {
+			key[0] = l.Addr.String()
+		}
+		if seen[key] {
+			return nil, badField(fmt.Sprintf("locators[%d]", i), "the locator is in the record twice")
+		}
+		seen[key] = true
+		r.Locators = append(r.Locators, l)
+	}
+	r.SortLocators()
+	return r, nil
+}
+
+func locatorFromProto(p *eidolonv1.Locator) (l mapping.Locator, ferr *fieldError) {
+	octet := func(field string, v uint32) uint8 {
+		if v > 255 && ferr == nil {
+			ferr = badField(field, "found %d, expected 0 to 255", v)
+		}
+		return uint8(v)
+	}
+	l = mapping.Locator{
+		Opaque:    string(p.GetOpaque()),
+		Priority:  octet("priority", p.GetPriority()),
+		Weight:    octet("weight", p.GetWeight()),
+		MPriority: mapping.PriorityUnusable,
+		MWeight:   octet("multicast_weight", p.GetMulticastWeight()),
+		Flags:     mapping.Reachable,
+	}
+	if p.GetMulticastPriority(); p != nil && p.MulticastPriority != nil {
+		l.MPriority = octet("multicast_priority", p.GetMulticastPriority())
+	}
+	if p != nil && p.Reachable != nil && !p.GetReachable() {
+		l.Flags = 0
+	}
+	if p.GetProbed() {
+		l.Flags |= mapping.Probed
+	}
+	if p.GetLocal() {
+		l.Flags |= mapping.Local
+	}
+	if ferr != nil {
+		return l, ferr
+	}
+	if l.Opaque != "" {
+		if p.GetAddress() != "" {
+			return l, badField("opaque", "found address and opaque, expected one of them")
+		}
+		return l, checkOpaque(l.Opaque)
+	}
+	a, err := netip.ParseAddr(p.GetAddress())
+	if err != nil {
+		return l, badField("address", "found %q, expected an IPv4 or IPv6 address", p.GetAddress())
+	}
+	if err := mapping.ValidRLOC(a); err != nil {
+		return l, badField("address", "%w", err)
+	}
+	l.Addr = a
+	return l, nil
+}
+
+// checkOpaque refuses octets that would not be read back as one address that
+// is not a plain one.
+func checkOpaque(s string) *fieldError {
+	a, n, err := wire.DecodeAddress([]byte(s))
+	switch {
+	case err != nil:
+		return badField("opaque", "%w", err)
+	case n != len(s):
+		return badField("opaque", "found %d octets after the address", len(s)-n)
+	}
+	switch a.AFI() {
+	case wire.AFIIPv4, wire.AFIIPv6, wire.AFINone:
+		return badField("opaque", "found an address of family %v, which is not an opaque locator", a.AFI())
+	}
+	return nil
+}
+
+// eidFromProto reads an EID that must be given.
+func eidFromProto(field, s string) (mapping.EID, *fieldError) {
+	e, err := mapping.ParseEID(s)
+	if err != nil {
+		return e, &fieldError{field, err}
+	}
+	return e, nil
+}
+
+// optionalEID reads an EID; the zero EID stands for none.
+func optionalEID(field, s string) (mapping.EID, *fieldError) {
+	if s == "" {
+		return mapping.EID{}, nil
+	}
+	return eidFromProto(field, s)
+}
+
+// timeToProto leaves the zero time unset.
+func timeToProto(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}
+
+// durationToProto leaves 0 unset.
+func durationToProto(d time.Duration) *durationpb.Duration {
+	if d == 0 {
+		return nil
+	}
+	return durationpb.New(d)
+}
+
+func cacheEntryToProto(e mapping.CacheEntry) *eidolonv1.MapCacheEntry {
+	return &eidolonv1.MapCacheEntry{
+		Record:    recordToProto(e.Record),
+		Installed: timeToProto(e.Installed),
+		Expires:   timeToProto(e.Expires),
+		LastUsed:  timeToProto(e.LastUsed),
+	}
+}
+
+func databaseToProto(d xtr.DatabaseStatus) *eidolonv1.DatabaseMapping {
+	p := &eidolonv1.DatabaseMapping{
+		Record: recordToProto(&mapping.Record{EID: d.EID, TTL: d.TTL, Authoritative: true, Locators: d.Locators}),
+	}
+	for _, r := range d.Registrations {
+		p.Registrations = append(p.Registrations, &eidolonv1.DatabaseRegistration{
+			MapServer:     r.MapServer.String(),
+			State:         registrationStateToProto(r.State),
+			LastSent:      timeToProto(r.LastSent),
+			LastNotify:    timeToProto(r.LastNotify),
+			Next:          timeToProto(r.Next),
+			Failures:      uint32(r.Failures),
+			RoundTripTime: durationToProto(r.RTT),
+		})
+	}
+	return p
+}
+
+func registrationStateToProto(s xtr.RegistrationState) eidolonv1.RegistrationState {
+	switch s {
+	case xtr.RegistrationPending:
+		return eidolonv1.RegistrationState_REGISTRATION_STATE_PENDING
+	case xtr.RegistrationRegistered:
+		return eidolonv1.RegistrationState_REGISTRATION_STATE_REGISTERED
+	case xtr.RegistrationUnconfirmed:
+		return eidolonv1.RegistrationState_REGISTRATION_STATE_UNCONFIRMED
+	case xtr.RegistrationSent:
+		return eidolonv1.RegistrationState_REGISTRATION_STATE_SENT
+	case xtr.RegistrationWithdrawn:
+		return eidolonv1.RegistrationState_REGISTRATION_STATE_WITHDRAWN
+	}
+	return eidolonv1.RegistrationState_REGISTRATION_STATE_UNSPECIFIED
+}
+
+func mapServerToProto(s xtr.MapServerStatus) *eidolonv1.MapServer {
+	return &eidolonv1.MapServer{
+		Address:          s.Addr.String(),
+		Registered:       uint32(s.Registered),
+		DatabaseMappings: uint32(s.Databases),
+		LastSent:         timeToProto(s.LastSent),
+		LastNotify:       timeToProto(s.LastNotify),
+		Failures:         uint32(s.Failures),
+		RoundTripTime:    durationToProto(s.RTT),
+	}
+}
+
+func mapResolverToProto(s xtr.MapResolverStatus) *eidolonv1.MapResolver {
+	return &eidolonv1.MapResolver{
+		Address:       s.Addr.String(),
+		Up:            s.Up,
+		Requests:      s.Requests,
+		Replies:       s.Replies,
+		Timeouts:      s.Timeouts,
+		Failures:      uint32(s.Failures),
+		RoundTripTime: durationToProto(s.RTT),
+		LastReply:     timeToProto(s.LastReply),
+	}
+}

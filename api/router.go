@@ -1,0 +1,131 @@
+package api
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	eidolonv1 "github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1"
+	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/xtr"
+)
+
+// XTR is what the RouterService needs of an xTR; *xtr.XTR has it. The methods
+// are called from several goroutines.
+type XTR interface {
+	Databases() []xtr.DatabaseStatus
+	MapServers() []xtr.MapServerStatus
+	MapResolvers() []xtr.MapResolverStatus
+	// MapCache returns entries whose records are shared and not changed.
+	MapCache() []mapping.CacheEntry
+	Lookup(iid uint32, dst netip.Addr) (*mapping.Record, bool)
+	Clear(eid mapping.EID) (found bool)
+}
+
+var _ XTR = (*xtr.XTR)(nil)
+
+type router struct {
+	eidolonv1.UnimplementedRouterServiceServer
+	xtr XTR
+}
+
+// Router is the RouterService of an xTR.
+func Router(x XTR) Service { return &router{xtr: x} }
+
+func (s *router) register(r grpc.ServiceRegistrar) { eidolonv1.RegisterRouterServiceServer(r, s) }
+
+// related reports whether one of two EIDs lies inside the other; the zero EID
+// stands for all.
+func related(filter, e mapping.EID) bool {
+	return !filter.IsValid() || filter.Covers(e) || e.Covers(filter)
+}
+
+func (s *router) ListDatabaseMappings(_ context.Context, req *eidolonv1.ListDatabaseMappingsRequest) (*eidolonv1.ListDatabaseMappingsResponse, error) {
+	filter, ferr := optionalEID("eid", req.GetEid())
+	if ferr != nil {
+		return nil, invalid(ferr)
+	}
+	resp := new(eidolonv1.ListDatabaseMappingsResponse)
+	for _, d := range s.xtr.Databases() {
+		if related(filter, d.EID) {
+			resp.DatabaseMappings = append(resp.DatabaseMappings, databaseToProto(d))
+		}
+	}
+	return resp, nil
+}
+
+func (s *router) ListMapServers(context.Context, *eidolonv1.ListMapServersRequest) (*eidolonv1.ListMapServersResponse, error) {
+	resp := new(eidolonv1.ListMapServersResponse)
+	for _, m := range s.xtr.MapServers() {
+		resp.MapServers = append(resp.MapServers, mapServerToProto(m))
+	}
+	return resp, nil
+}
+
+func (s *router) ListMapResolvers(context.Context, *eidolonv1.ListMapResolversRequest) (*eidolonv1.ListMapResolversResponse, error) {
+	resp := new(eidolonv1.ListMapResolversResponse)
+	for _, m := range s.xtr.MapResolvers() {
+		resp.MapResolvers = append(resp.MapResolvers, mapResolverToProto(m))
+	}
+	return resp, nil
+}
+
+func (s *router) ListMapCache(req *eidolonv1.ListMapCacheRequest, stream grpc.ServerStreamingServer[eidolonv1.ListMapCacheResponse]) error {
+	filter, ferr := optionalEID("eid", req.GetEid())
+	if ferr != nil {
+		return invalid(ferr)
+	}
+	entries := s.xtr.MapCache()
+	batch := new(eidolonv1.ListMapCacheResponse)
+	for _, e := range entries {
+		if !related(filter, e.Record.EID) {
+			continue
+		}
+		batch.Entries = append(batch.Entries, cacheEntryToProto(e))
+		if len(batch.Entries) == listBatch {
+			if err := stream.Send(batch); err != nil {
+				return err
+			}
+			batch = new(eidolonv1.ListMapCacheResponse)
+		}
+	}
+	if len(batch.Entries) == 0 {
+		return nil
+	}
+	return stream.Send(batch)
+}
+
+func (s *router) LookupMapCache(_ context.Context, req *eidolonv1.LookupMapCacheRequest) (*eidolonv1.LookupMapCacheResponse, error) {
+	e, ferr := eidFromProto("eid", req.GetEid())
+	if ferr != nil {
+		return nil, invalid(ferr)
+	}
+	if !e.IsHost() {
+		return nil, invalid(badField("eid", "found the prefix %v, expected an address, which packets are sent to", e))
+	}
+	if rec, ok := s.xtr.Lookup(e.IID, e.Prefix.Addr()); ok {
+		entries := s.xtr.MapCache()
+		if i := slices.IndexFunc(entries, func(c mapping.CacheEntry) bool { return c.Record.EID == rec.EID }); i >= 0 {
+			return &eidolonv1.LookupMapCacheResponse{Entry: cacheEntryToProto(entries[i])}, nil
+		}
+	}
+	return nil, status.Errorf(codes.NotFound, "no map-cache entry holds %v", e)
+}
+
+func (s *router) ClearMapCache(_ context.Context, req *eidolonv1.ClearMapCacheRequest) (*eidolonv1.ClearMapCacheResponse, error) {
+	within, ferr := optionalEID("within", req.GetWithin())
+	if ferr != nil {
+		return nil, invalid(ferr)
+	}
+	resp := new(eidolonv1.ClearMapCacheResponse)
+	for _, e := range s.xtr.MapCache() {
+		if (!within.IsValid() || within.Covers(e.Record.EID)) && s.xtr.Clear(e.Record.EID) {
+			resp.Removed++
+		}
+	}
+	return resp, nil
+}

@@ -1,0 +1,184 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+)
+
+// Limits of our own.
+const (
+	// maxMessage bounds a message from a client, in octets: a full batch of
+	// records with a handful of locators each.
+	maxMessage = 8 << 20
+	// maxBatch bounds the records of one message; the .proto files tell it.
+	maxBatch = 20_000
+	// listBatch is how many entries a list sends in one message.
+	listBatch = 256
+	// maxStreams bounds the calls under way on one connection.
+	maxStreams = 64
+	// stopGrace is how long calls may go on after the end was asked for.
+	stopGrace = 3 * time.Second
+	// dialGrace is how long a daemon that may be alive has to accept.
+	dialGrace = 2 * time.Second
+)
+
+// ErrInUse is wrapped by Serve's error when another daemon answers on the
+// socket.
+var ErrInUse = errors.New("another process answers there")
+
+// Config says where and how services are served.
+type Config struct {
+	// Socket is the path of the Unix socket. Its directory is made, with mode
+	// 0755, when it does not exist. The socket gets mode 0660.
+	Socket string
+	// Logger gets refused peers; nil discards.
+	Logger *slog.Logger
+}
+
+// Service is a gRPC service of this package, ready to be served.
+type Service interface {
+	register(grpc.ServiceRegistrar)
+}
+
+// Serve serves on a Unix socket until ctx ends; then calls under way have a
+// few seconds to end and the socket is removed. It also serves the standard
+// health service and reflection. A socket that is left over from a process
+// that was killed is replaced; one that answers is ErrInUse, and anything else
+// at that path is an error.
+//
+// Only root, the user that the process runs as, and members of the group that
+// the socket belongs to are served.
+func Serve(ctx context.Context, cfg Config, services ...Service) error {
+	log := cfg.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	lis, gid, err := listen(cfg.Socket)
+	if err != nil {
+		return fmt.Errorf("API socket %s: %w", cfg.Socket, err)
+	}
+	s := grpc.NewServer(
+		grpc.Creds(&peerCredentials{uid: uint32(os.Geteuid()), gid: gid, log: log}),
+		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.ConnectionTimeout(10*time.Second),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+	)
+	for _, service := range services {
+		service.register(s)
+	}
+	healthy := health.NewServer()
+	for name := range s.GetServiceInfo() {
+		healthy.SetServingStatus(name, healthv1.HealthCheckResponse_SERVING)
+	}
+	healthv1.RegisterHealthServer(s, healthy)
+	reflection.Register(s)
+
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ended := make(chan struct{})
+	defer close(ended)
+	wg.Go(func() {
+		select {
+		case <-ended:
+			return
+		case <-ctx.Done():
+		}
+		healthy.Shutdown()
+		hard := time.AfterFunc(stopGrace, s.Stop)
+		defer hard.Stop()
+		s.GracefulStop()
+	})
+	if err := s.Serve(lis); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("API socket %s: %w", cfg.Socket, err)
+	}
+	return nil
+}
+
+// listen makes the socket and returns the group that it belongs to.
+func listen(path string) (_ *net.UnixListener, gid uint32, err error) {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, 0, err
+	}
+	// Two daemons that start at once must not each take the other's socket
+	// for a stale one.
+	unlock, err := lockDirectory(dir)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer unlock()
+	if err := removeStale(path); err != nil {
+		return nil, 0, err
+	}
+	lis, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, 0, err
+	}
+	defer func() {
+		if err != nil {
+			lis.Close()
+		}
+	}()
+	if err := os.Chmod(path, 0o660); err != nil {
+		return nil, 0, err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, 0, err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return nil, 0, errors.New("the group of the socket is not known")
+	}
+	return lis, st.Gid, nil
+}
+
+func lockDirectory(dir string) (unlock func(), err error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(d.Fd()), unix.LOCK_EX); err != nil {
+		d.Close()
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	return func() { d.Close() }, nil
+}
+
+// removeStale removes a socket that nobody listens on.
+func removeStale(path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case info.Mode().Type() != os.ModeSocket:
+		return fmt.Errorf("there is a %v that is not a socket", info.Mode())
+	}
+	c, err := net.DialTimeout("unix", path, dialGrace)
+	switch {
+	case err == nil:
+		c.Close()
+		return ErrInUse
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return os.Remove(path)
+	}
+	return fmt.Errorf("is the socket stale? %w", err)
+}
