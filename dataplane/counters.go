@@ -1,0 +1,133 @@
+package dataplane
+
+import (
+	"iter"
+	"sync"
+	"sync/atomic"
+)
+
+// Counter is something that a worker counts besides drops.
+type Counter uint8
+
+// The counters. Octets are those of inner packets, IP header included.
+const (
+	EncapPackets    Counter = iota // packets that went to the underlay, fragments each
+	EncapBytes                     // their octets
+	DecapPackets                   // packets that went to the host side
+	DecapBytes                     // their octets
+	HeldPackets                    // packets put into the hold queue
+	ReleasedPackets                // packets that left it because a mapping came
+	MissQueued                     // misses handed to the resolver
+	MissRepeated                   // misses not handed over: the same was a moment ago
+	MissLost                       // misses not handed over: the queue was full
+	Fragmented                     // inner packets that were split
+	OuterFragmented                // packets sent with outer fragmentation allowed
+	ICMPTooBig                     // packet too big messages sent to hosts
+	ICMPUnreachable                // destination unreachable messages sent to hosts
+	ICMPLimited                    // ICMP messages not sent because of the rate limit
+	ECNUnexpected                  // ECN pairs that no standard sender makes (RFC 6040)
+	SendCalls                      // system calls, or the like, that sent
+	ReceiveCalls                   // system calls, or the like, that received
+	HostReads                      // system calls, or the like, that read from the host side
+	HostWrites                     // system calls, or the like, that wrote to it
+	MTULowered                     // path MTUs lowered by ICMP or by the kernel
+
+	numCounters
+)
+
+var counterNames = [numCounters]string{
+	EncapPackets:    "encap_packets",
+	EncapBytes:      "encap_bytes",
+	DecapPackets:    "decap_packets",
+	DecapBytes:      "decap_bytes",
+	HeldPackets:     "held_packets",
+	ReleasedPackets: "released_packets",
+	MissQueued:      "miss_queued",
+	MissRepeated:    "miss_repeated",
+	MissLost:        "miss_lost",
+	Fragmented:      "fragmented",
+	OuterFragmented: "outer_fragmented",
+	ICMPTooBig:      "icmp_too_big",
+	ICMPUnreachable: "icmp_unreachable",
+	ICMPLimited:     "icmp_limited",
+	ECNUnexpected:   "ecn_unexpected",
+	SendCalls:       "send_calls",
+	ReceiveCalls:    "receive_calls",
+	HostReads:       "host_reads",
+	HostWrites:      "host_writes",
+	MTULowered:      "mtu_lowered",
+}
+
+// String returns the stable snake_case name.
+func (c Counter) String() string {
+	if c < numCounters {
+		return counterNames[c]
+	}
+	return "unknown"
+}
+
+// Counters belong to one worker, so that workers do not share cache lines.
+// Any goroutine may read them, and more than one may add.
+type Counters struct {
+	counts [numCounters]atomic.Uint64
+	drops  [numDropReasons]atomic.Uint64
+	_      [64]byte
+}
+
+// Add adds n to a counter.
+func (c *Counters) Add(what Counter, n uint64) { c.counts[what].Add(n) }
+
+// Drop counts n packets dropped for the reason.
+func (c *Counters) Drop(why DropReason, n uint64) { c.drops[why].Add(n) }
+
+// Stats are the counters of all workers of a plane.
+type Stats struct {
+	mu      sync.Mutex
+	workers []*Counters
+}
+
+// Worker returns new Counters that are part of the sum.
+func (s *Stats) Worker() *Counters {
+	c := new(Counters)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.workers = append(s.workers, c)
+	return c
+}
+
+// All returns name and sum of every counter and every drop reason, in a fixed
+// order, zeros included. Reading stops no traffic: counters that are added to
+// meanwhile may be seen before or after.
+func (s *Stats) All() iter.Seq2[string, uint64] {
+	return func(yield func(string, uint64) bool) {
+		for c := range numCounters {
+			if !yield(c.String(), s.Get(c)) {
+				return
+			}
+		}
+		for _, r := range DropReasons() {
+			if !yield("drop_"+r.String(), s.Drops(r)) {
+				return
+			}
+		}
+	}
+}
+
+// Get returns the sum of one counter.
+func (s *Stats) Get(c Counter) uint64 {
+	return s.sum(func(w *Counters) uint64 { return w.counts[c].Load() })
+}
+
+// Drops returns how many packets were dropped for the reason.
+func (s *Stats) Drops(r DropReason) uint64 {
+	return s.sum(func(w *Counters) uint64 { return w.drops[r].Load() })
+}
+
+func (s *Stats) sum(of func(*Counters) uint64) (n uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, w := range s.workers {
+		n += of(w)
+	}
+	return n
+}

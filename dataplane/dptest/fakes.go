@@ -1,0 +1,187 @@
+package dptest
+
+import (
+	"errors"
+	"net"
+	"os"
+	"slices"
+	"sync"
+
+	"github.com/eidolon-lisp/eidolon/dataplane"
+)
+
+// queue is a FIFO that a reader waits on.
+type queue[T any] struct {
+	mu     sync.Mutex
+	cond   *sync.Cond
+	items  []T
+	closed bool
+}
+
+func (q *queue[T]) init() { q.cond = sync.NewCond(&q.mu) }
+
+func (q *queue[T]) put(items ...T) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.items = append(q.items, items...)
+	q.cond.Broadcast()
+}
+
+// take waits for items and returns at most n; none after close.
+func (q *queue[T]) take(n int) []T {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for len(q.items) == 0 && !q.closed {
+		q.cond.Wait()
+	}
+	n = min(n, len(q.items))
+	out := q.items[:n:n]
+	q.items = q.items[n:]
+	return out
+}
+
+// drain returns all items there are, without waiting.
+func (q *queue[T]) drain() []T {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	out := q.items
+	q.items = nil
+	return out
+}
+
+func (q *queue[T]) close() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
+	q.cond.Broadcast()
+}
+
+// ErrRefused is what a Host's Write returns for packets it was told to refuse.
+var ErrRefused = errors.New("dptest: refused")
+
+// Host is the host side of a plane in memory.
+type Host struct {
+	// Refuse, when set before use, makes Write refuse a packet.
+	Refuse func(pkt []byte) bool
+	// Discard forgets what is written, without a copy.
+	Discard bool
+
+	in, out queue[[]byte]
+}
+
+// NewHost returns a host side with nothing to read.
+func NewHost() *Host {
+	h := new(Host)
+	h.in.init()
+	h.out.init()
+	return h
+}
+
+// Inject makes packets that Read returns.
+func (h *Host) Inject(pkts ...[]byte) { h.in.put(pkts...) }
+
+// Written returns copies of the packets that were written since the last call.
+func (h *Host) Written() [][]byte { return h.out.drain() }
+
+// WaitWritten waits for one packet at least and returns those there are; none
+// after Close.
+func (h *Host) WaitWritten() [][]byte { return h.out.take(1 << 30) }
+
+// Read implements dataplane.HostReader.
+func (h *Host) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	pkts := h.in.take(len(bufs))
+	if len(pkts) == 0 {
+		return 0, os.ErrClosed
+	}
+	for i, p := range pkts {
+		sizes[i] = copy(bufs[i][offset:], p)
+	}
+	return len(pkts), nil
+}
+
+// Write implements dataplane.HostWriter.
+func (h *Host) Write(pkts [][]byte) (n int, err error) {
+	for _, p := range pkts {
+		if h.Refuse != nil && h.Refuse(p) {
+			err = ErrRefused
+			continue
+		}
+		n++
+		if !h.Discard {
+			h.out.put(slices.Clone(p))
+		}
+	}
+	return n, err
+}
+
+// Close ends Read and WaitWritten.
+func (h *Host) Close() error {
+	h.in.close()
+	h.out.close()
+	return nil
+}
+
+// Underlay is the provider side of a plane in memory.
+type Underlay struct {
+	// Lose, when set before use, says which packets Send can't send, and why.
+	Lose func(p *dataplane.Packet) dataplane.DropReason
+	// Discard forgets what is sent, without a copy.
+	Discard bool
+
+	in, out queue[dataplane.Packet]
+}
+
+// NewUnderlay returns an underlay with nothing to receive.
+func NewUnderlay() *Underlay {
+	u := new(Underlay)
+	u.in.init()
+	u.out.init()
+	return u
+}
+
+// Inject makes packets that Receive returns.
+func (u *Underlay) Inject(pkts ...dataplane.Packet) { u.in.put(pkts...) }
+
+// Sent returns copies of the packets that were sent since the last call.
+func (u *Underlay) Sent() []dataplane.Packet { return u.out.drain() }
+
+// WaitSent waits for one packet at least and returns those there are; none
+// after Close.
+func (u *Underlay) WaitSent() []dataplane.Packet { return u.out.take(1 << 30) }
+
+// Send implements dataplane.Sender.
+func (u *Underlay) Send(pkts []dataplane.Packet) {
+	for i := range pkts {
+		if u.Lose != nil {
+			if pkts[i].Drop = u.Lose(&pkts[i]); pkts[i].Drop != dataplane.NotDropped {
+				continue
+			}
+		}
+		if !u.Discard {
+			p := pkts[i]
+			p.Data = slices.Clone(p.Data)
+			u.out.put(p)
+		}
+	}
+}
+
+// Receive implements dataplane.Receiver.
+func (u *Underlay) Receive(pkts []dataplane.Packet) (int, error) {
+	in := u.in.take(len(pkts))
+	if len(in) == 0 {
+		return 0, net.ErrClosed
+	}
+	return copy(pkts, in), nil
+}
+
+// Close ends Receive and WaitSent.
+func (u *Underlay) Close() error {
+	u.in.close()
+	u.out.close()
+	return nil
+}
+
+var (
+	_ dataplane.Host     = (*Host)(nil)
+	_ dataplane.Underlay = (*Underlay)(nil)
+)

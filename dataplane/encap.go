@@ -1,0 +1,376 @@
+package dataplane
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/eidolon-lisp/eidolon/encap"
+)
+
+// Limits of the way out that are ours.
+const (
+	// fragmentArena is the room for fragments of one batch; when it is full
+	// the batch is sent in parts.
+	fragmentArena = 128 << 10
+	// ICMP messages to hosts, for each worker and kind, a second and at once.
+	icmpRate  = 100
+	icmpBurst = 50
+)
+
+// Encap is a worker on the way out: packets of one instance come from the host
+// side and go to the underlay. It belongs to one goroutine.
+type Encap struct {
+	f     *Forwarder
+	iid   uint32
+	host  HostWriter // for ICMP messages to hosts
+	under Sender
+	c     *Counters
+	held  bool // this worker releases the hold queue
+
+	tooBig, unreachable bucket
+
+	run  run
+	flow encap.Flow
+	out  []Packet
+	frag []byte    // arena, fragments are appended
+	icmp []byte    // one message
+	msg  [1][]byte // Write's argument
+
+	bufs  [][]byte // of Run
+	sizes []int
+}
+
+// run is a sequence of packets of one flow: the decision is made for the first
+// and holds for all, within one batch.
+type run struct {
+	valid bool
+	key   encap.Key
+
+	entry *Entry
+	rloc  *RLOC
+	src   netip.Addr // outer source
+	hash  uint32
+	drop  DropReason
+	miss  bool
+	told  bool // an ICMP message was sent, or refused by the limit
+
+	packets, bytes uint64 // to add to the counters of entry and rloc
+}
+
+// NewEncap returns a worker for the packets of an instance. ICMP messages to
+// the hosts go to host.
+func (f *Forwarder) NewEncap(iid uint32, host HostWriter, under Sender) *Encap {
+	return &Encap{
+		f: f, iid: iid, host: host, under: under, c: f.stats.Worker(),
+		tooBig: newBucket(icmpRate, icmpBurst), unreachable: newBucket(icmpRate, icmpBurst),
+		out:  make([]Packet, 0, 2*MaxBatch),
+		frag: make([]byte, 0, fragmentArena),
+		icmp: make([]byte, 0, encap.MaxICMP),
+	}
+}
+
+// NewReleaser returns a worker for RunHold: as NewEncap, but what it can't
+// forward is dropped, not held again.
+func (f *Forwarder) NewReleaser(iid uint32, host HostWriter, under Sender) *Encap {
+	e := f.NewEncap(iid, host, under)
+	e.held = true
+	return e
+}
+
+// Counters returns the worker's counters.
+func (e *Encap) Counters() *Counters { return e.c }
+
+// Run reads from r and forwards until r is closed, which is not an error.
+// offset is where packets begin in the buffers, at least Headroom.
+func (e *Encap) Run(r HostReader, offset int) error {
+	const bufLen = 65535 // most of it is never touched, and so not resident
+	if e.bufs == nil {
+		e.bufs, e.sizes = make([][]byte, MaxBatch), make([]int, MaxBatch)
+		for i := range e.bufs {
+			e.bufs[i] = make([]byte, offset+bufLen)
+		}
+	}
+	for {
+		n, err := r.Read(e.bufs, e.sizes, offset)
+		if n > 0 {
+			e.Batch(e.f.now(), e.bufs[:n], e.sizes[:n], offset)
+		}
+		if err != nil {
+			if errors.Is(err, os.ErrClosed) {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+// Batch forwards the packets that begin at offset in each of bufs and are as
+// long as sizes say. The octets before them are overwritten. Packets are
+// edited in place and are the caller's again when Batch returns.
+func (e *Encap) Batch(now time.Time, bufs [][]byte, sizes []int, offset int) {
+	s := e.f.fib.Snapshot()
+	for i, b := range bufs {
+		e.packet(s, now, b[:offset+sizes[i]], offset, true)
+	}
+	e.end()
+}
+
+// release forwards held packets.
+func (e *Encap) release(now time.Time, pkts []heldPacket) {
+	s := e.f.fib.Snapshot()
+	for _, p := range pkts {
+		e.packet(s, now, p.buf, Headroom, false)
+	}
+	e.end()
+}
+
+func (e *Encap) end() {
+	e.endRun()
+	e.flush()
+}
+
+// packet forwards b[offset:].
+func (e *Encap) packet(s *Snapshot, now time.Time, b []byte, offset int, fresh bool) {
+	pkt := b[offset:]
+	f := &e.flow
+	if drop := decode(f, pkt); drop != NotDropped {
+		e.c.Drop(drop, 1)
+		return
+	}
+	r := &e.run
+	if !r.valid || r.key != f.Key {
+		e.endRun()
+		e.decide(s, now)
+	}
+	switch {
+	case r.miss:
+		e.missed(pkt, now)
+		return
+	case r.drop != NotDropped:
+		e.refuse(pkt, now)
+		return
+	case fresh && e.f.hold != nil && e.f.hold.active.Load() > 0:
+		// Packets of this destination may still be on their way out of the
+		// hold queue; this one must not pass them.
+		if taken, drop := e.f.hold.put(holdKey{e.iid, f.Dst}, f.Src, pkt, now, true); taken {
+			e.countHeld(drop)
+			return
+		}
+	}
+	room := r.rloc.Room()
+	if f.Length <= room {
+		e.emit(b[offset-encap.HeaderLen:], false)
+		return
+	}
+	e.oversized(b, offset, room, now)
+}
+
+// decode parses an inner packet and makes the checks that both ways share.
+func decode(f *encap.Flow, pkt []byte) DropReason {
+	switch err := f.Decode(pkt); {
+	case err == nil:
+	case errors.Is(err, encap.ErrVersion):
+		return DropInnerVersion
+	case errors.Is(err, encap.ErrTruncated):
+		return DropInnerTruncated
+	default:
+		return DropInnerHeader
+	}
+	switch {
+	case f.Length != len(pkt):
+		return DropInnerTrailing
+	case f.Dst.IsMulticast() || f.Src.IsMulticast():
+		return DropMulticast
+	case !encap.Routable(f.Dst) || !encap.Routable(f.Src):
+		return DropNotRoutable
+	case f.TTL == 0:
+		return DropTTLExpired
+	}
+	return NotDropped
+}
+
+// decide looks the flow up.
+func (e *Encap) decide(s *Snapshot, now time.Time) {
+	f, r := &e.flow, &e.run
+	*r = run{valid: true, key: f.Key}
+	switch {
+	case !s.Local(e.iid, f.Src):
+		r.drop = DropSourceNotEID // RFC 9300 section 8: both EIDs in one instance
+		return
+	case s.Local(e.iid, f.Dst):
+		r.drop = DropDestinationLocal
+		return
+	}
+	r.entry = s.Lookup(e.iid, f.Dst, f.Src, now)
+	if r.entry == nil || r.entry.miss {
+		r.drop, r.miss = DropNoMapping, true
+		return
+	}
+	if r.drop = r.entry.drop; r.drop != NotDropped {
+		return
+	}
+	r.hash = f.Hash()
+	r.rloc = r.entry.RLOC(r.hash)
+	r.src = s.Source(r.rloc.addr)
+	if !r.src.IsValid() {
+		r.drop = DropNoSource
+	}
+}
+
+// endRun adds the run's packets to the counters that all workers share.
+func (e *Encap) endRun() {
+	if r := &e.run; r.packets > 0 {
+		r.entry.use.packets.Add(r.packets)
+		r.entry.use.bytes.Add(r.bytes)
+		r.rloc.packets.Add(r.packets)
+		r.rloc.bytes.Add(r.bytes)
+	}
+	e.run.valid = false
+	e.run.packets, e.run.bytes = 0, 0
+}
+
+// emit queues data, the inner packet with room for the LISP header before it.
+func (e *Encap) emit(data []byte, fragmentable bool) {
+	r := &e.run
+	encap.PutHeader(data, e.iid)
+	r.packets++
+	r.bytes += uint64(len(data) - encap.HeaderLen)
+	e.out = append(e.out, Packet{
+		Data: data, Src: r.src, Dst: r.rloc.addr, Hash: r.hash,
+		TTL: e.flow.TTL, TOS: encap.OuterTOS(e.flow.TOS), Fragmentable: fragmentable,
+	})
+	if len(e.out) == cap(e.out) {
+		e.flush()
+	}
+}
+
+// flush sends what is queued and gives the arena free.
+func (e *Encap) flush() {
+	if len(e.out) > 0 {
+		e.under.Send(e.out)
+		var packets, bytes uint64
+		for i := range e.out {
+			p := &e.out[i]
+			if p.Drop != NotDropped {
+				e.c.Drop(p.Drop, 1)
+				continue
+			}
+			packets++
+			bytes += uint64(len(p.Data) - encap.HeaderLen)
+			if p.Fragmentable {
+				e.c.Add(OuterFragmented, 1)
+			}
+		}
+		e.c.Add(EncapPackets, packets)
+		e.c.Add(EncapBytes, bytes)
+	}
+	clear(e.out)
+	e.out, e.frag = e.out[:0], e.frag[:0]
+}
+
+// missed asks for a mapping and holds or drops the packet.
+func (e *Encap) missed(pkt []byte, now time.Time) {
+	f := &e.flow
+	e.c.Add(e.f.misses.offer(Miss{IID: e.iid, Dst: f.Dst, Src: f.Src}, now), 1)
+	if e.f.hold == nil || e.held {
+		e.c.Drop(DropNoMapping, 1)
+		return
+	}
+	_, drop := e.f.hold.put(holdKey{e.iid, f.Dst}, f.Src, pkt, now, false)
+	e.countHeld(drop)
+}
+
+func (e *Encap) countHeld(drop DropReason) {
+	if drop != NotDropped {
+		e.c.Drop(drop, 1)
+		return
+	}
+	e.c.Add(HeldPackets, 1)
+}
+
+// refuse drops the packet, and where the mapping says drop tells its source
+// (RFC 9301 section 5.4).
+func (e *Encap) refuse(pkt []byte, now time.Time) {
+	r := &e.run
+	e.c.Drop(r.drop, 1)
+	why := encap.NoRoute
+	switch r.drop {
+	case DropNegative:
+	case DropPolicyDenied, DropAuthFailure:
+		why = encap.Prohibited
+	default:
+		return
+	}
+	if r.told {
+		return
+	}
+	r.told = true
+	if msg, ok := encap.AppendUnreachable(e.icmp[:0], pkt, why); ok {
+		e.tell(msg, &e.unreachable, ICMPUnreachable, now)
+	}
+}
+
+// oversized handles a packet that is larger than the path takes (RFC 9300
+// section 7).
+func (e *Encap) oversized(b []byte, offset, room int, now time.Time) {
+	f, pkt := &e.flow, b[offset:]
+	switch {
+	case !f.DF:
+		e.fragment(pkt, room)
+		return
+	case f.Src.Is6() && f.Length <= encap.MinMTU6:
+		// No IPv6 host sends less than this, whatever it is told: the outer
+		// packet has to be fragmented (RFC 2473 section 7.1 b).
+		e.emit(b[offset-encap.HeaderLen:], true)
+		return
+	}
+	e.c.Drop(DropTooBig, 1)
+	if e.run.told {
+		return
+	}
+	e.run.told = true
+	if f.Src.Is6() {
+		room = max(room, encap.MinMTU6)
+	}
+	if msg, ok := encap.AppendTooBig(e.icmp[:0], pkt, room); ok {
+		e.tell(msg, &e.tooBig, ICMPTooBig, now)
+	}
+}
+
+// fragment splits an IPv4 packet and queues the pieces.
+func (e *Encap) fragment(pkt []byte, room int) {
+	fr, err := encap.NewFragmenter(pkt, room)
+	if err != nil {
+		e.c.Drop(DropNotFragmentable, 1)
+		return
+	}
+	e.c.Add(Fragmented, 1)
+	for {
+		if cap(e.frag)-len(e.frag) < encap.HeaderLen+room {
+			e.flush()
+		}
+		start := len(e.frag)
+		b, ok := fr.Next(e.frag[:start+encap.HeaderLen])
+		if !ok {
+			return
+		}
+		e.frag = b
+		e.emit(b[start:len(b):len(b)], false)
+	}
+}
+
+// tell writes an ICMP message to the host side, if the bucket has a token.
+func (e *Encap) tell(msg []byte, limit *bucket, what Counter, now time.Time) {
+	if !limit.allow(now) {
+		e.c.Add(ICMPLimited, 1)
+		return
+	}
+	e.msg[0] = msg
+	if n, _ := e.host.Write(e.msg[:]); n == 1 {
+		e.c.Add(what, 1)
+	} else {
+		e.c.Drop(DropHostWrite, 1)
+	}
+}

@@ -1,0 +1,109 @@
+package dataplane
+
+import (
+	"context"
+	"iter"
+	"time"
+)
+
+// Config is what a Forwarder needs to know besides its FIB.
+type Config struct {
+	// Miss says what becomes of packets without a mapping.
+	Miss MissPolicy
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+}
+
+// Forwarder is the core of a plane: it makes the workers and holds what they
+// share. All methods may be called from any goroutine.
+type Forwarder struct {
+	fib    *FIB
+	now    func() time.Time
+	stats  Stats
+	misses *misses
+	hold   *hold // nil when the policy is to drop
+}
+
+// NewForwarder returns a core that forwards by fib. It starts no goroutine.
+func NewForwarder(fib *FIB, cfg Config) *Forwarder {
+	f := &Forwarder{fib: fib, now: cfg.Now, misses: newMisses()}
+	if f.now == nil {
+		f.now = time.Now
+	}
+	if cfg.Miss.Hold {
+		f.hold = newHold(cfg.Miss)
+	}
+	return f
+}
+
+// FIB returns the table.
+func (f *Forwarder) FIB() *FIB { return f.fib }
+
+// Misses returns the queue of destinations that want a mapping. It is bounded;
+// what finds it full is counted and lost.
+func (f *Forwarder) Misses() <-chan Miss { return f.misses.queue }
+
+// Counters returns new counters that are part of Stats, for a part of the
+// plane outside of the core.
+func (f *Forwarder) Counters() *Counters { return f.stats.Worker() }
+
+// Stats returns name and value of every counter and every drop reason.
+func (f *Forwarder) Stats() iter.Seq2[string, uint64] { return f.stats.All() }
+
+// Count returns the sum of one counter over all workers.
+func (f *Forwarder) Count(c Counter) uint64 { return f.stats.Get(c) }
+
+// Drops returns how many packets all workers dropped for the reason.
+func (f *Forwarder) Drops(r DropReason) uint64 { return f.stats.Drops(r) }
+
+// holdTick is how often held packets are looked at without a change of the
+// FIB: they age, and a worker may have put one in just after its mapping came.
+const holdTick = 50 * time.Millisecond
+
+// RunHold releases and expires held packets until ctx is done. Each instance's
+// packets go out through its Encap in workers, which belong to this call. With
+// the policy to drop it only waits.
+func (f *Forwarder) RunHold(ctx context.Context, workers map[uint32]*Encap) {
+	if f.hold == nil {
+		<-ctx.Done()
+		return
+	}
+	tick := time.NewTimer(time.Hour)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-f.fib.Changed():
+		case <-f.hold.kick:
+		case <-tick.C:
+		}
+		f.Release(f.now(), workers)
+		if f.hold.active.Load() > 0 {
+			tick.Reset(holdTick)
+		}
+	}
+}
+
+// Release sends the held packets whose mapping is there at now, in order, and
+// drops those that were held for too long. RunHold calls it; so may a test.
+func (f *Forwarder) Release(now time.Time, workers map[uint32]*Encap) {
+	if f.hold == nil || f.hold.active.Load() == 0 {
+		return
+	}
+	for _, k := range f.hold.keys() {
+		w := workers[k.iid]
+		if w == nil {
+			continue
+		}
+		w.c.Drop(DropHoldTimeout, uint64(f.hold.expire(k, now)))
+		e := f.fib.Snapshot().Lookup(k.iid, k.dst, f.hold.first(k), now)
+		if e == nil || e.miss {
+			continue
+		}
+		for pkts := f.hold.take(k); len(pkts) > 0; pkts = f.hold.take(k) {
+			w.c.Add(ReleasedPackets, uint64(len(pkts)))
+			w.release(now, pkts)
+		}
+	}
+}
