@@ -1,0 +1,45 @@
+// Package server is the map-server and map-resolver (RFC 9301 sections 8.2 to
+// 8.4): it takes the registrations of sites, keeps them and what an operator
+// put, and answers Map-Requests or forwards them to an ETR.
+//
+// # The two paths
+//
+// Requests are read-only: any number of reader goroutines answer them from one
+// immutable table behind an atomic pointer, without a lock. Everything that
+// changes the table (Map-Registers, expiry, Put and Delete) goes through one
+// mutex: a batch edits the table, publishes it, commits what changed to the
+// store, and only then are the Map-Notifies sent. Map-Registers are
+// authenticated by the readers before they queue for the writer.
+//
+// # What is known about an EID
+//
+// One table holds all EIDs that are known to exist: the configured EID-prefixes
+// of the sites, registered or not, static mappings, and mappings that were put
+// over the API. The longest match decides; where one EID has several origins, a
+// static mapping goes before a registration, and that before an API mapping.
+//
+// # Choices where RFC 9301 leaves one, or contradicts itself
+//
+//   - A Map-Notify goes to port 4342 when the Map-Register came from there, or
+//     from one of the RLOCs that it registers, which no NAT can have
+//     translated (sections 3, 5.7 and 8.2). In all other cases it goes to the
+//     source port of the Map-Register (section 5), the only one that a NAT
+//     lets back in.
+//   - A Map-Register with the nonce and the authentication data of the last one
+//     accepted is a retransmission (section 5.7), not a replay (section 5.6):
+//     it is answered by the Map-Notify again, and not processed. A lower nonce,
+//     or the same one with other contents, is a replay.
+//   - Record TTL 0 withdraws a registration.
+//   - Without the merge bit a registration replaces those of all xTRs for its
+//     EID-prefix; with it, only those that were made without the bit.
+//   - A Map-Request is forwarded to any usable RLOC of the registration, chosen
+//     by a hash of EID and nonce: a retry of the ITR, which has a new nonce,
+//     may reach another ETR.
+//   - The A bit of a Map-Request turns a proxy reply into forwarding, unless the
+//     site is configured for proxy replies only.
+//   - A Map-Reply holds the longest match and all its more-specifics (section
+//     5.5), all with the lowest of their TTLs. Where they do not fit in one
+//     packet, or one of them is not ours to answer for, it holds one record:
+//     the longest match, narrowed to the largest part that holds the requested
+//     address and none of the more-specifics.
+package server

@@ -1,0 +1,180 @@
+package server
+
+import (
+	"bytes"
+	"errors"
+	"net/netip"
+	"time"
+
+	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/auth"
+	"github.com/eidolon-lisp/eidolon/mapping/wire"
+)
+
+// register is an authenticated Map-Register of one site, which owns all that
+// it holds.
+type register struct {
+	site     *site
+	key      auth.Key
+	msg      wire.MapRegister
+	by       mapping.Registrant
+	flags    mapping.RegisterFlags
+	records  []*mapping.Record // normalised
+	src, dst netip.AddrPort
+}
+
+// register checks a Map-Register as far as it needs no lock: whose it is, its
+// authentication, what it wants to register (RFC 9301 sections 5.6 and 8.2).
+// It returns nil for one that is refused.
+func (r *reader) register(now time.Time, msg []byte, src, dst netip.AddrPort) *register {
+	s := r.s
+	s.counters.inc(mapRegisters)
+	m := &r.reg
+	if err := m.Decode(msg); err != nil {
+		s.counters.inc(dropMalformed)
+		return nil
+	}
+	owner, why := s.owner(m.Records)
+	if why != 0 {
+		s.refuse(now, owner, why, src)
+		return nil
+	}
+	key, err := auth.Verify(msg, owner.keys, owner.minimum)
+	if err != nil {
+		owner.authFailures.Add(1)
+		s.refuse(now, owner, authCounter(err), src)
+		return nil
+	}
+	// From here on the sender is one that the site trusts.
+	reg := &register{site: owner, key: key, src: src, dst: dst}
+	if err := reg.msg.Decode(bytes.Clone(msg)); err != nil {
+		s.counters.inc(dropMalformed) // can't be: it was decoded before
+		return nil
+	}
+	reg.by = mapping.Registrant{RLOC: src.Addr()}
+	if m.HasXTRID && m.XTRID != (mapping.XTRID{}) {
+		reg.by = mapping.Registrant{XTRID: m.XTRID, SiteID: m.SiteID}
+	}
+	for _, f := range []struct {
+		set  bool
+		flag mapping.RegisterFlags
+	}{{m.ProxyReply, mapping.ProxyReply}, {m.Merge, mapping.MergeSet}, {m.TTLFromRegister, mapping.TTLFromReg}, {m.Security, mapping.SecurityCap}} {
+		if f.set {
+			reg.flags |= f.flag
+		}
+	}
+	for w := range reg.msg.Records.All() {
+		rec, err := w.Mapping()
+		if err != nil {
+			s.refuse(now, owner, refusedNotIPEID, src)
+			return nil
+		}
+		for _, l := range rec.Locators {
+			if l.Addr.IsValid() && checkRLOC(l.Addr, src.Addr().IsLoopback()) != nil {
+				s.refuse(now, owner, refusedLocator, src)
+				return nil
+			}
+		}
+		normalise(rec)
+		reg.records = append(reg.records, rec)
+	}
+	return reg
+}
+
+// owner returns the one site that all records belong to, or why there is none.
+func (s *Server) owner(recs wire.Records) (owner *site, why counter) {
+	for rec := range recs.All() {
+		e, err := rec.EID.EID(rec.MaskLen)
+		if err != nil {
+			return owner, refusedNotIPEID
+		}
+		p, why := s.sites.admit(e)
+		if why != 0 {
+			return owner, why
+		}
+		if owner != nil && p.site != owner {
+			return owner, refusedSeveralSites
+		}
+		owner = p.site
+	}
+	if owner == nil {
+		return nil, refusedNoRecords
+	}
+	return owner, 0
+}
+
+func authCounter(err error) counter {
+	switch {
+	case errors.Is(err, auth.ErrUnknownKey):
+		return refusedUnknownKey
+	case errors.Is(err, auth.ErrAlgorithm), errors.Is(err, auth.ErrLength):
+		return refusedAlgorithm
+	}
+	return refusedDigest
+}
+
+// refuse counts a Map-Register that is not taken, and logs some of them: a
+// flood must not fill the disk. owner may be nil.
+func (s *Server) refuse(now time.Time, owner *site, why counter, src netip.AddrPort) {
+	s.counters.inc(why)
+	name := ""
+	if owner != nil {
+		owner.refused.Add(1)
+		name = owner.name
+	}
+	if !s.refusals.AllowN(now, 1) {
+		s.suppressed.Add(1)
+		return
+	}
+	s.log.Warn("registration refused", "reason", why.String(), "src", src, "site", name, "suppressed", s.suppressed.Swap(0))
+}
+
+// notify builds the Map-Notify that acknowledges reg: its fields copied, its
+// records as they are registered now where others' sets were merged in (RFC
+// 9301 sections 5.6 and 5.7).
+func (s *Server) notify(t *table, reg *register) (datagram, error) {
+	m := wire.MapNotify{
+		Nonce:    reg.msg.Nonce,
+		Auth:     wire.Authentication{KeyID: reg.key.ID, Algorithm: uint8(reg.key.Algorithm), Data: make([]byte, len(reg.msg.Auth.Data))},
+		Records:  reg.msg.Records,
+		HasXTRID: reg.msg.HasXTRID,
+		XTRID:    reg.msg.XTRID,
+		SiteID:   reg.msg.SiteID,
+	}
+	if reg.flags&mapping.MergeSet != 0 {
+		recs := make([]*mapping.Record, len(reg.records))
+		for i, rec := range reg.records {
+			recs[i] = rec
+			v, _ := t.Get(rec.EID)
+			if n, ok := v.(*node); ok && n.registered != nil {
+				recs[i] = n.registered
+			}
+		}
+		merged, err := wire.NewRecords(recs...)
+		if err != nil {
+			return datagram{}, err
+		}
+		m.Records = merged
+	}
+	b, err := m.AppendBinary(nil)
+	if err != nil {
+		return datagram{}, err
+	}
+	if err := auth.Sign(b, reg.key); err != nil {
+		return datagram{}, err
+	}
+	return datagram{payload: b, src: reg.dst, dst: reg.notifyTo()}, nil
+}
+
+// notifyTo is where the Map-Notify goes; the package documentation has the
+// reasons.
+func (reg *register) notifyTo() netip.AddrPort {
+	for _, rec := range reg.records {
+		for _, l := range rec.Locators {
+			if l.Addr == reg.src.Addr() {
+				return netip.AddrPortFrom(reg.src.Addr(), wire.Port)
+			}
+		}
+	}
+	return reg.src
+}

@@ -1,0 +1,99 @@
+package server
+
+import (
+	"bytes"
+	"crypto/sha256"
+
+	"github.com/eidolon-lisp/eidolon/mapping"
+)
+
+// nonceKey says whose Map-Register nonce it is (RFC 9301 section 5.6). The zero
+// by stands for all xTRs that were forgotten.
+type nonceKey struct {
+	site string
+	by   mapping.Registrant
+	key  uint8
+}
+
+func (k nonceKey) item(nonce uint64) mapping.Item {
+	return mapping.Item{Kind: mapping.ItemNonce, Site: k.site, By: k.by, KeyID: k.key, Nonce: nonce}
+}
+
+// nonceState is the last Map-Register that was accepted.
+type nonceState struct {
+	nonce uint64
+	// digest is its authentication data, which no other message has; size 0
+	// after a restart, when only the nonce is known.
+	digest [sha256.Size]byte
+	size   int
+	seen   age
+}
+
+func (st *nonceState) remember(nonce uint64, digest []byte, now age) {
+	*st = nonceState{nonce: nonce, size: copy(st.digest[:], digest), seen: now}
+	copy(st.digest[:], digest)
+}
+
+// repeats reports whether the message with this nonce and authentication data
+// is the one that st remembers.
+func (st *nonceState) repeats(nonce uint64, digest []byte) bool {
+	return st.nonce == nonce && st.size > 0 && bytes.Equal(st.digest[:st.size], digest)
+}
+
+// stale reports whether a Map-Register of k with this nonce is a replay. An
+// xTR that is not known must be above the nonces of all that were forgotten, or
+// their Map-Registers could be replayed.
+func (s *Server) stale(k nonceKey, nonce uint64) bool {
+	st := s.nonces[k]
+	if st == nil {
+		st = s.nonces[nonceKey{site: k.site, key: k.key}]
+	}
+	return st != nil && nonce <= st.nonce
+}
+
+// accept remembers the Map-Register as the last one of k. durable says that the
+// store must have it before the Map-Notify goes out; else it may be late.
+func (s *Server) accept(owner *site, k nonceKey, nonce uint64, digest []byte, now age, durable bool) {
+	st := s.nonces[k]
+	if st == nil {
+		if owner.registrants.Load() >= maxRegistrants {
+			s.forgetOldest(owner)
+		}
+		st = new(nonceState)
+		s.nonces[k] = st
+		owner.registrants.Add(1)
+	}
+	st.remember(nonce, digest, now)
+	if durable {
+		s.put(k.item(nonce))
+		delete(s.late, k)
+	} else {
+		s.late[k] = nonce
+	}
+}
+
+// forgetOldest makes room for one more xTR of a site: the one that was not
+// heard for longest goes, and raises the floor.
+func (s *Server) forgetOldest(owner *site) {
+	var oldest nonceKey
+	var found *nonceState
+	for k, st := range s.nonces {
+		if k.site == owner.name && k.by != (mapping.Registrant{}) && (found == nil || st.seen < found.seen) {
+			oldest, found = k, st
+		}
+	}
+	if found == nil {
+		return
+	}
+	delete(s.nonces, oldest)
+	delete(s.late, oldest)
+	owner.registrants.Add(-1)
+	s.remove(oldest.item(0))
+	all := nonceKey{site: oldest.site, key: oldest.key}
+	if floor := s.nonces[all]; floor == nil {
+		s.nonces[all] = &nonceState{nonce: found.nonce}
+	} else {
+		floor.nonce = max(floor.nonce, found.nonce)
+	}
+	s.put(all.item(s.nonces[all].nonce))
+}

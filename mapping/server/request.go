@@ -1,0 +1,421 @@
+package server
+
+import (
+	"context"
+	"hash/maphash"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/wire"
+)
+
+// datagram is a message to send.
+type datagram struct {
+	payload []byte
+	// src is the local address; not valid: any of dst's family.
+	src, dst netip.AddrPort
+}
+
+// reader handles the messages that one goroutine receives. It owns what it
+// decodes into and encodes to, so that answering allocates little.
+type reader struct {
+	s   *Server
+	ecm wire.ECM
+	req wire.MapRequest
+	reg wire.MapRegister
+
+	out     []datagram
+	buf     []byte            // of what is forwarded
+	reply   []byte            // of the Map-Reply
+	found   []*mapping.Record // the answer to one requested EID
+	scratch mapping.Record    // what of it is being encoded
+}
+
+func (s *Server) newReader() *reader { return &reader{s: s} }
+
+// handle processes one message, which it borrows until it returns. out is what
+// to send, valid until the next call. reg is an authenticated Map-Register for
+// the writer, or nil.
+func (r *reader) handle(now time.Time, msg []byte, src, dst netip.AddrPort) (out []datagram, reg *register) {
+	r.out, r.buf = r.out[:0], r.buf[:0]
+	t, err := wire.PeekType(msg)
+	if err != nil {
+		r.s.counters.inc(dropMalformed)
+		return nil, nil
+	}
+	switch t {
+	case wire.TypeMapRequest:
+		if err := r.req.Decode(msg); err != nil {
+			r.s.counters.inc(dropMalformed)
+			return nil, nil
+		}
+		r.request(request{now: now, msg: msg, from: src, src: src, local: dst})
+	case wire.TypeECM:
+		r.encapsulated(now, msg, src, dst)
+	case wire.TypeMapRegister:
+		return nil, r.register(now, msg, src, dst)
+	default:
+		// Map-Replies too: a map-server sends no Map-Requests of its own
+		// (RFC 9301 section 8.3).
+		r.s.counters.inc(dropUnexpectedType)
+	}
+	return r.out, nil
+}
+
+func (r *reader) encapsulated(now time.Time, msg []byte, src, dst netip.AddrPort) {
+	if err := r.ecm.Decode(msg); err != nil {
+		r.s.counters.inc(dropMalformed)
+		return
+	}
+	if t, err := wire.PeekType(r.ecm.Message); err != nil || t != wire.TypeMapRequest {
+		r.s.counters.inc(dropUnexpectedType)
+		return
+	}
+	if err := r.req.Decode(r.ecm.Message); err != nil {
+		r.s.counters.inc(dropMalformed)
+		return
+	}
+	r.s.counters.inc(encapsulatedMapRequests)
+	r.request(request{now: now, msg: r.ecm.Message, from: src, src: r.ecm.Src, target: r.ecm.Dst, hops: r.ecm.HopLimit, local: dst})
+}
+
+// request is what is known of a Map-Request besides its fields.
+type request struct {
+	now   time.Time
+	msg   []byte         // as it was received
+	from  netip.AddrPort // who sent it to us
+	src   netip.AddrPort // whose Map-Request it is: the inner source of an ECM
+	local netip.AddrPort // our address that it came to
+	// target and hops are the inner destination and hop limit of an ECM.
+	target netip.AddrPort
+	hops   uint8
+}
+
+// request answers or forwards the Map-Request in r.req (RFC 9301 sections 8.3
+// and 8.4).
+func (r *reader) request(q request) {
+	s, m := r.s, &r.req
+	s.counters.inc(mapRequests)
+	switch {
+	case m.Probe: // RFC 9301 section 5.2
+		s.counters.inc(dropProbe)
+		return
+	case m.SMR: // for ITRs
+		s.counters.inc(dropSMR)
+		return
+	case m.NoReply:
+		s.counters.inc(dropNoReplyWanted)
+		return
+	case len(m.EIDs) == 0:
+		s.counters.inc(dropNoEID)
+		return
+	case len(m.EIDs) > maxRequestRecords:
+		s.counters.inc(dropTooManyRecords)
+		return
+	case !s.limiter.allow(s.age(q.now), q.from.Addr(), len(m.EIDs)):
+		s.counters.inc(dropRateLimited)
+		return
+	}
+	itr := s.itrRLOC(m, q)
+	if !itr.IsValid() || q.src.Port() == 0 { // RFC 9301 section 5.3
+		s.counters.inc(dropNoITRRLOC)
+		return
+	}
+	debug := s.log.Enabled(context.Background(), slog.LevelDebug)
+	t := s.table.Load()
+	reply := reply{r: r, dst: netip.AddrPortFrom(itr, q.src.Port()), limit: s.maxReply6}
+	if itr.Is4() {
+		reply.limit = s.maxReply4
+	}
+	for _, rec := range m.EIDs {
+		e, err := rec.EID.EID(rec.MaskLen)
+		if err != nil {
+			s.counters.inc(dropNotIPEID)
+			continue
+		}
+		if debug {
+			s.log.Debug("map-request received", "eid", e, "itr", itr)
+		}
+		if n := r.resolve(t, e, m.Authoritative, reply.limit); n != nil {
+			r.forward(n, e, q)
+			continue
+		}
+		reply.add()
+		if debug {
+			s.log.Debug("map-reply sent", "eid", r.found[0].EID, "action", r.found[0].Action, "itr", itr)
+		}
+	}
+	reply.send(q.local)
+}
+
+// itrRLOC picks the ITR-RLOC to reply to: one that can be sent to, of the
+// family that the request came in if possible. The zero Addr: none.
+func (s *Server) itrRLOC(m *wire.MapRequest, q request) netip.Addr {
+	var other netip.Addr
+	for _, a := range m.ITRRLOCs {
+		ip, ok := a.IP()
+		if !ok || checkRLOC(ip, q.from.Addr().IsLoopback()) != nil {
+			continue
+		}
+		if ip.Is4() == q.local.Addr().Is4() && s.canSend(ip) {
+			return ip
+		}
+		if !other.IsValid() && s.canSend(ip) {
+			other = ip
+		}
+	}
+	return other
+}
+
+// canSend reports whether a socket of a's family is open.
+func (s *Server) canSend(a netip.Addr) bool {
+	if a.Is4() {
+		return s.send4
+	}
+	return s.send6
+}
+
+// resolve finds what the table says about e. It returns the node whose ETRs
+// are to answer, or nil after putting the records of the answer in r.found:
+// the first one stands for e.
+func (r *reader) resolve(t *table, e mapping.EID, authoritative bool, limit int) (forward *node) {
+	r.found = r.found[:0]
+	addr := e.Prefix.Addr()
+	found, v, ok := lookup(t, e)
+	if !ok {
+		r.hole(t, e, limit)
+		return nil
+	}
+	if n, ok := v.(*node); ok && (n.forward || n.mayForward && authoritative) {
+		return n
+	}
+	rec, _ := v.current()
+	if !found.Source.IsValid() && r.withMoreSpecifics(t, rec, found, limit) {
+		return nil
+	}
+	// One record, narrowed to the part that holds the address alone.
+	hole, ok := t.Hole(mapping.EID{IID: found.IID, Prefix: found.Prefix}, addr)
+	switch {
+	case ok:
+	case !e.IsHost():
+		// A more-specific holds the first address of the prefix.
+		return r.resolve(t, mapping.EID{IID: e.IID, Prefix: mapping.HostEID(e.IID, addr).Prefix, Source: e.Source}, authoritative, limit)
+	default:
+		hole = mapping.HostEID(e.IID, addr) // only EIDs with a source hold it
+	}
+	hole.Source = found.Source
+	if hole != rec.EID {
+		narrowed := *rec
+		narrowed.EID = hole
+		rec = &narrowed
+	}
+	r.found = append(r.found[:0], rec)
+	return nil
+}
+
+// lookup returns the longest EID that covers e.
+func lookup(t *table, e mapping.EID) (found mapping.EID, v entry, ok bool) {
+	if !e.Source.IsValid() {
+		return t.LookupPrefix(e)
+	}
+	if v, ok = t.LookupFrom(e.IID, e.Prefix.Addr(), e.Source.Addr()); ok {
+		found = v.eid()
+	}
+	return found, v, ok && found.Covers(e)
+}
+
+// withMoreSpecifics puts rec, the record of found, and those of all EIDs inside
+// found in r.found (RFC 9301 section 5.5). It reports false when they are too
+// many for one Map-Reply, or when one of them is for an ETR to answer.
+func (r *reader) withMoreSpecifics(t *table, rec *mapping.Record, found mapping.EID, limit int) bool {
+	r.found = append(r.found[:0], rec)
+	size := replyHeader + recordSize(rec)
+	for e, v := range t.Covered(found) {
+		if e == found {
+			continue
+		}
+		if n, ok := v.(*node); ok && n.forward {
+			return false
+		}
+		more, _ := v.current()
+		if size += recordSize(more); size > limit || len(r.found) == wire.MaxRecords {
+			return false
+		}
+		r.found = append(r.found, more)
+	}
+	return true
+}
+
+// hole answers for an EID that nothing covers: a negative record for the
+// least-specific prefix that holds it and overlaps nothing that is known (RFC
+// 9301 section 8.4).
+func (r *reader) hole(t *table, e mapping.EID, limit int) {
+	addr := e.Prefix.Addr()
+	hole, ok := t.Hole(mapping.Everything(e.IID, addr), addr)
+	if ok && !e.Source.IsValid() && hole.Prefix.Bits() > e.Prefix.Bits() {
+		// A prefix was asked for, and there is something inside: the
+		// prefix with all of it, if that fits.
+		if r.withMoreSpecifics(t, negative(e), e, limit) {
+			return
+		}
+	}
+	if !ok {
+		hole = mapping.HostEID(e.IID, addr) // only EIDs with a source hold it
+	}
+	r.found = append(r.found[:0], negative(hole))
+}
+
+func negative(e mapping.EID) *mapping.Record {
+	return mapping.NegativeRecord(e, mapping.NativelyForward, mapping.NegativeTTL)
+}
+
+// forward sends the Map-Request as it is to one of the ETRs of n (RFC 9301
+// section 8.3).
+func (r *reader) forward(n *node, e mapping.EID, q request) {
+	s := r.s
+	ecm := wire.ECM{Src: q.src, Dst: q.target, Message: q.msg}
+	if q.target.IsValid() {
+		// Each map-server takes one off, so that two of them that name
+		// each other as the ETR do not play ping-pong.
+		if ecm.HopLimit = q.hops - 1; q.hops <= 1 {
+			s.counters.inc(dropHopLimit)
+			return
+		}
+	} else {
+		ecm.Dst = netip.AddrPortFrom(e.Prefix.Addr(), wire.Port)
+		if ecm.Src.Addr().Is4() != ecm.Dst.Addr().Is4() {
+			// The inner packet needs a source of the EID's family. An
+			// ETR answers to the ITR-RLOCs, and to the port.
+			ecm.Src = netip.AddrPortFrom(unspecified(ecm.Dst.Addr()), q.src.Port())
+		}
+	}
+	etr := s.pickETR(n, r.req.Nonce, q.local.Addr())
+	if !etr.IsValid() {
+		s.counters.inc(dropNoETR)
+		return
+	}
+	start := len(r.buf)
+	b, err := ecm.AppendBinary(r.buf)
+	if err != nil {
+		s.counters.inc(dropTooLarge)
+		return
+	}
+	r.buf = b
+	d := datagram{payload: b[start:len(b):len(b)], dst: netip.AddrPortFrom(etr, wire.Port)}
+	if etr.Is4() == q.local.Addr().Is4() {
+		d.src = q.local
+	}
+	r.out = append(r.out, d)
+	s.counters.inc(forwardedMapRequests)
+}
+
+func unspecified(a netip.Addr) netip.Addr {
+	if a.Is4() {
+		return netip.IPv4Unspecified()
+	}
+	return netip.IPv6Unspecified()
+}
+
+// pickETR chooses one of n's ETRs that can be sent to and is not ourselves.
+func (s *Server) pickETR(n *node, nonce uint64, local netip.Addr) netip.Addr {
+	type flow struct {
+		eid   mapping.EID
+		nonce uint64
+	}
+	h := maphash.Comparable(s.seed, flow{n.key, nonce})
+	for i := range n.etrs {
+		a := n.etrs[(h+uint64(i))%uint64(len(n.etrs))]
+		if a != local && s.canSend(a) {
+			return a
+		}
+	}
+	return netip.Addr{}
+}
+
+// Sizes of what a Map-Reply is made of (RFC 9301 section 5.4).
+const (
+	replyHeader  = 12
+	countOffset  = 3  // of the record count in a message
+	recordHeader = 12 // with the EID-Prefix-AFI
+	rlocHeader   = 8  // with the Loc-AFI
+	iidHeader    = 12 // an Instance-ID LCAF around an address
+	sourceHeader = 14 // a source/destination LCAF, without the source address
+)
+
+// recordSize returns the octets of r in a message.
+func recordSize(r *mapping.Record) int {
+	n := recordHeader + r.EID.Prefix.Addr().BitLen()/8
+	if r.EID.IID != 0 {
+		n += iidHeader
+	}
+	if r.EID.Source.IsValid() {
+		n += sourceHeader + r.EID.Source.Addr().BitLen()/8
+	}
+	for _, l := range r.Locators {
+		n += rlocHeader + l.Addr.BitLen()/8
+		if l.Opaque != "" {
+			n += len(l.Opaque) - 2
+		}
+	}
+	return n
+}
+
+// reply is a Map-Reply under construction at the end of r.buf.
+type reply struct {
+	r        *reader
+	dst      netip.AddrPort
+	limit    int // octets
+	msg      []byte
+	n        int
+	negative bool
+}
+
+// add appends the records in r.found, all with the lowest of their TTLs. What
+// does not fit behind the answers to earlier EIDs of the request is left out.
+func (p *reply) add() {
+	r := p.r
+	ttl := uint32(mapping.TTLReceiver)
+	for _, rec := range r.found {
+		ttl = min(ttl, rec.TTL)
+	}
+	if p.msg == nil {
+		// The records are appended one by one, and counted in the end.
+		head := wire.MapReply{Nonce: r.req.Nonce}
+		p.msg, _ = head.AppendBinary(r.reply[:0])
+		p.negative = r.found[0].Negative()
+	}
+	start, n := len(p.msg), p.n
+	for _, rec := range r.found {
+		r.scratch = *rec
+		r.scratch.TTL = ttl
+		b, err := wire.AppendRecord(p.msg, &r.scratch)
+		if err != nil || len(b) > wire.MaxMessage || n > 0 && len(b) > p.limit || n == wire.MaxRecords {
+			p.msg = p.msg[:start]
+			r.s.counters.inc(dropTooLarge)
+			return
+		}
+		p.msg = b
+		n++
+	}
+	p.n, r.reply = n, p.msg
+}
+
+// send puts the Map-Reply, if there is one, among the reader's datagrams.
+func (p *reply) send(local netip.AddrPort) {
+	if p.n == 0 {
+		return
+	}
+	r := p.r
+	p.msg[countOffset] = uint8(p.n)
+	d := datagram{payload: p.msg, dst: p.dst}
+	if p.dst.Addr().Is4() == local.Addr().Is4() {
+		d.src = local
+	}
+	r.out = append(r.out, d)
+	r.s.counters.inc(mapReplies)
+	if p.negative {
+		r.s.counters.inc(negativeMapReplies)
+	}
+}

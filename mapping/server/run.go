@@ -1,0 +1,122 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/eidolon-lisp/eidolon/internal/udp"
+)
+
+const (
+	// tickInterval is how late an expiry may be noticed and a refresh's
+	// nonce saved.
+	tickInterval = time.Second
+	// maxBatch bounds the Map-Registers that share one edit of the table and
+	// one commit.
+	maxBatch = 512
+	// stopTimeout bounds the last commit.
+	stopTimeout = 10 * time.Second
+	// receiveBuffer holds the largest UDP datagram.
+	receiveBuffer = 65536
+)
+
+// Run serves conn with the given number of reader goroutines until ctx is done,
+// and then closes conn, gives the store what it does not have yet, and returns
+// nil, or the error of that last commit. It fails when conn is closed by
+// somebody else. It may be called once.
+func (s *Server) Run(ctx context.Context, conn udp.Conn, readers int) error {
+	var wg sync.WaitGroup
+	for range max(readers, 1) {
+		wg.Go(func() { s.read(conn) })
+	}
+	gone := make(chan struct{})
+	go func() { wg.Wait(); close(gone) }()
+
+	// A commit that has begun is not called off: it would leave its
+	// Map-Notifies unsent for nothing.
+	commits := context.WithoutCancel(ctx)
+	ticker := time.NewTicker(tickInterval)
+	defer ticker.Stop()
+	err := error(nil)
+	for running := true; running; {
+		select {
+		case <-ctx.Done():
+			running = false
+		case <-gone:
+			err = fmt.Errorf("serve LISP control messages: %w", net.ErrClosed)
+			running = false
+		case <-ticker.C:
+			s.tick(commits, s.clock())
+		case reg := <-s.queue:
+			s.send(conn, s.registerAll(commits, s.clock(), s.drain(reg)))
+		}
+	}
+	conn.Close()
+	<-gone
+	last, cancel := context.WithTimeout(commits, stopTimeout)
+	defer cancel()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ferr := s.flush(last); ferr != nil {
+		err = errors.Join(err, fmt.Errorf("save the state of the map-server: %w", ferr))
+	}
+	return err
+}
+
+// drain takes what else waits in the queue.
+func (s *Server) drain(first *register) []*register {
+	batch := []*register{first}
+	for len(batch) < maxBatch {
+		select {
+		case reg := <-s.queue:
+			batch = append(batch, reg)
+		default:
+			return batch
+		}
+	}
+	return batch
+}
+
+// read is a reader goroutine.
+func (s *Server) read(conn udp.Conn) {
+	r := s.newReader()
+	buf := make([]byte, receiveBuffer)
+	for failures := 0; ; {
+		n, src, dst, err := conn.Read(buf)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			s.counters.inc(receiveErrors)
+			// One datagram's error is nothing; a row of them must not
+			// take a whole processor.
+			if failures++; failures > 10 {
+				time.Sleep(10 * time.Millisecond)
+			}
+			continue
+		}
+		failures = 0
+		now := s.clock()
+		out, reg := r.handle(now, buf[:n], src, dst)
+		if reg != nil {
+			select {
+			case s.queue <- reg:
+			default:
+				s.refuse(now, reg.site, refusedQueueFull, src)
+			}
+		}
+		s.send(conn, out)
+	}
+}
+
+func (s *Server) send(conn udp.Conn, out []datagram) {
+	for _, d := range out {
+		if err := conn.Write(d.payload, d.src, d.dst); err != nil {
+			s.counters.inc(sendErrors)
+		}
+	}
+}

@@ -1,0 +1,289 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"hash/maphash"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/eidolon-lisp/eidolon/mapping"
+)
+
+// Server is a map-server and map-resolver. Make one with New; its methods may
+// be called from several goroutines.
+type Server struct {
+	// Constant.
+	log          *slog.Logger
+	clock        func() time.Time
+	epoch        time.Time
+	seed         maphash.Seed
+	sites        sites
+	store        mapping.Store // nil: nothing is kept
+	send4, send6 bool
+	maxReply4    int
+	maxReply6    int
+	queue        chan *register
+
+	// Safe for several goroutines.
+	table      atomic.Pointer[table]
+	counters   counters
+	limiter    *limiter
+	refusals   *rate.Limiter // of log lines
+	suppressed atomic.Uint64 // log lines since the last
+	mappings   atomic.Int64
+	pendingLen atomic.Int64
+
+	mu sync.Mutex
+	// Under mu.
+	nonces  map[nonceKey]*nonceState
+	expiry  expiryQueue
+	sharing *interner
+	// pending are changes that must be in the store before the next
+	// Map-Notify goes out, by key; late are nonces that may follow.
+	pending map[itemKey]mapping.Change
+	late    map[nonceKey]uint64
+}
+
+// itemKey is what tells the items of a store apart.
+type itemKey struct {
+	kind mapping.ItemKind
+	eid  mapping.EID
+	by   mapping.Registrant
+	site string
+	id   uint8
+}
+
+func keyOf(it *mapping.Item) itemKey {
+	switch it.Kind {
+	case mapping.ItemMapping:
+		return itemKey{kind: it.Kind, eid: it.EID}
+	case mapping.ItemRegistration:
+		return itemKey{kind: it.Kind, eid: it.EID, by: it.By}
+	}
+	return itemKey{kind: it.Kind, by: it.By, site: it.Site, id: it.KeyID}
+}
+
+// New makes a server that answers from what store holds. Registrations in it
+// are taken as made now, and expire if nobody refreshes them. A registration
+// that the configuration no longer admits is dropped from the store. A nil
+// store keeps nothing. The store stays the caller's to close, after Run.
+func New(ctx context.Context, cfg Config, store mapping.Store) (*Server, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("configuration of the map-server: %w", err)
+	}
+	s := &Server{
+		log:       cfg.Logger,
+		clock:     cfg.Now,
+		seed:      maphash.MakeSeed(),
+		sites:     newSites(cfg.Sites),
+		store:     store,
+		maxReply4: cfg.MaxReply4,
+		maxReply6: cfg.MaxReply6,
+		limiter:   newLimiter(cfg.RequestRate),
+		refusals:  rate.NewLimiter(5, 20),
+		nonces:    make(map[nonceKey]*nonceState),
+		sharing:   newInterner(),
+		pending:   make(map[itemKey]mapping.Change),
+		late:      make(map[nonceKey]uint64),
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.clock == nil {
+		s.clock = time.Now
+	}
+	if s.maxReply4 == 0 {
+		s.maxReply4 = maxReply4
+	}
+	if s.maxReply6 == 0 {
+		s.maxReply6 = maxReply6
+	}
+	queue := cfg.RegisterQueue
+	if queue == 0 {
+		queue = defaultRegisterQueue
+	}
+	s.queue = make(chan *register, queue)
+	s.send4 = len(cfg.Listen) == 0 || slices.ContainsFunc(cfg.Listen, func(a netip.AddrPort) bool { return a.Addr().Is4() })
+	s.send6 = len(cfg.Listen) == 0 || slices.ContainsFunc(cfg.Listen, func(a netip.AddrPort) bool { return a.Addr().Is6() })
+	s.epoch = s.clock()
+	if err := s.load(ctx, cfg.Static); err != nil {
+		return nil, fmt.Errorf("load the database of the map-server: %w", err)
+	}
+	return s, nil
+}
+
+// load builds the first table.
+func (s *Server) load(ctx context.Context, static []*mapping.Record) error {
+	// However many items there are, nobody reads the table yet.
+	const everything = 1 << 30
+	ed := new(table).Edit(everything)
+	for _, site := range s.sites.all {
+		for _, p := range site.prefixes {
+			place(ed, &node{key: p.EID, prefix: p, configured: true})
+		}
+	}
+	for _, r := range static {
+		n := s.nodeAt(ed, r.EID)
+		n.static = r.Clone()
+		normalise(n.static)
+		place(ed, n)
+	}
+	if s.store != nil {
+		for it, err := range s.store.Items(ctx) {
+			if err != nil {
+				return err
+			}
+			if err := s.restore(ed, it); err != nil {
+				return err
+			}
+		}
+	}
+	s.table.Store(ed.Table())
+	s.pendingLen.Store(int64(len(s.pending)))
+	return nil
+}
+
+// restore puts one item of the store in its place.
+func (s *Server) restore(ed *mapping.Editor[entry], it mapping.Item) error {
+	switch it.Kind {
+	case mapping.ItemMapping:
+		it.Record.Locators = s.sharing.share(it.Record.Locators)
+		if _, ok := ed.Get(it.EID); !ok {
+			ed.Insert(it.EID, (*plain)(it.Record))
+		} else {
+			n := s.nodeAt(ed, it.EID)
+			n.api = it.Record
+			place(ed, n)
+		}
+		s.mappings.Add(1)
+	case mapping.ItemRegistration:
+		p, why := s.sites.admit(it.EID)
+		if why != 0 || p.site.name != it.Site {
+			s.log.Info("registration dropped: the configuration does not admit it any more", "eid", it.EID, "site", it.Site, "xtr", it.By)
+			s.remove(it)
+			return nil
+		}
+		normalise(it.Record)
+		x := &registration{eid: it.EID, by: it.By, stored: it.By, site: p.site, record: it.Record, flags: it.Flags, since: s.age(it.At)}
+		s.enlist(x, 0)
+		n := s.nodeAt(ed, it.EID)
+		n.regs = append(slices.Clip(n.regs), x)
+		place(ed, n)
+	case mapping.ItemNonce:
+		k := nonceKey{site: it.Site, by: it.By, key: it.KeyID}
+		s.nonces[k] = &nonceState{nonce: it.Nonce}
+		for _, site := range s.sites.all {
+			if site.name == it.Site && it.By != (mapping.Registrant{}) {
+				site.registrants.Add(1)
+			}
+		}
+	default:
+		return fmt.Errorf("item of an unknown kind %d", it.Kind)
+	}
+	return nil
+}
+
+// put and remove note what the store must take before the next Map-Notify.
+func (s *Server) put(it mapping.Item) { s.pending[keyOf(&it)] = mapping.Change{Item: it} }
+
+func (s *Server) remove(it mapping.Item) {
+	s.pending[keyOf(&it)] = mapping.Change{Item: it, Delete: true}
+}
+
+// commit gives the store what is pending. After an error it stays pending, and
+// is tried again with the next commit.
+func (s *Server) commit(ctx context.Context) error {
+	defer func() { s.pendingLen.Store(int64(len(s.pending))) }()
+	if s.store == nil {
+		clear(s.pending)
+	}
+	if len(s.pending) == 0 {
+		return nil
+	}
+	changes := make([]mapping.Change, 0, len(s.pending))
+	for _, c := range s.pending {
+		changes = append(changes, c)
+	}
+	if err := s.storeCommit(ctx, changes); err != nil {
+		return err
+	}
+	clear(s.pending)
+	return nil
+}
+
+func (s *Server) storeCommit(ctx context.Context, changes []mapping.Change) error {
+	if s.store == nil {
+		return nil
+	}
+	if err := s.store.Commit(ctx, changes); err != nil {
+		s.counters.inc(storeErrors)
+		s.log.Error("the store does not take changes; Map-Notifies wait", "changes", len(changes), "error", err)
+		return err
+	}
+	s.counters.inc(storeCommits)
+	return nil
+}
+
+// flush gives the store everything, the late nonces too.
+func (s *Server) flush(ctx context.Context) error {
+	for k, nonce := range s.late {
+		s.put(k.item(nonce))
+	}
+	clear(s.late)
+	return s.commit(ctx)
+}
+
+// tick does what is due at now: registrations expire, late nonces are saved,
+// and what a failing store did not take is tried again. It is called every
+// second.
+func (s *Server) tick(ctx context.Context, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.expire(now)
+	// The error is counted and logged; the next tick tries again.
+	_ = s.flush(ctx)
+}
+
+// registerAll processes authenticated Map-Registers and returns the
+// Map-Notifies. None is returned before the store has what it acknowledges.
+func (s *Server) registerAll(ctx context.Context, now time.Time, batch []*register) []datagram {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	records := 0
+	for _, reg := range batch {
+		records += len(reg.records)
+	}
+	ed := s.table.Load().Edit(records)
+	var accepted []*register
+	for _, reg := range batch {
+		if s.apply(now, ed, reg) {
+			accepted = append(accepted, reg)
+		}
+	}
+	t := ed.Table()
+	s.table.Store(t)
+	if err := s.commit(ctx); err != nil {
+		return nil
+	}
+	var out []datagram
+	for _, reg := range accepted {
+		if !reg.msg.WantNotify {
+			continue
+		}
+		d, err := s.notify(t, reg)
+		if err != nil {
+			s.counters.inc(dropTooLarge)
+			continue
+		}
+		s.counters.inc(mapNotifies)
+		out = append(out, d)
+	}
+	return out
+}

@@ -1,0 +1,139 @@
+package server
+
+import (
+	"iter"
+	"sync/atomic"
+)
+
+// counter names a counter.
+type counter uint8
+
+// What came in and what went out.
+const (
+	_ counter = iota
+	mapRequests
+	encapsulatedMapRequests
+	mapReplies
+	negativeMapReplies
+	forwardedMapRequests
+	mapRegisters
+	acceptedMapRegisters
+	repeatedMapRegisters
+	mapNotifies
+	expiredRegistrations
+	storeCommits
+	storeErrors
+	sendErrors
+	receiveErrors
+
+	// Why a message was dropped.
+	dropMalformed
+	dropUnexpectedType
+	dropProbe
+	dropSMR
+	dropNoReplyWanted
+	dropNoITRRLOC
+	dropNoEID
+	dropNotIPEID
+	dropTooManyRecords
+	dropRateLimited
+	dropHopLimit
+	dropNoETR
+	dropTooLarge
+
+	// Why a Map-Register was refused.
+	refusedNoRecords
+	refusedNotIPEID
+	refusedNoSite
+	refusedMoreSpecific
+	refusedSeveralSites
+	refusedUnknownKey
+	refusedAlgorithm
+	refusedDigest
+	refusedReplay
+	refusedLocator
+	refusedTooMany
+	refusedQueueFull
+
+	numCounters
+)
+
+var counterNames = [numCounters]string{
+	mapRequests:             "map_requests",
+	encapsulatedMapRequests: "encapsulated_map_requests",
+	mapReplies:              "map_replies",
+	negativeMapReplies:      "negative_map_replies",
+	forwardedMapRequests:    "forwarded_map_requests",
+	mapRegisters:            "map_registers",
+	acceptedMapRegisters:    "accepted_map_registers",
+	repeatedMapRegisters:    "repeated_map_registers",
+	mapNotifies:             "map_notifies",
+	expiredRegistrations:    "expired_registrations",
+	storeCommits:            "store_commits",
+	storeErrors:             "store_errors",
+	sendErrors:              "send_errors",
+	receiveErrors:           "receive_errors",
+	dropMalformed:           "drop_malformed",
+	dropUnexpectedType:      "drop_unexpected_type",
+	dropProbe:               "drop_probe",
+	dropSMR:                 "drop_smr",
+	dropNoReplyWanted:       "drop_no_reply_wanted",
+	dropNoITRRLOC:           "drop_no_itr_rloc",
+	dropNoEID:               "drop_no_eid",
+	dropNotIPEID:            "drop_not_ip_eid",
+	dropTooManyRecords:      "drop_too_many_records",
+	dropRateLimited:         "drop_rate_limited",
+	dropHopLimit:            "drop_hop_limit",
+	dropNoETR:               "drop_no_etr",
+	dropTooLarge:            "drop_too_large",
+	refusedNoRecords:        "refused_no_records",
+	refusedNotIPEID:         "refused_not_ip_eid",
+	refusedNoSite:           "refused_no_site",
+	refusedMoreSpecific:     "refused_more_specific",
+	refusedSeveralSites:     "refused_several_sites",
+	refusedUnknownKey:       "refused_unknown_key",
+	refusedAlgorithm:        "refused_algorithm",
+	refusedDigest:           "refused_digest",
+	refusedReplay:           "refused_replay",
+	refusedLocator:          "refused_locator",
+	refusedTooMany:          "refused_too_many",
+	refusedQueueFull:        "refused_queue_full",
+}
+
+// String returns the name that Stats uses.
+func (c counter) String() string { return counterNames[c] }
+
+type counters [numCounters]atomic.Uint64
+
+func (cs *counters) inc(c counter) { cs[c].Add(1) }
+
+// Stats walks all counters, which only grow, and then the gauges eids
+// (everything in the table), mappings (put over the API), registrations and
+// store_pending (changes that the store has not taken yet). The names never
+// change.
+func (s *Server) Stats() iter.Seq2[string, uint64] {
+	return func(yield func(string, uint64) bool) {
+		for c := counter(1); c < numCounters; c++ {
+			if !yield(c.String(), s.counters[c].Load()) {
+				return
+			}
+		}
+		var registrations int64
+		for _, x := range s.sites.all {
+			registrations += x.registrations.Load()
+		}
+		for _, g := range []struct {
+			name  string
+			value int64
+		}{
+			{"eids", int64(s.table.Load().Len())},
+			{"mappings", s.mappings.Load()},
+			{"registrations", registrations},
+			{"store_pending", s.pendingLen.Load()},
+		} {
+			if !yield(g.name, uint64(g.value)) {
+				return
+			}
+		}
+	}
+}
