@@ -183,32 +183,38 @@ func (s *Server) canSend(a netip.Addr) bool {
 func (r *reader) resolve(t *table, e mapping.EID, authoritative bool, limit int) (forward *node) {
 	r.found = r.found[:0]
 	addr := e.Prefix.Addr()
+	host := mapping.EID{IID: e.IID, Prefix: netip.PrefixFrom(addr, addr.BitLen()), Source: e.Source}
 	found, v, ok := lookup(t, e)
 	if !ok {
-		r.hole(t, e, limit)
-		return nil
+		if r.hole(t, e, limit) {
+			return nil
+		}
+		return r.resolve(t, host, authoritative, limit)
 	}
 	if n, ok := v.(*node); ok && (n.forward || n.mayForward && authoritative) {
 		return n
 	}
-	rec, _ := v.current()
-	if !found.Source.IsValid() && r.withMoreSpecifics(t, rec, found, limit) {
+	// The answer for a host that nobody registered is a hole (RFC 9301
+	// section 8.3).
+	rec, origin := v.current()
+	hole := origin == OriginNone && e.IsHost()
+	if !hole && !found.Source.IsValid() && r.withMoreSpecifics(t, rec, found, limit) {
 		return nil
 	}
 	// One record, narrowed to the part that holds the address alone.
-	hole, ok := t.Hole(mapping.EID{IID: found.IID, Prefix: found.Prefix}, addr)
+	part, ok := t.Hole(mapping.EID{IID: found.IID, Prefix: found.Prefix}, addr)
 	switch {
 	case ok:
-	case !e.IsHost():
+	case e != host:
 		// A more-specific holds the first address of the prefix.
-		return r.resolve(t, mapping.EID{IID: e.IID, Prefix: mapping.HostEID(e.IID, addr).Prefix, Source: e.Source}, authoritative, limit)
+		return r.resolve(t, host, authoritative, limit)
 	default:
-		hole = mapping.HostEID(e.IID, addr) // only EIDs with a source hold it
+		part = host // only EIDs with a source hold it
 	}
-	hole.Source = found.Source
-	if hole != rec.EID {
+	part.Source = found.Source
+	if part != rec.EID {
 		narrowed := *rec
-		narrowed.EID = hole
+		narrowed.EID = part
 		rec = &narrowed
 	}
 	r.found = append(r.found[:0], rec)
@@ -217,13 +223,12 @@ func (r *reader) resolve(t *table, e mapping.EID, authoritative bool, limit int)
 
 // lookup returns the longest EID that covers e.
 func lookup(t *table, e mapping.EID) (found mapping.EID, v entry, ok bool) {
-	if !e.Source.IsValid() {
-		return t.LookupPrefix(e)
+	if e.Source.IsValid() {
+		if v, ok := t.LookupFrom(e.IID, e.Prefix.Addr(), e.Source.Addr()); ok && v.eid().Covers(e) {
+			return v.eid(), v, true
+		}
 	}
-	if v, ok = t.LookupFrom(e.IID, e.Prefix.Addr(), e.Source.Addr()); ok {
-		found = v.eid()
-	}
-	return found, v, ok && found.Covers(e)
+	return t.LookupPrefix(e)
 }
 
 // withMoreSpecifics puts rec, the record of found, and those of all EIDs inside
@@ -250,21 +255,20 @@ func (r *reader) withMoreSpecifics(t *table, rec *mapping.Record, found mapping.
 
 // hole answers for an EID that nothing covers: a negative record for the
 // least-specific prefix that holds it and overlaps nothing that is known (RFC
-// 9301 section 8.4).
-func (r *reader) hole(t *table, e mapping.EID, limit int) {
+// 9301 section 8.4). Where a prefix was asked for and something is inside, that
+// is the prefix with all of it; hole reports false if that is no answer.
+func (r *reader) hole(t *table, e mapping.EID, limit int) bool {
 	addr := e.Prefix.Addr()
 	hole, ok := t.Hole(mapping.Everything(e.IID, addr), addr)
-	if ok && !e.Source.IsValid() && hole.Prefix.Bits() > e.Prefix.Bits() {
-		// A prefix was asked for, and there is something inside: the
-		// prefix with all of it, if that fits.
-		if r.withMoreSpecifics(t, negative(e), e, limit) {
-			return
+	if !ok || hole.Prefix.Bits() > e.Prefix.Bits() {
+		if !e.IsHost() {
+			all := mapping.EID{IID: e.IID, Prefix: e.Prefix}
+			return r.withMoreSpecifics(t, negative(all), all, limit)
 		}
-	}
-	if !ok {
 		hole = mapping.HostEID(e.IID, addr) // only EIDs with a source hold it
 	}
 	r.found = append(r.found[:0], negative(hole))
+	return true
 }
 
 func negative(e mapping.EID) *mapping.Record {
