@@ -32,10 +32,10 @@ type LocalEID struct {
 // take a lock, readers of the Snapshot none. All methods may be called from
 // any goroutine.
 type FIB struct {
-	snap    atomic.Pointer[Snapshot]
-	changed chan struct{}
+	snap atomic.Pointer[Snapshot]
 
 	mu         sync.Mutex // writers
+	watchers   []chan struct{}
 	rlocs      map[netip.Addr]*RLOC
 	idle       int
 	defaultMTU int
@@ -51,7 +51,7 @@ type Snapshot struct {
 
 // NewFIB returns an empty table: no mapping, no local EID, no source.
 func NewFIB() *FIB {
-	f := &FIB{changed: make(chan struct{}, 1), rlocs: make(map[netip.Addr]*RLOC), defaultMTU: encap.DefaultMTU}
+	f := &FIB{rlocs: make(map[netip.Addr]*RLOC), defaultMTU: encap.DefaultMTU}
 	f.snap.Store(new(Snapshot))
 	return f
 }
@@ -59,15 +59,25 @@ func NewFIB() *FIB {
 // Snapshot returns the current state.
 func (f *FIB) Snapshot() *Snapshot { return f.snap.Load() }
 
-// Changed returns the channel that gets a value after the table has changed,
-// one for any number of changes. It is for the plane that forwards by f.
-func (f *FIB) Changed() <-chan struct{} { return f.changed }
+// Watch returns a new channel that gets a value after the table has changed,
+// one for any number of changes. It lives as long as the FIB: it is for the
+// parts of a plane, not for passing callers.
+func (f *FIB) Watch() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	ch := make(chan struct{}, 1)
+	f.watchers = append(f.watchers, ch)
+	return ch
+}
 
+// publish makes s the current state. Called under mu.
 func (f *FIB) publish(s *Snapshot) {
 	f.snap.Store(s)
-	select {
-	case f.changed <- struct{}{}:
-	default:
+	for _, ch := range f.watchers {
+		select {
+		case ch <- struct{}{}:
+		default:
+		}
 	}
 }
 

@@ -20,13 +20,14 @@ type Forwarder struct {
 	fib    *FIB
 	now    func() time.Time
 	stats  Stats
+	watch  <-chan struct{} // of the FIB, for RunHold
 	misses *misses
 	hold   *hold // nil when the policy is to drop
 }
 
 // NewForwarder returns a core that forwards by fib. It starts no goroutine.
 func NewForwarder(fib *FIB, cfg Config) *Forwarder {
-	f := &Forwarder{fib: fib, now: cfg.Now, misses: newMisses()}
+	f := &Forwarder{fib: fib, now: cfg.Now, watch: fib.Watch(), misses: newMisses()}
 	if f.now == nil {
 		f.now = time.Now
 	}
@@ -74,7 +75,7 @@ func (f *Forwarder) RunHold(ctx context.Context, workers map[uint32]*Encap) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-f.fib.Changed():
+		case <-f.watch:
 		case <-f.hold.kick:
 		case <-tick.C:
 		}

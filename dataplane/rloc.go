@@ -18,6 +18,7 @@ type RLOC struct {
 
 	packets, bytes atomic.Uint64
 	mtu            atomic.Int64 // effective path MTU
+	routed         atomic.Bool  // routeMTU is of a route, not a default
 
 	// Under FIB.mu.
 	refs     int
@@ -39,6 +40,9 @@ func (r *RLOC) Room() int { return int(r.mtu.Load()) - r.overhead }
 
 // Count returns what was sent to the locator: packets and inner octets.
 func (r *RLOC) Count() (packets, bytes uint64) { return r.packets.Load(), r.bytes.Load() }
+
+// RouteKnown reports whether SetRouteMTU was called for the locator.
+func (r *RLOC) RouteKnown() bool { return r.routed.Load() }
 
 // floor is the path MTU that is never undercut.
 func (r *RLOC) floor() int {
@@ -119,6 +123,7 @@ func (f *FIB) SetRouteMTU(a netip.Addr, mtu int, now time.Time) {
 	defer f.mu.Unlock()
 	if r := f.rlocs[a]; r != nil {
 		r.routeMTU = mtu
+		r.routed.Store(true)
 		if now.Sub(r.learned) >= mtuAge {
 			r.pathMTU = 0
 		}

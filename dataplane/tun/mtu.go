@@ -1,0 +1,118 @@
+package tun
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/eidolon-lisp/eidolon/encap"
+)
+
+// findUplinkMTU returns the largest MTU of the interfaces that have the
+// sources. A loopback interface tells nothing of the way out.
+func (p *Plane) findUplinkMTU() int {
+	if p.cfg.UplinkMTU > 0 {
+		return p.cfg.UplinkMTU
+	}
+	mtu := 0
+	links, err := p.host.h.LinkList()
+	if err != nil {
+		return encap.DefaultMTU
+	}
+	for _, l := range links {
+		addrs, err := p.host.h.AddrList(l, netlink.FAMILY_ALL)
+		if err != nil || l.Attrs().EncapType == "loopback" {
+			continue
+		}
+		for _, a := range addrs {
+			ip, _ := netip.AddrFromSlice(a.IP)
+			for _, s := range p.cfg.Sources {
+				if ip.Unmap() == s {
+					mtu = max(mtu, l.Attrs().MTU)
+				}
+			}
+		}
+	}
+	if mtu == 0 {
+		return encap.DefaultMTU
+	}
+	return mtu
+}
+
+// deviceMTU is what the TUN devices get: the largest inner packet that fits the
+// uplink, so that the kernel itself tells hosts in the common case. IPv6 wants
+// 1280; the core handles what then does not fit.
+func (p *Plane) deviceMTU() int {
+	overhead := encap.Overhead6
+	for _, s := range p.cfg.Sources {
+		overhead = min(overhead, encap.Overhead(s))
+	}
+	return max(p.uplinkMTU-overhead, encap.MinMTU6)
+}
+
+// refreshMTU reads the MTU of the routes toward locators: of all, and of the
+// uplinks, or only of locators that are new.
+func (p *Plane) refreshMTU(all bool) {
+	now := time.Now()
+	if all {
+		if mtu := p.findUplinkMTU(); mtu != p.uplinkMTU {
+			p.uplinkMTU = mtu
+			p.fib.SetDefaultMTU(mtu)
+			for _, in := range p.cfg.Instances {
+				link, err := p.host.h.LinkByName(in.Device)
+				if err == nil {
+					err = p.host.h.LinkSetMTU(link, p.deviceMTU())
+				}
+				if err != nil {
+					p.log.Warn("setting the MTU of a device failed", "device", in.Device, "err", err)
+				}
+			}
+			p.log.Info("uplink MTU changed", "mtu", mtu)
+		}
+	}
+	for r := range p.fib.RLOCs() {
+		if !all && r.RouteKnown() {
+			continue
+		}
+		if mtu := p.routeMTU(r.Addr()); mtu > 0 {
+			p.fib.SetRouteMTU(r.Addr(), mtu, now)
+		}
+	}
+}
+
+// routeMTU returns the MTU of the route toward a locator: that of its
+// interface, or a smaller one configured for the route. 0 when there is none.
+// What the kernel remembers of ICMP messages is left out.
+func (p *Plane) routeMTU(rloc netip.Addr) int {
+	mtu := 0
+	routes, err := p.host.h.RouteGetWithOptions(rloc.AsSlice(), &netlink.RouteGetOptions{FIBMatch: true})
+	if err != nil {
+		return 0
+	}
+	consider := func(index, metric int) {
+		l, err := p.host.h.LinkByIndex(index)
+		if err != nil {
+			return
+		}
+		m := l.Attrs().MTU
+		if metric > 0 {
+			m = min(m, metric)
+		}
+		if p.cfg.UplinkMTU > 0 {
+			m = min(m, p.cfg.UplinkMTU)
+		}
+		if mtu == 0 || m < mtu {
+			mtu = m
+		}
+	}
+	for _, r := range routes {
+		if len(r.MultiPath) == 0 {
+			consider(r.LinkIndex, r.MTU)
+		}
+		for _, hop := range r.MultiPath {
+			consider(hop.LinkIndex, r.MTU)
+		}
+	}
+	return mtu
+}

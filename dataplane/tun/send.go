@@ -1,0 +1,344 @@
+package tun
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/eidolon-lisp/eidolon/dataplane"
+	"github.com/eidolon-lisp/eidolon/encap"
+)
+
+// Limits of sending that are ours or the kernel's.
+const (
+	// sourcePorts is the number of sockets, and so of UDP source ports, for
+	// each source RLOC. A flow keeps its port; routers and receivers spread
+	// flows by it (RFC 9300 section 12).
+	sourcePorts = 16
+	// Source ports come from the dynamic range (RFC 6335) and are chosen at
+	// random, so that who forges an ICMP message has to guess them.
+	firstPort, lastPort = 49152, 65535
+	// maxSegments is UDP_MAX_SEGMENTS of kernels before 6.9.
+	maxSegments = 64
+	maxPayload  = 65507
+	sendBuffer  = 4 << 20 // octets, asked for each sending socket
+	// sendTries is how often a message is offered to the kernel: an error that
+	// an ICMP message left on the socket comes back once, in place of sending.
+	sendTries = 3
+)
+
+// pool is the sending sockets of one source RLOC, shared by all workers.
+type pool struct {
+	src   netip.Addr
+	ports [sourcePorts]*socket
+	// fragment may send what is larger than the path takes; it is for packets
+	// that can't be made smaller.
+	fragment *socket
+	// noSegmentation is set once the kernel or the device refused UDP_SEGMENT.
+	noSegmentation atomic.Bool
+}
+
+// openPool binds the sockets. The UDP checksum stays on. Over IPv4 and IPv6
+// alike the kernel refuses UDP_SEGMENT without it, and a device computes it for
+// nothing; a non-zero checksum is always allowed (RFC 9300 section 5.3).
+func openPool(src netip.Addr) (*pool, error) {
+	p := &pool{src: src}
+	var err error
+	for i := range p.ports {
+		if p.ports[i], err = openPort(src, true); err != nil {
+			p.close()
+			return nil, err
+		}
+	}
+	if p.fragment, err = openPort(src, false); err != nil {
+		p.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// openPort binds one socket to a free port of the dynamic range.
+func openPort(src netip.Addr, df bool) (*socket, error) {
+	// PROBE sets DF and leaves the path MTU to us: ICMP messages arrive in the
+	// error queue and are checked there, and the kernel's own memory of them,
+	// which has another floor, does not stand in the way.
+	discover := unix.IP_PMTUDISC_PROBE
+	if !df {
+		discover = unix.IP_PMTUDISC_DONT
+	}
+	opts := []option{
+		{unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sendBuffer, "SO_SNDBUFFORCE", true},
+		{unix.SOL_SOCKET, unix.SO_RCVBUF, 0, "SO_RCVBUF", true}, // nobody reads here
+	}
+	if src.Is4() {
+		opts = append(opts, option{unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, discover, "IP_MTU_DISCOVER", false},
+			option{unix.IPPROTO_IP, unix.IP_RECVERR, 1, "IP_RECVERR", false})
+	} else {
+		opts = append(opts, option{unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, discover, "IPV6_MTU_DISCOVER", false},
+			option{unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1, "IPV6_RECVERR", false})
+	}
+	for try := 0; ; try++ {
+		port := uint16(firstPort + rand.IntN(lastPort-firstPort+1))
+		s, err := listenUDP(netip.AddrPortFrom(src, port), opts)
+		if err == nil {
+			return s, nil
+		}
+		if !errors.Is(err, unix.EADDRINUSE) || try == 64 {
+			return nil, fmt.Errorf("open a sending socket: %w", err)
+		}
+	}
+}
+
+func (p *pool) sockets() []*socket {
+	return append(p.ports[:len(p.ports):len(p.ports)], p.fragment)
+}
+
+func (p *pool) close() {
+	for _, s := range p.sockets() {
+		if s != nil {
+			s.close()
+		}
+	}
+}
+
+// sender implements dataplane.Sender for one worker.
+type sender struct {
+	pools *atomic.Pointer[[]*pool] // those that are open now, few
+	c     *dataplane.Counters
+
+	msgs  [dataplane.MaxBatch]message
+	hdrs  [dataplane.MaxBatch]mmsghdr
+	iovs  [dataplane.MaxBatch]unix.Iovec
+	count int
+
+	// Arguments and results of write, which is set once so that no closure is
+	// made for each call.
+	write    func(fd uintptr) bool
+	from, to int
+	errno    unix.Errno
+}
+
+// message is one datagram, or a run of datagrams that the kernel cuts.
+type message struct {
+	pool     *pool
+	sock     *socket
+	first, n int // packets
+	iov      int
+	name     rawName
+	ctl      control
+}
+
+func newSender(pools *atomic.Pointer[[]*pool]) *sender {
+	s := &sender{pools: pools}
+	s.write = func(fd uintptr) bool {
+		for s.from < s.to {
+			n, errno := sendmmsg(fd, s.hdrs[s.from:s.to], unix.MSG_DONTWAIT)
+			switch {
+			case errno == 0:
+				s.c.Add(dataplane.SendCalls, 1)
+				s.from += n
+			case errno == unix.EINTR:
+			case errno == unix.EAGAIN:
+				return false // wait until the send buffer has room
+			default:
+				s.errno = errno
+				return true
+			}
+		}
+		return true
+	}
+	return s
+}
+
+// Send implements dataplane.Sender.
+func (s *sender) Send(pkts []dataplane.Packet) {
+	for len(pkts) > 0 {
+		n := s.build(pkts[:min(len(pkts), dataplane.MaxBatch)])
+		for from := 0; from < s.count; {
+			to := from + 1
+			for to < s.count && s.msgs[to].sock == s.msgs[from].sock {
+				to++
+			}
+			s.transmit(pkts, from, to)
+			from = to
+		}
+		pkts = pkts[n:]
+	}
+}
+
+// build makes messages of pkts, all of it.
+func (s *sender) build(pkts []dataplane.Packet) int {
+	s.count = 0
+	for i := 0; i < len(pkts); {
+		p := &pkts[i]
+		pool := s.find(p.Src)
+		if pool == nil {
+			p.Drop = dataplane.DropSendNoSocket
+			i++
+			continue
+		}
+		n := 1
+		if !p.Fragmentable && !pool.noSegmentation.Load() {
+			n = runLength(pkts[i:])
+		}
+		s.add(pool, pkts, i, n)
+		i += n
+	}
+	return len(pkts)
+}
+
+func (s *sender) find(src netip.Addr) *pool {
+	for _, p := range *s.pools.Load() {
+		if p.src == src {
+			return p
+		}
+	}
+	return nil
+}
+
+// runLength returns how many packets from the first on may go as one run: same
+// outer header, all of one length but for a shorter last one.
+func runLength(pkts []dataplane.Packet) int {
+	first := &pkts[0]
+	size, total, n := len(first.Data), len(first.Data), 1
+	for n < len(pkts) && n < maxSegments {
+		p := &pkts[n]
+		if len(p.Data) > size || total+len(p.Data) > maxPayload || p.Hash != first.Hash || p.Dst != first.Dst ||
+			p.Src != first.Src || p.TTL != first.TTL || p.TOS != first.TOS || p.Fragmentable {
+			break
+		}
+		total += len(p.Data)
+		n++
+		if len(p.Data) < size {
+			break
+		}
+	}
+	return n
+}
+
+// add appends a message for pkts[i:i+n].
+func (s *sender) add(pool *pool, pkts []dataplane.Packet, i, n int) {
+	k := s.count
+	s.count++
+	m, p := &s.msgs[k], &pkts[i]
+	m.pool, m.first, m.n = pool, i, n
+	// The low bits of the hash have chosen the locator; the port takes others.
+	m.sock = pool.ports[p.Hash>>8%sourcePorts]
+	if p.Fragmentable {
+		m.sock = pool.fragment
+	}
+	m.iov = i
+	for j := i; j < i+n; j++ {
+		s.iovs[j].Base = &pkts[j].Data[0]
+		s.iovs[j].SetLen(len(pkts[j].Data))
+	}
+	m.ctl.reset()
+	if p.Dst.Is4() {
+		m.ctl.add(unix.IPPROTO_IP, unix.IP_TTL, uint32(p.TTL), 4)
+		m.ctl.add(unix.IPPROTO_IP, unix.IP_TOS, uint32(p.TOS), 4)
+	} else {
+		m.ctl.add(unix.IPPROTO_IPV6, unix.IPV6_HOPLIMIT, uint32(p.TTL), 4)
+		m.ctl.add(unix.IPPROTO_IPV6, unix.IPV6_TCLASS, uint32(p.TOS), 4)
+	}
+	if n > 1 {
+		m.ctl.add(unix.IPPROTO_UDP, unix.UDP_SEGMENT, uint32(len(p.Data)), 2)
+	}
+	h := &s.hdrs[k].hdr
+	h.Name, h.Namelen = &m.name[0], m.name.put(p.Dst, encap.Port)
+	h.Iov = &s.iovs[i]
+	h.SetIovlen(n)
+	h.Control = &m.ctl.buf[0]
+	h.SetControllen(m.ctl.n)
+	h.Flags = 0
+}
+
+// transmit sends messages from to to, all of one socket. A message that the
+// kernel refuses costs none of the others.
+func (s *sender) transmit(pkts []dataplane.Packet, from, to int) {
+	s.from, s.to = from, to
+	at, tries := from, 0
+	for s.from < s.to {
+		s.errno = 0
+		err := s.msgs[from].sock.rc.Write(s.write)
+		if err != nil { // closed
+			for ; s.from < s.to; s.from++ {
+				s.lose(pkts, s.from, dataplane.DropSendNoSocket)
+			}
+			return
+		}
+		if s.errno == 0 {
+			continue
+		}
+		if s.from != at {
+			at, tries = s.from, 0
+		}
+		if tries++; tries < sendTries {
+			continue
+		}
+		if s.msgs[at].n > 1 {
+			s.oneByOne(pkts, at)
+		} else {
+			s.lose(pkts, at, dropOf(s.errno))
+		}
+		s.from = at + 1
+		s.to = to
+	}
+}
+
+// oneByOne sends the packets of a run that the kernel refused as such. When
+// that works, and the refusal was of the kind that a device without the
+// checksum offload makes, no more runs are tried on this pool.
+func (s *sender) oneByOne(pkts []dataplane.Packet, k int) {
+	m, refused := &s.msgs[k], s.errno
+	first, n, ok := m.first, m.n, false
+	m.ctl.n -= unix.CmsgSpace(2) // UDP_SEGMENT was the last
+	h := &s.hdrs[k].hdr
+	h.SetControllen(m.ctl.n)
+	h.SetIovlen(1)
+	for i := first; i < first+n; i++ {
+		h.Iov = &s.iovs[i]
+		drop := dataplane.DropSendError
+		for range sendTries {
+			s.from, s.to, s.errno = k, k+1, 0
+			if err := m.sock.rc.Write(s.write); err != nil {
+				drop = dataplane.DropSendNoSocket
+				break
+			}
+			if s.errno == 0 {
+				drop, ok = dataplane.NotDropped, true
+				break
+			}
+			drop = dropOf(s.errno)
+		}
+		pkts[i].Drop = drop
+	}
+	if ok && (refused == unix.EIO || refused == unix.EINVAL || refused == unix.EOPNOTSUPP) {
+		m.pool.noSegmentation.Store(true)
+	}
+}
+
+func (s *sender) lose(pkts []dataplane.Packet, k int, drop dataplane.DropReason) {
+	m := &s.msgs[k]
+	for i := m.first; i < m.first+m.n; i++ {
+		pkts[i].Drop = drop
+	}
+}
+
+// dropOf names an error of sending.
+func dropOf(errno unix.Errno) dataplane.DropReason {
+	switch errno {
+	case unix.EMSGSIZE:
+		return dataplane.DropSendTooBig
+	case unix.ENETUNREACH, unix.EHOSTUNREACH, unix.ENETDOWN, unix.EHOSTDOWN, unix.ECONNREFUSED:
+		return dataplane.DropSendUnreachable
+	case unix.EPERM, unix.EACCES:
+		return dataplane.DropSendDenied
+	case unix.ENOBUFS, unix.ENOMEM:
+		return dataplane.DropSendBuffer
+	}
+	return dataplane.DropSendError
+}

@@ -1,0 +1,62 @@
+package tun
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Warnings returns what in the kernel's settings will keep packets from being
+// forwarded, one sentence each with what to do. The plane changes no setting.
+func (p *Plane) Warnings() []string {
+	var list []string
+	for _, f := range p.host.families() {
+		path := "net/ipv4/ip_forward"
+		if f == unix.AF_INET6 {
+			path = "net/ipv6/conf/all/forwarding"
+		}
+		if sysctl(path) == "0" {
+			list = append(list, fmt.Sprintf("%s forwarding is off, hosts behind this router will not be served: sysctl -w %s=1",
+				familyName(f), strings.ReplaceAll(path, "/", ".")))
+		}
+	}
+	if len(p.cfg.Sources) < 2 {
+		return list
+	}
+	// With several uplinks an encapsulated packet may come in by another one
+	// than the route to its sender goes out by.
+	links, err := p.host.h.LinkList()
+	if err != nil {
+		return append(list, fmt.Sprintf("the interfaces can't be listed to check their rp_filter: %v", err))
+	}
+	for _, l := range links {
+		if sysctl("net/ipv4/conf/"+l.Attrs().Name+"/rp_filter") != "1" && sysctl("net/ipv4/conf/all/rp_filter") != "1" {
+			continue
+		}
+		addrs, err := p.host.h.AddrList(l, netlink.FAMILY_V4)
+		if err != nil {
+			continue
+		}
+		for _, a := range addrs {
+			for _, s := range p.cfg.Sources {
+				if a.IP.Equal(s.AsSlice()) {
+					list = append(list, fmt.Sprintf("strict reverse path filtering on %s drops packets to %v that come in by another uplink: sysctl -w net.ipv4.conf.%s.rp_filter=2",
+						l.Attrs().Name, s, l.Attrs().Name))
+				}
+			}
+		}
+	}
+	return list
+}
+
+// sysctl returns a kernel setting, "" when there is none.
+func sysctl(path string) string {
+	b, err := os.ReadFile("/proc/sys/" + path)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
