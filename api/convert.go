@@ -10,6 +10,7 @@ import (
 
 	eidolonv1 "github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1"
 	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/server"
 	"github.com/eidolon-lisp/eidolon/mapping/wire"
 	"github.com/eidolon-lisp/eidolon/mapping/xtr"
 )
@@ -88,23 +89,19 @@ func recordFromProto(p *eidolonv1.Record) (*mapping.Record, *fieldError) {
 	default:
 		r.Action = mapping.Action(a - eidolonv1.Action_ACTION_NO_ACTION)
 	}
-	seen := make(map[[2]string]bool, len(p.GetLocators()))
 	for i, pl := range p.GetLocators() {
 		l, ferr := locatorFromProto(pl)
 		if ferr != nil {
 			return nil, ferr.within(fmt.Sprintf("locators[%d]", i))
 		}
-		key := [2]string{pl.GetAddress(), l.Opaque}
-		if l.Addr.IsValid() {
-			key[0] = l.Addr.String()
-		}
-		if seen[key] {
-			return nil, badField(fmt.Sprintf("locators[%d]", i), "the locator is in the record twice")
-		}
-		seen[key] = true
 		r.Locators = append(r.Locators, l)
 	}
 	r.SortLocators()
+	for i, l := range r.Locators {
+		if i > 0 && r.Locators[i-1].Compare(l) == 0 {
+			return nil, badField("locators", "%v is there twice", l)
+		}
+	}
 	return r, nil
 }
 
@@ -123,10 +120,10 @@ func locatorFromProto(p *eidolonv1.Locator) (l mapping.Locator, ferr *fieldError
 		MWeight:   octet("multicast_weight", p.GetMulticastWeight()),
 		Flags:     mapping.Reachable,
 	}
-	if p.GetMulticastPriority(); p != nil && p.MulticastPriority != nil {
+	if p.MulticastPriority != nil {
 		l.MPriority = octet("multicast_priority", p.GetMulticastPriority())
 	}
-	if p != nil && p.Reachable != nil && !p.GetReachable() {
+	if p.Reachable != nil && !p.GetReachable() {
 		l.Flags = 0
 	}
 	if p.GetProbed() {
@@ -271,4 +268,99 @@ func mapResolverToProto(s xtr.MapResolverStatus) *eidolonv1.MapResolver {
 		RoundTripTime: durationToProto(s.RTT),
 		LastReply:     timeToProto(s.LastReply),
 	}
+}
+
+func originToProto(o server.Origin) eidolonv1.MappingOrigin {
+	switch o {
+	case server.OriginStatic:
+		return eidolonv1.MappingOrigin_MAPPING_ORIGIN_STATIC
+	case server.OriginRegistered:
+		return eidolonv1.MappingOrigin_MAPPING_ORIGIN_REGISTERED
+	case server.OriginAPI:
+		return eidolonv1.MappingOrigin_MAPPING_ORIGIN_API
+	case server.OriginNone:
+		return eidolonv1.MappingOrigin_MAPPING_ORIGIN_NONE
+	}
+	return eidolonv1.MappingOrigin_MAPPING_ORIGIN_UNSPECIFIED
+}
+
+func mappingToProto(st server.MappingStatus) *eidolonv1.Mapping {
+	return &eidolonv1.Mapping{
+		Record:        recordToProto(st.Record),
+		Origin:        originToProto(st.Origin),
+		Site:          st.Site,
+		Forwarded:     st.Forwarded,
+		Registrations: registrationsToProto(st),
+	}
+}
+
+func registrationsToProto(st server.MappingStatus) []*eidolonv1.Registration {
+	var out []*eidolonv1.Registration
+	for _, r := range st.Registrants {
+		p := &eidolonv1.Registration{
+			Site:       st.Site,
+			SiteId:     r.By.SiteID,
+			Record:     recordToProto(r.Record),
+			ProxyReply: r.Flags&mapping.ProxyReply != 0,
+			Merge:      r.Flags&mapping.MergeSet != 0,
+			Changed:    timeToProto(r.Since),
+			Refreshed:  timeToProto(r.LastRegistration),
+			Expires:    timeToProto(r.Expires),
+		}
+		if r.By.XTRID != (mapping.XTRID{}) {
+			p.XtrId = fmt.Sprintf("%x", r.By.XTRID[:])
+		}
+		if r.From.IsValid() {
+			p.From = r.From.String()
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// siteToProto converts all but the EID-prefixes.
+func siteToProto(st server.SiteStatus) *eidolonv1.Site {
+	return &eidolonv1.Site{
+		Name:             st.Name,
+		Registrations:    uint32(st.Registrations),
+		MaxRegistrations: uint32(st.MaxRegistrations),
+		LastRegistration: timeToProto(st.LastRegistration),
+		Accepted:         st.Accepted,
+		AuthFailures:     st.AuthFailures,
+		Refused:          st.Refused,
+	}
+}
+
+func sitePrefixToProto(p server.PrefixStatus) *eidolonv1.SitePrefix {
+	out := &eidolonv1.SitePrefix{Eid: p.EID.String(), AcceptMoreSpecifics: p.AcceptMoreSpecifics, Registered: uint32(p.Registered)}
+	switch p.ProxyReply {
+	case server.ProxyAsRegistered:
+		out.ProxyReply = eidolonv1.ProxyReplyPolicy_PROXY_REPLY_POLICY_AS_REGISTERED
+	case server.ProxyAlways:
+		out.ProxyReply = eidolonv1.ProxyReplyPolicy_PROXY_REPLY_POLICY_ALWAYS
+	case server.ProxyNever:
+		out.ProxyReply = eidolonv1.ProxyReplyPolicy_PROXY_REPLY_POLICY_NEVER
+	}
+	return out
+}
+
+// batchFromProto converts and checks records that are to be put together.
+func batchFromProto(ps []*eidolonv1.Record) ([]*mapping.Record, *fieldError) {
+	if n := len(ps); n < 1 || n > maxBatch {
+		return nil, badField("records", "found %d, expected 1 to %d", n, maxBatch)
+	}
+	recs := make([]*mapping.Record, len(ps))
+	first := make(map[mapping.EID]int, len(ps))
+	for i, p := range ps {
+		r, ferr := recordFromProto(p)
+		if ferr != nil {
+			return nil, ferr.within(fmt.Sprintf("records[%d]", i))
+		}
+		if j, twice := first[r.EID]; twice {
+			return nil, badField(fmt.Sprintf("records[%d].eid", i), "%v is in the batch twice, first as records[%d]", r.EID, j)
+		}
+		first[r.EID] = i
+		recs[i] = r
+	}
+	return recs, nil
 }

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/server"
 )
 
 // fieldError is something wrong in a request, with the path of the field:
@@ -52,6 +53,8 @@ func failed(doing string, err error) error {
 		code = codes.DeadlineExceeded
 	case errors.Is(err, mapping.ErrStoreClosed):
 		code = codes.Unavailable
+	case errors.Is(err, server.ErrNoMapping):
+		code = codes.NotFound
 	case errors.Is(err, mapping.ErrBadEID):
 		code = codes.InvalidArgument
 	}

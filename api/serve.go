@@ -37,6 +37,9 @@ const (
 	dialGrace = 2 * time.Second
 )
 
+// discard returns a logger that logs nothing.
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
 // ErrInUse is wrapped by Serve's error when another daemon answers on the
 // socket.
 var ErrInUse = errors.New("another process answers there")
@@ -66,7 +69,7 @@ type Service interface {
 func Serve(ctx context.Context, cfg Config, services ...Service) error {
 	log := cfg.Logger
 	if log == nil {
-		log = slog.New(slog.DiscardHandler)
+		log = discard()
 	}
 	lis, gid, err := listen(cfg.Socket)
 	if err != nil {

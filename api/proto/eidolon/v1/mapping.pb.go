@@ -21,59 +21,64 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// MappingSource says where a mapping comes from.
-type MappingSource int32
+// MappingOrigin says where a mapping comes from.
+type MappingOrigin int32
 
 const (
-	MappingSource_MAPPING_SOURCE_UNSPECIFIED MappingSource = 0
-	// The configuration file.
-	MappingSource_MAPPING_SOURCE_CONFIGURED MappingSource = 1
-	// This service.
-	MappingSource_MAPPING_SOURCE_API MappingSource = 2
+	MappingOrigin_MAPPING_ORIGIN_UNSPECIFIED MappingOrigin = 0
+	// The static mappings of the configuration.
+	MappingOrigin_MAPPING_ORIGIN_STATIC MappingOrigin = 1
 	// Map-Registers of xTRs.
-	MappingSource_MAPPING_SOURCE_REGISTERED MappingSource = 3
+	MappingOrigin_MAPPING_ORIGIN_REGISTERED MappingOrigin = 2
+	// This service.
+	MappingOrigin_MAPPING_ORIGIN_API MappingOrigin = 3
+	// An EID-prefix of a site that nobody has registered: it is answered that
+	// there is no mapping now.
+	MappingOrigin_MAPPING_ORIGIN_NONE MappingOrigin = 4
 )
 
-// Enum value maps for MappingSource.
+// Enum value maps for MappingOrigin.
 var (
-	MappingSource_name = map[int32]string{
-		0: "MAPPING_SOURCE_UNSPECIFIED",
-		1: "MAPPING_SOURCE_CONFIGURED",
-		2: "MAPPING_SOURCE_API",
-		3: "MAPPING_SOURCE_REGISTERED",
+	MappingOrigin_name = map[int32]string{
+		0: "MAPPING_ORIGIN_UNSPECIFIED",
+		1: "MAPPING_ORIGIN_STATIC",
+		2: "MAPPING_ORIGIN_REGISTERED",
+		3: "MAPPING_ORIGIN_API",
+		4: "MAPPING_ORIGIN_NONE",
 	}
-	MappingSource_value = map[string]int32{
-		"MAPPING_SOURCE_UNSPECIFIED": 0,
-		"MAPPING_SOURCE_CONFIGURED":  1,
-		"MAPPING_SOURCE_API":         2,
-		"MAPPING_SOURCE_REGISTERED":  3,
+	MappingOrigin_value = map[string]int32{
+		"MAPPING_ORIGIN_UNSPECIFIED": 0,
+		"MAPPING_ORIGIN_STATIC":      1,
+		"MAPPING_ORIGIN_REGISTERED":  2,
+		"MAPPING_ORIGIN_API":         3,
+		"MAPPING_ORIGIN_NONE":        4,
 	}
 )
 
-func (x MappingSource) Enum() *MappingSource {
-	p := new(MappingSource)
+func (x MappingOrigin) Enum() *MappingOrigin {
+	p := new(MappingOrigin)
 	*p = x
 	return p
 }
 
-func (x MappingSource) String() string {
+func (x MappingOrigin) String() string {
 	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
 }
 
-func (MappingSource) Descriptor() protoreflect.EnumDescriptor {
+func (MappingOrigin) Descriptor() protoreflect.EnumDescriptor {
 	return file_eidolon_v1_mapping_proto_enumTypes[0].Descriptor()
 }
 
-func (MappingSource) Type() protoreflect.EnumType {
+func (MappingOrigin) Type() protoreflect.EnumType {
 	return &file_eidolon_v1_mapping_proto_enumTypes[0]
 }
 
-func (x MappingSource) Number() protoreflect.EnumNumber {
+func (x MappingOrigin) Number() protoreflect.EnumNumber {
 	return protoreflect.EnumNumber(x)
 }
 
-// Deprecated: Use MappingSource.Descriptor instead.
-func (MappingSource) EnumDescriptor() ([]byte, []int) {
+// Deprecated: Use MappingOrigin.Descriptor instead.
+func (MappingOrigin) EnumDescriptor() ([]byte, []int) {
 	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{0}
 }
 
@@ -83,12 +88,16 @@ type Mapping struct {
 	// What Map-Requests are answered with; with registrations, their locators
 	// together.
 	Record *Record `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"`
-	// Where it comes from.
-	Source MappingSource `protobuf:"varint,2,opt,name=source,proto3,enum=eidolon.v1.MappingSource" json:"source,omitempty"`
-	// The site, for a registered mapping.
+	// Where the record comes from. Static goes before registered, and that before
+	// what was put here.
+	Origin MappingOrigin `protobuf:"varint,2,opt,name=origin,proto3,enum=eidolon.v1.MappingOrigin" json:"origin,omitempty"`
+	// The site that the EID belongs to, if any.
 	Site string `protobuf:"bytes,3,opt,name=site,proto3" json:"site,omitempty"`
-	// The registrations that make up a registered mapping.
-	Registrations []*Registration `protobuf:"bytes,4,rep,name=registrations,proto3" json:"registrations,omitempty"`
+	// Map-Requests are forwarded to an xTR of the site instead of being answered.
+	Forwarded bool `protobuf:"varint,4,opt,name=forwarded,proto3" json:"forwarded,omitempty"`
+	// The registrations for this EID, also where a static mapping goes before
+	// them.
+	Registrations []*Registration `protobuf:"bytes,5,rep,name=registrations,proto3" json:"registrations,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -130,11 +139,11 @@ func (x *Mapping) GetRecord() *Record {
 	return nil
 }
 
-func (x *Mapping) GetSource() MappingSource {
+func (x *Mapping) GetOrigin() MappingOrigin {
 	if x != nil {
-		return x.Source
+		return x.Origin
 	}
-	return MappingSource_MAPPING_SOURCE_UNSPECIFIED
+	return MappingOrigin_MAPPING_ORIGIN_UNSPECIFIED
 }
 
 func (x *Mapping) GetSite() string {
@@ -142,6 +151,13 @@ func (x *Mapping) GetSite() string {
 		return x.Site
 	}
 	return ""
+}
+
+func (x *Mapping) GetForwarded() bool {
+	if x != nil {
+		return x.Forwarded
+	}
+	return false
 }
 
 func (x *Mapping) GetRegistrations() []*Registration {
@@ -248,8 +264,8 @@ type ListMappingsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only EIDs inside this one; empty for all.
 	Within string `protobuf:"bytes,1,opt,name=within,proto3" json:"within,omitempty"`
-	// Only of this source; unspecified for all.
-	Source        MappingSource `protobuf:"varint,2,opt,name=source,proto3,enum=eidolon.v1.MappingSource" json:"source,omitempty"`
+	// Only of this origin; unspecified for all.
+	Origin        MappingOrigin `protobuf:"varint,2,opt,name=origin,proto3,enum=eidolon.v1.MappingOrigin" json:"origin,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -291,11 +307,11 @@ func (x *ListMappingsRequest) GetWithin() string {
 	return ""
 }
 
-func (x *ListMappingsRequest) GetSource() MappingSource {
+func (x *ListMappingsRequest) GetOrigin() MappingOrigin {
 	if x != nil {
-		return x.Source
+		return x.Origin
 	}
-	return MappingSource_MAPPING_SOURCE_UNSPECIFIED
+	return MappingOrigin_MAPPING_ORIGIN_UNSPECIFIED
 }
 
 // ListMappingsResponse holds some of the mappings.
@@ -699,19 +715,20 @@ var File_eidolon_v1_mapping_proto protoreflect.FileDescriptor
 const file_eidolon_v1_mapping_proto_rawDesc = "" +
 	"\n" +
 	"\x18eidolon/v1/mapping.proto\x12\n" +
-	"eidolon.v1\x1a\x16eidolon/v1/model.proto\x1a\x15eidolon/v1/site.proto\"\xbc\x01\n" +
+	"eidolon.v1\x1a\x16eidolon/v1/model.proto\x1a\x15eidolon/v1/site.proto\"\xda\x01\n" +
 	"\aMapping\x12*\n" +
 	"\x06record\x18\x01 \x01(\v2\x12.eidolon.v1.RecordR\x06record\x121\n" +
-	"\x06source\x18\x02 \x01(\x0e2\x19.eidolon.v1.MappingSourceR\x06source\x12\x12\n" +
-	"\x04site\x18\x03 \x01(\tR\x04site\x12>\n" +
-	"\rregistrations\x18\x04 \x03(\v2\x18.eidolon.v1.RegistrationR\rregistrations\"%\n" +
+	"\x06origin\x18\x02 \x01(\x0e2\x19.eidolon.v1.MappingOriginR\x06origin\x12\x12\n" +
+	"\x04site\x18\x03 \x01(\tR\x04site\x12\x1c\n" +
+	"\tforwarded\x18\x04 \x01(\bR\tforwarded\x12>\n" +
+	"\rregistrations\x18\x05 \x03(\v2\x18.eidolon.v1.RegistrationR\rregistrations\"%\n" +
 	"\x11GetMappingRequest\x12\x10\n" +
 	"\x03eid\x18\x01 \x01(\tR\x03eid\"C\n" +
 	"\x12GetMappingResponse\x12-\n" +
 	"\amapping\x18\x01 \x01(\v2\x13.eidolon.v1.MappingR\amapping\"`\n" +
 	"\x13ListMappingsRequest\x12\x16\n" +
 	"\x06within\x18\x01 \x01(\tR\x06within\x121\n" +
-	"\x06source\x18\x02 \x01(\x0e2\x19.eidolon.v1.MappingSourceR\x06source\"G\n" +
+	"\x06origin\x18\x02 \x01(\x0e2\x19.eidolon.v1.MappingOriginR\x06origin\"G\n" +
 	"\x14ListMappingsResponse\x12/\n" +
 	"\bmappings\x18\x01 \x03(\v2\x13.eidolon.v1.MappingR\bmappings\"(\n" +
 	"\x14LookupMappingRequest\x12\x10\n" +
@@ -727,12 +744,13 @@ const file_eidolon_v1_mapping_proto_rawDesc = "" +
 	"\x15ImportMappingsRequest\x12,\n" +
 	"\arecords\x18\x01 \x03(\v2\x12.eidolon.v1.RecordR\arecords\"A\n" +
 	"\x16ImportMappingsResponse\x12'\n" +
-	"\x0fdurable_records\x18\x01 \x01(\x04R\x0edurableRecords*\x85\x01\n" +
-	"\rMappingSource\x12\x1e\n" +
-	"\x1aMAPPING_SOURCE_UNSPECIFIED\x10\x00\x12\x1d\n" +
-	"\x19MAPPING_SOURCE_CONFIGURED\x10\x01\x12\x16\n" +
-	"\x12MAPPING_SOURCE_API\x10\x02\x12\x1d\n" +
-	"\x19MAPPING_SOURCE_REGISTERED\x10\x032\x8e\x04\n" +
+	"\x0fdurable_records\x18\x01 \x01(\x04R\x0edurableRecords*\x9a\x01\n" +
+	"\rMappingOrigin\x12\x1e\n" +
+	"\x1aMAPPING_ORIGIN_UNSPECIFIED\x10\x00\x12\x19\n" +
+	"\x15MAPPING_ORIGIN_STATIC\x10\x01\x12\x1d\n" +
+	"\x19MAPPING_ORIGIN_REGISTERED\x10\x02\x12\x16\n" +
+	"\x12MAPPING_ORIGIN_API\x10\x03\x12\x17\n" +
+	"\x13MAPPING_ORIGIN_NONE\x10\x042\x8e\x04\n" +
 	"\x0eMappingService\x12K\n" +
 	"\n" +
 	"GetMapping\x12\x1d.eidolon.v1.GetMappingRequest\x1a\x1e.eidolon.v1.GetMappingResponse\x12S\n" +
@@ -757,7 +775,7 @@ func file_eidolon_v1_mapping_proto_rawDescGZIP() []byte {
 var file_eidolon_v1_mapping_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_eidolon_v1_mapping_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_eidolon_v1_mapping_proto_goTypes = []any{
-	(MappingSource)(0),             // 0: eidolon.v1.MappingSource
+	(MappingOrigin)(0),             // 0: eidolon.v1.MappingOrigin
 	(*Mapping)(nil),                // 1: eidolon.v1.Mapping
 	(*GetMappingRequest)(nil),      // 2: eidolon.v1.GetMappingRequest
 	(*GetMappingResponse)(nil),     // 3: eidolon.v1.GetMappingResponse
@@ -776,10 +794,10 @@ var file_eidolon_v1_mapping_proto_goTypes = []any{
 }
 var file_eidolon_v1_mapping_proto_depIdxs = []int32{
 	14, // 0: eidolon.v1.Mapping.record:type_name -> eidolon.v1.Record
-	0,  // 1: eidolon.v1.Mapping.source:type_name -> eidolon.v1.MappingSource
+	0,  // 1: eidolon.v1.Mapping.origin:type_name -> eidolon.v1.MappingOrigin
 	15, // 2: eidolon.v1.Mapping.registrations:type_name -> eidolon.v1.Registration
 	1,  // 3: eidolon.v1.GetMappingResponse.mapping:type_name -> eidolon.v1.Mapping
-	0,  // 4: eidolon.v1.ListMappingsRequest.source:type_name -> eidolon.v1.MappingSource
+	0,  // 4: eidolon.v1.ListMappingsRequest.origin:type_name -> eidolon.v1.MappingOrigin
 	1,  // 5: eidolon.v1.ListMappingsResponse.mappings:type_name -> eidolon.v1.Mapping
 	1,  // 6: eidolon.v1.LookupMappingResponse.mapping:type_name -> eidolon.v1.Mapping
 	14, // 7: eidolon.v1.PutMappingsRequest.records:type_name -> eidolon.v1.Record

@@ -41,6 +41,7 @@ type MappingServiceClient interface {
 	// is none.
 	GetMapping(ctx context.Context, in *GetMappingRequest, opts ...grpc.CallOption) (*GetMappingResponse, error)
 	// ListMappings streams the mappings inside a prefix, in the order of EIDs.
+	// EID-prefixes of sites that nobody registered are not mappings.
 	ListMappings(ctx context.Context, in *ListMappingsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListMappingsResponse], error)
 	// LookupMapping returns the mapping of the longest EID that covers the given
 	// one, as a Map-Request would find it; NOT_FOUND when there is none.
@@ -48,8 +49,8 @@ type MappingServiceClient interface {
 	// PutMappings adds or replaces mappings, all of them or none. They are
 	// durable and answered when it returns.
 	PutMappings(ctx context.Context, in *PutMappingsRequest, opts ...grpc.CallOption) (*PutMappingsResponse, error)
-	// DeleteMappings removes mappings that were put, all of them or none. Those
-	// that do not exist are passed over.
+	// DeleteMappings removes mappings that were put, all of them or none;
+	// NOT_FOUND when one of them does not exist.
 	DeleteMappings(ctx context.Context, in *DeleteMappingsRequest, opts ...grpc.CallOption) (*DeleteMappingsResponse, error)
 	// ImportMappings puts many mappings. Each request is one batch, all or none,
 	// and is acknowledged in order when it is durable. An error ends the stream;
@@ -151,6 +152,7 @@ type MappingServiceServer interface {
 	// is none.
 	GetMapping(context.Context, *GetMappingRequest) (*GetMappingResponse, error)
 	// ListMappings streams the mappings inside a prefix, in the order of EIDs.
+	// EID-prefixes of sites that nobody registered are not mappings.
 	ListMappings(*ListMappingsRequest, grpc.ServerStreamingServer[ListMappingsResponse]) error
 	// LookupMapping returns the mapping of the longest EID that covers the given
 	// one, as a Map-Request would find it; NOT_FOUND when there is none.
@@ -158,8 +160,8 @@ type MappingServiceServer interface {
 	// PutMappings adds or replaces mappings, all of them or none. They are
 	// durable and answered when it returns.
 	PutMappings(context.Context, *PutMappingsRequest) (*PutMappingsResponse, error)
-	// DeleteMappings removes mappings that were put, all of them or none. Those
-	// that do not exist are passed over.
+	// DeleteMappings removes mappings that were put, all of them or none;
+	// NOT_FOUND when one of them does not exist.
 	DeleteMappings(context.Context, *DeleteMappingsRequest) (*DeleteMappingsResponse, error)
 	// ImportMappings puts many mappings. Each request is one batch, all or none,
 	// and is acknowledged in order when it is durable. An error ends the stream;

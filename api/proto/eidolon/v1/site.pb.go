@@ -22,6 +22,62 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ProxyReplyPolicy says who answers Map-Requests for what a site registered.
+type ProxyReplyPolicy int32
+
+const (
+	ProxyReplyPolicy_PROXY_REPLY_POLICY_UNSPECIFIED ProxyReplyPolicy = 0
+	// The map-server when a registration has the P bit, else an ETR.
+	ProxyReplyPolicy_PROXY_REPLY_POLICY_AS_REGISTERED ProxyReplyPolicy = 1
+	// The map-server.
+	ProxyReplyPolicy_PROXY_REPLY_POLICY_ALWAYS ProxyReplyPolicy = 2
+	// An ETR.
+	ProxyReplyPolicy_PROXY_REPLY_POLICY_NEVER ProxyReplyPolicy = 3
+)
+
+// Enum value maps for ProxyReplyPolicy.
+var (
+	ProxyReplyPolicy_name = map[int32]string{
+		0: "PROXY_REPLY_POLICY_UNSPECIFIED",
+		1: "PROXY_REPLY_POLICY_AS_REGISTERED",
+		2: "PROXY_REPLY_POLICY_ALWAYS",
+		3: "PROXY_REPLY_POLICY_NEVER",
+	}
+	ProxyReplyPolicy_value = map[string]int32{
+		"PROXY_REPLY_POLICY_UNSPECIFIED":   0,
+		"PROXY_REPLY_POLICY_AS_REGISTERED": 1,
+		"PROXY_REPLY_POLICY_ALWAYS":        2,
+		"PROXY_REPLY_POLICY_NEVER":         3,
+	}
+)
+
+func (x ProxyReplyPolicy) Enum() *ProxyReplyPolicy {
+	p := new(ProxyReplyPolicy)
+	*p = x
+	return p
+}
+
+func (x ProxyReplyPolicy) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ProxyReplyPolicy) Descriptor() protoreflect.EnumDescriptor {
+	return file_eidolon_v1_site_proto_enumTypes[0].Descriptor()
+}
+
+func (ProxyReplyPolicy) Type() protoreflect.EnumType {
+	return &file_eidolon_v1_site_proto_enumTypes[0]
+}
+
+func (x ProxyReplyPolicy) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ProxyReplyPolicy.Descriptor instead.
+func (ProxyReplyPolicy) EnumDescriptor() ([]byte, []int) {
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{0}
+}
+
 // ListSitesRequest selects sites.
 type ListSitesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -129,8 +185,20 @@ type Site struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The name.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// What it may register, then what it registered inside.
-	Prefixes      []*SitePrefix `protobuf:"bytes,2,rep,name=prefixes,proto3" json:"prefixes,omitempty"`
+	// What it may register.
+	Prefixes []*SitePrefix `protobuf:"bytes,2,rep,name=prefixes,proto3" json:"prefixes,omitempty"`
+	// How many pairs of EID-prefix and xTR are registered.
+	Registrations uint32 `protobuf:"varint,3,opt,name=registrations,proto3" json:"registrations,omitempty"`
+	// The limit of them.
+	MaxRegistrations uint32 `protobuf:"varint,4,opt,name=max_registrations,json=maxRegistrations,proto3" json:"max_registrations,omitempty"`
+	// When a Map-Register was last accepted; unset before the first.
+	LastRegistration *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=last_registration,json=lastRegistration,proto3" json:"last_registration,omitempty"`
+	// Map-Registers accepted since the map-server started.
+	Accepted uint64 `protobuf:"varint,6,opt,name=accepted,proto3" json:"accepted,omitempty"`
+	// Map-Registers whose authentication failed since then.
+	AuthFailures uint64 `protobuf:"varint,7,opt,name=auth_failures,json=authFailures,proto3" json:"auth_failures,omitempty"`
+	// Map-Registers refused since then, for whatever reason.
+	Refused       uint64 `protobuf:"varint,8,opt,name=refused,proto3" json:"refused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -179,18 +247,59 @@ func (x *Site) GetPrefixes() []*SitePrefix {
 	return nil
 }
 
-// SitePrefix is an EID-prefix that a site may register, or has registered as a
-// more-specific of one.
+func (x *Site) GetRegistrations() uint32 {
+	if x != nil {
+		return x.Registrations
+	}
+	return 0
+}
+
+func (x *Site) GetMaxRegistrations() uint32 {
+	if x != nil {
+		return x.MaxRegistrations
+	}
+	return 0
+}
+
+func (x *Site) GetLastRegistration() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastRegistration
+	}
+	return nil
+}
+
+func (x *Site) GetAccepted() uint64 {
+	if x != nil {
+		return x.Accepted
+	}
+	return 0
+}
+
+func (x *Site) GetAuthFailures() uint64 {
+	if x != nil {
+		return x.AuthFailures
+	}
+	return 0
+}
+
+func (x *Site) GetRefused() uint64 {
+	if x != nil {
+		return x.Refused
+	}
+	return 0
+}
+
+// SitePrefix is an EID-prefix that a site may register.
 type SitePrefix struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The EID-prefix.
 	Eid string `protobuf:"bytes,1,opt,name=eid,proto3" json:"eid,omitempty"`
-	// It stands in the configuration; otherwise it is a more-specific.
-	Configured bool `protobuf:"varint,2,opt,name=configured,proto3" json:"configured,omitempty"`
 	// The site may register more-specifics.
-	AcceptMoreSpecifics bool `protobuf:"varint,3,opt,name=accept_more_specifics,json=acceptMoreSpecifics,proto3" json:"accept_more_specifics,omitempty"`
-	// The registrations; none when nobody registered it.
-	Registrations []*Registration `protobuf:"bytes,4,rep,name=registrations,proto3" json:"registrations,omitempty"`
+	AcceptMoreSpecifics bool `protobuf:"varint,2,opt,name=accept_more_specifics,json=acceptMoreSpecifics,proto3" json:"accept_more_specifics,omitempty"`
+	// Who answers.
+	ProxyReply ProxyReplyPolicy `protobuf:"varint,3,opt,name=proxy_reply,json=proxyReply,proto3,enum=eidolon.v1.ProxyReplyPolicy" json:"proxy_reply,omitempty"`
+	// How many EID-prefixes are registered: this one, and more-specifics of it.
+	Registered    uint32 `protobuf:"varint,4,opt,name=registered,proto3" json:"registered,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -232,13 +341,6 @@ func (x *SitePrefix) GetEid() string {
 	return ""
 }
 
-func (x *SitePrefix) GetConfigured() bool {
-	if x != nil {
-		return x.Configured
-	}
-	return false
-}
-
 func (x *SitePrefix) GetAcceptMoreSpecifics() bool {
 	if x != nil {
 		return x.AcceptMoreSpecifics
@@ -246,7 +348,115 @@ func (x *SitePrefix) GetAcceptMoreSpecifics() bool {
 	return false
 }
 
-func (x *SitePrefix) GetRegistrations() []*Registration {
+func (x *SitePrefix) GetProxyReply() ProxyReplyPolicy {
+	if x != nil {
+		return x.ProxyReply
+	}
+	return ProxyReplyPolicy_PROXY_REPLY_POLICY_UNSPECIFIED
+}
+
+func (x *SitePrefix) GetRegistered() uint32 {
+	if x != nil {
+		return x.Registered
+	}
+	return 0
+}
+
+// ListRegistrationsRequest selects registrations.
+type ListRegistrationsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only of this site; empty for all.
+	Site string `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
+	// Only EID-prefixes inside this one; empty for all.
+	Within        string `protobuf:"bytes,2,opt,name=within,proto3" json:"within,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRegistrationsRequest) Reset() {
+	*x = ListRegistrationsRequest{}
+	mi := &file_eidolon_v1_site_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRegistrationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRegistrationsRequest) ProtoMessage() {}
+
+func (x *ListRegistrationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_site_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRegistrationsRequest.ProtoReflect.Descriptor instead.
+func (*ListRegistrationsRequest) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ListRegistrationsRequest) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *ListRegistrationsRequest) GetWithin() string {
+	if x != nil {
+		return x.Within
+	}
+	return ""
+}
+
+// ListRegistrationsResponse holds some of the registrations.
+type ListRegistrationsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most a few hundred at a time.
+	Registrations []*Registration `protobuf:"bytes,1,rep,name=registrations,proto3" json:"registrations,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRegistrationsResponse) Reset() {
+	*x = ListRegistrationsResponse{}
+	mi := &file_eidolon_v1_site_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRegistrationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRegistrationsResponse) ProtoMessage() {}
+
+func (x *ListRegistrationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_site_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRegistrationsResponse.ProtoReflect.Descriptor instead.
+func (*ListRegistrationsResponse) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ListRegistrationsResponse) GetRegistrations() []*Registration {
 	if x != nil {
 		return x.Registrations
 	}
@@ -256,32 +466,35 @@ func (x *SitePrefix) GetRegistrations() []*Registration {
 // Registration is what one xTR registered for one EID-prefix.
 type Registration struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
+	// The site.
+	Site string `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
 	// The xTR-ID in hexadecimal; empty when it sent none.
-	XtrId string `protobuf:"bytes,1,opt,name=xtr_id,json=xtrId,proto3" json:"xtr_id,omitempty"`
+	XtrId string `protobuf:"bytes,2,opt,name=xtr_id,json=xtrId,proto3" json:"xtr_id,omitempty"`
 	// The Site-ID that came with the xTR-ID.
-	SiteId uint64 `protobuf:"varint,2,opt,name=site_id,json=siteId,proto3" json:"site_id,omitempty"`
-	// The address that it registers from, when known.
-	Rloc string `protobuf:"bytes,3,opt,name=rloc,proto3" json:"rloc,omitempty"`
-	// The record as it was registered.
-	Record *Record `protobuf:"bytes,4,opt,name=record,proto3" json:"record,omitempty"`
+	SiteId uint64 `protobuf:"varint,3,opt,name=site_id,json=siteId,proto3" json:"site_id,omitempty"`
+	// Address and port that the last Map-Register came from; empty after a
+	// restart of the map-server until the next one.
+	From string `protobuf:"bytes,4,opt,name=from,proto3" json:"from,omitempty"`
+	// What it registered; its eid is the EID-prefix.
+	Record *Record `protobuf:"bytes,5,opt,name=record,proto3" json:"record,omitempty"`
 	// The P bit: the map-server may answer.
-	ProxyReply bool `protobuf:"varint,5,opt,name=proxy_reply,json=proxyReply,proto3" json:"proxy_reply,omitempty"`
+	ProxyReply bool `protobuf:"varint,6,opt,name=proxy_reply,json=proxyReply,proto3" json:"proxy_reply,omitempty"`
 	// The a bit: merge with the site's other xTRs.
-	Merge bool `protobuf:"varint,6,opt,name=merge,proto3" json:"merge,omitempty"`
-	// When it was first registered or last changed.
-	Changed *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=changed,proto3" json:"changed,omitempty"`
-	// When the last Map-Register came; unset for one that has not been refreshed
-	// since the map-server started.
-	Refreshed *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=refreshed,proto3" json:"refreshed,omitempty"`
+	Merge bool `protobuf:"varint,7,opt,name=merge,proto3" json:"merge,omitempty"`
+	// When it was last changed.
+	Changed *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=changed,proto3" json:"changed,omitempty"`
+	// When the last Map-Register came; unset after a restart of the map-server
+	// until the next one.
+	Refreshed *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=refreshed,proto3" json:"refreshed,omitempty"`
 	// When it ends unless it is refreshed.
-	Expires       *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=expires,proto3" json:"expires,omitempty"`
+	Expires       *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=expires,proto3" json:"expires,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Registration) Reset() {
 	*x = Registration{}
-	mi := &file_eidolon_v1_site_proto_msgTypes[4]
+	mi := &file_eidolon_v1_site_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -293,7 +506,7 @@ func (x *Registration) String() string {
 func (*Registration) ProtoMessage() {}
 
 func (x *Registration) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_site_proto_msgTypes[4]
+	mi := &file_eidolon_v1_site_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -306,7 +519,14 @@ func (x *Registration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Registration.ProtoReflect.Descriptor instead.
 func (*Registration) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{4}
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Registration) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
 }
 
 func (x *Registration) GetXtrId() string {
@@ -323,9 +543,9 @@ func (x *Registration) GetSiteId() uint64 {
 	return 0
 }
 
-func (x *Registration) GetRloc() string {
+func (x *Registration) GetFrom() string {
 	if x != nil {
-		return x.Rloc
+		return x.From
 	}
 	return ""
 }
@@ -382,31 +602,51 @@ const file_eidolon_v1_site_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03eid\x18\x02 \x01(\tR\x03eid\";\n" +
 	"\x11ListSitesResponse\x12&\n" +
-	"\x05sites\x18\x01 \x03(\v2\x10.eidolon.v1.SiteR\x05sites\"N\n" +
+	"\x05sites\x18\x01 \x03(\v2\x10.eidolon.v1.SiteR\x05sites\"\xc5\x02\n" +
 	"\x04Site\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x122\n" +
-	"\bprefixes\x18\x02 \x03(\v2\x16.eidolon.v1.SitePrefixR\bprefixes\"\xb2\x01\n" +
+	"\bprefixes\x18\x02 \x03(\v2\x16.eidolon.v1.SitePrefixR\bprefixes\x12$\n" +
+	"\rregistrations\x18\x03 \x01(\rR\rregistrations\x12+\n" +
+	"\x11max_registrations\x18\x04 \x01(\rR\x10maxRegistrations\x12G\n" +
+	"\x11last_registration\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x10lastRegistration\x12\x1a\n" +
+	"\baccepted\x18\x06 \x01(\x04R\baccepted\x12#\n" +
+	"\rauth_failures\x18\a \x01(\x04R\fauthFailures\x12\x18\n" +
+	"\arefused\x18\b \x01(\x04R\arefused\"\xb1\x01\n" +
 	"\n" +
 	"SitePrefix\x12\x10\n" +
-	"\x03eid\x18\x01 \x01(\tR\x03eid\x12\x1e\n" +
+	"\x03eid\x18\x01 \x01(\tR\x03eid\x122\n" +
+	"\x15accept_more_specifics\x18\x02 \x01(\bR\x13acceptMoreSpecifics\x12=\n" +
+	"\vproxy_reply\x18\x03 \x01(\x0e2\x1c.eidolon.v1.ProxyReplyPolicyR\n" +
+	"proxyReply\x12\x1e\n" +
 	"\n" +
-	"configured\x18\x02 \x01(\bR\n" +
-	"configured\x122\n" +
-	"\x15accept_more_specifics\x18\x03 \x01(\bR\x13acceptMoreSpecifics\x12>\n" +
-	"\rregistrations\x18\x04 \x03(\v2\x18.eidolon.v1.RegistrationR\rregistrations\"\xdb\x02\n" +
-	"\fRegistration\x12\x15\n" +
-	"\x06xtr_id\x18\x01 \x01(\tR\x05xtrId\x12\x17\n" +
-	"\asite_id\x18\x02 \x01(\x04R\x06siteId\x12\x12\n" +
-	"\x04rloc\x18\x03 \x01(\tR\x04rloc\x12*\n" +
-	"\x06record\x18\x04 \x01(\v2\x12.eidolon.v1.RecordR\x06record\x12\x1f\n" +
-	"\vproxy_reply\x18\x05 \x01(\bR\n" +
+	"registered\x18\x04 \x01(\rR\n" +
+	"registered\"F\n" +
+	"\x18ListRegistrationsRequest\x12\x12\n" +
+	"\x04site\x18\x01 \x01(\tR\x04site\x12\x16\n" +
+	"\x06within\x18\x02 \x01(\tR\x06within\"[\n" +
+	"\x19ListRegistrationsResponse\x12>\n" +
+	"\rregistrations\x18\x01 \x03(\v2\x18.eidolon.v1.RegistrationR\rregistrations\"\xef\x02\n" +
+	"\fRegistration\x12\x12\n" +
+	"\x04site\x18\x01 \x01(\tR\x04site\x12\x15\n" +
+	"\x06xtr_id\x18\x02 \x01(\tR\x05xtrId\x12\x17\n" +
+	"\asite_id\x18\x03 \x01(\x04R\x06siteId\x12\x12\n" +
+	"\x04from\x18\x04 \x01(\tR\x04from\x12*\n" +
+	"\x06record\x18\x05 \x01(\v2\x12.eidolon.v1.RecordR\x06record\x12\x1f\n" +
+	"\vproxy_reply\x18\x06 \x01(\bR\n" +
 	"proxyReply\x12\x14\n" +
-	"\x05merge\x18\x06 \x01(\bR\x05merge\x124\n" +
-	"\achanged\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\achanged\x128\n" +
-	"\trefreshed\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\trefreshed\x124\n" +
-	"\aexpires\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\aexpires2W\n" +
+	"\x05merge\x18\a \x01(\bR\x05merge\x124\n" +
+	"\achanged\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\achanged\x128\n" +
+	"\trefreshed\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\trefreshed\x124\n" +
+	"\aexpires\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\aexpires*\x99\x01\n" +
+	"\x10ProxyReplyPolicy\x12\"\n" +
+	"\x1ePROXY_REPLY_POLICY_UNSPECIFIED\x10\x00\x12$\n" +
+	" PROXY_REPLY_POLICY_AS_REGISTERED\x10\x01\x12\x1d\n" +
+	"\x19PROXY_REPLY_POLICY_ALWAYS\x10\x02\x12\x1c\n" +
+	"\x18PROXY_REPLY_POLICY_NEVER\x10\x032\xbb\x01\n" +
 	"\vSiteService\x12H\n" +
-	"\tListSites\x12\x1c.eidolon.v1.ListSitesRequest\x1a\x1d.eidolon.v1.ListSitesResponseB@Z>github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1;eidolonv1b\x06proto3"
+	"\tListSites\x12\x1c.eidolon.v1.ListSitesRequest\x1a\x1d.eidolon.v1.ListSitesResponse\x12b\n" +
+	"\x11ListRegistrations\x12$.eidolon.v1.ListRegistrationsRequest\x1a%.eidolon.v1.ListRegistrationsResponse0\x01B@Z>github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1;eidolonv1b\x06proto3"
 
 var (
 	file_eidolon_v1_site_proto_rawDescOnce sync.Once
@@ -420,31 +660,39 @@ func file_eidolon_v1_site_proto_rawDescGZIP() []byte {
 	return file_eidolon_v1_site_proto_rawDescData
 }
 
-var file_eidolon_v1_site_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_eidolon_v1_site_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_eidolon_v1_site_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_eidolon_v1_site_proto_goTypes = []any{
-	(*ListSitesRequest)(nil),      // 0: eidolon.v1.ListSitesRequest
-	(*ListSitesResponse)(nil),     // 1: eidolon.v1.ListSitesResponse
-	(*Site)(nil),                  // 2: eidolon.v1.Site
-	(*SitePrefix)(nil),            // 3: eidolon.v1.SitePrefix
-	(*Registration)(nil),          // 4: eidolon.v1.Registration
-	(*Record)(nil),                // 5: eidolon.v1.Record
-	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
+	(ProxyReplyPolicy)(0),             // 0: eidolon.v1.ProxyReplyPolicy
+	(*ListSitesRequest)(nil),          // 1: eidolon.v1.ListSitesRequest
+	(*ListSitesResponse)(nil),         // 2: eidolon.v1.ListSitesResponse
+	(*Site)(nil),                      // 3: eidolon.v1.Site
+	(*SitePrefix)(nil),                // 4: eidolon.v1.SitePrefix
+	(*ListRegistrationsRequest)(nil),  // 5: eidolon.v1.ListRegistrationsRequest
+	(*ListRegistrationsResponse)(nil), // 6: eidolon.v1.ListRegistrationsResponse
+	(*Registration)(nil),              // 7: eidolon.v1.Registration
+	(*timestamppb.Timestamp)(nil),     // 8: google.protobuf.Timestamp
+	(*Record)(nil),                    // 9: eidolon.v1.Record
 }
 var file_eidolon_v1_site_proto_depIdxs = []int32{
-	2, // 0: eidolon.v1.ListSitesResponse.sites:type_name -> eidolon.v1.Site
-	3, // 1: eidolon.v1.Site.prefixes:type_name -> eidolon.v1.SitePrefix
-	4, // 2: eidolon.v1.SitePrefix.registrations:type_name -> eidolon.v1.Registration
-	5, // 3: eidolon.v1.Registration.record:type_name -> eidolon.v1.Record
-	6, // 4: eidolon.v1.Registration.changed:type_name -> google.protobuf.Timestamp
-	6, // 5: eidolon.v1.Registration.refreshed:type_name -> google.protobuf.Timestamp
-	6, // 6: eidolon.v1.Registration.expires:type_name -> google.protobuf.Timestamp
-	0, // 7: eidolon.v1.SiteService.ListSites:input_type -> eidolon.v1.ListSitesRequest
-	1, // 8: eidolon.v1.SiteService.ListSites:output_type -> eidolon.v1.ListSitesResponse
-	8, // [8:9] is the sub-list for method output_type
-	7, // [7:8] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	3,  // 0: eidolon.v1.ListSitesResponse.sites:type_name -> eidolon.v1.Site
+	4,  // 1: eidolon.v1.Site.prefixes:type_name -> eidolon.v1.SitePrefix
+	8,  // 2: eidolon.v1.Site.last_registration:type_name -> google.protobuf.Timestamp
+	0,  // 3: eidolon.v1.SitePrefix.proxy_reply:type_name -> eidolon.v1.ProxyReplyPolicy
+	7,  // 4: eidolon.v1.ListRegistrationsResponse.registrations:type_name -> eidolon.v1.Registration
+	9,  // 5: eidolon.v1.Registration.record:type_name -> eidolon.v1.Record
+	8,  // 6: eidolon.v1.Registration.changed:type_name -> google.protobuf.Timestamp
+	8,  // 7: eidolon.v1.Registration.refreshed:type_name -> google.protobuf.Timestamp
+	8,  // 8: eidolon.v1.Registration.expires:type_name -> google.protobuf.Timestamp
+	1,  // 9: eidolon.v1.SiteService.ListSites:input_type -> eidolon.v1.ListSitesRequest
+	5,  // 10: eidolon.v1.SiteService.ListRegistrations:input_type -> eidolon.v1.ListRegistrationsRequest
+	2,  // 11: eidolon.v1.SiteService.ListSites:output_type -> eidolon.v1.ListSitesResponse
+	6,  // 12: eidolon.v1.SiteService.ListRegistrations:output_type -> eidolon.v1.ListRegistrationsResponse
+	11, // [11:13] is the sub-list for method output_type
+	9,  // [9:11] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_eidolon_v1_site_proto_init() }
@@ -458,13 +706,14 @@ func file_eidolon_v1_site_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_eidolon_v1_site_proto_rawDesc), len(file_eidolon_v1_site_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   5,
+			NumEnums:      1,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_eidolon_v1_site_proto_goTypes,
 		DependencyIndexes: file_eidolon_v1_site_proto_depIdxs,
+		EnumInfos:         file_eidolon_v1_site_proto_enumTypes,
 		MessageInfos:      file_eidolon_v1_site_proto_msgTypes,
 	}.Build()
 	File_eidolon_v1_site_proto = out.File

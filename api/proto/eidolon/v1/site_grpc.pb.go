@@ -19,7 +19,8 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	SiteService_ListSites_FullMethodName = "/eidolon.v1.SiteService/ListSites"
+	SiteService_ListSites_FullMethodName         = "/eidolon.v1.SiteService/ListSites"
+	SiteService_ListRegistrations_FullMethodName = "/eidolon.v1.SiteService/ListRegistrations"
 )
 
 // SiteServiceClient is the client API for SiteService service.
@@ -28,8 +29,11 @@ const (
 //
 // SiteService shows the sites of a map-server and what they registered.
 type SiteServiceClient interface {
-	// ListSites returns all sites.
+	// ListSites returns the sites with their EID-prefixes.
 	ListSites(ctx context.Context, in *ListSitesRequest, opts ...grpc.CallOption) (*ListSitesResponse, error)
+	// ListRegistrations streams what the xTRs of the sites registered, in the
+	// order of EIDs.
+	ListRegistrations(ctx context.Context, in *ListRegistrationsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListRegistrationsResponse], error)
 }
 
 type siteServiceClient struct {
@@ -50,14 +54,36 @@ func (c *siteServiceClient) ListSites(ctx context.Context, in *ListSitesRequest,
 	return out, nil
 }
 
+func (c *siteServiceClient) ListRegistrations(ctx context.Context, in *ListRegistrationsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListRegistrationsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &SiteService_ServiceDesc.Streams[0], SiteService_ListRegistrations_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ListRegistrationsRequest, ListRegistrationsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SiteService_ListRegistrationsClient = grpc.ServerStreamingClient[ListRegistrationsResponse]
+
 // SiteServiceServer is the server API for SiteService service.
 // All implementations must embed UnimplementedSiteServiceServer
 // for forward compatibility.
 //
 // SiteService shows the sites of a map-server and what they registered.
 type SiteServiceServer interface {
-	// ListSites returns all sites.
+	// ListSites returns the sites with their EID-prefixes.
 	ListSites(context.Context, *ListSitesRequest) (*ListSitesResponse, error)
+	// ListRegistrations streams what the xTRs of the sites registered, in the
+	// order of EIDs.
+	ListRegistrations(*ListRegistrationsRequest, grpc.ServerStreamingServer[ListRegistrationsResponse]) error
 	mustEmbedUnimplementedSiteServiceServer()
 }
 
@@ -70,6 +96,9 @@ type UnimplementedSiteServiceServer struct{}
 
 func (UnimplementedSiteServiceServer) ListSites(context.Context, *ListSitesRequest) (*ListSitesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListSites not implemented")
+}
+func (UnimplementedSiteServiceServer) ListRegistrations(*ListRegistrationsRequest, grpc.ServerStreamingServer[ListRegistrationsResponse]) error {
+	return status.Error(codes.Unimplemented, "method ListRegistrations not implemented")
 }
 func (UnimplementedSiteServiceServer) mustEmbedUnimplementedSiteServiceServer() {}
 func (UnimplementedSiteServiceServer) testEmbeddedByValue()                     {}
@@ -110,6 +139,17 @@ func _SiteService_ListSites_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SiteService_ListRegistrations_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ListRegistrationsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(SiteServiceServer).ListRegistrations(m, &grpc.GenericServerStream[ListRegistrationsRequest, ListRegistrationsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SiteService_ListRegistrationsServer = grpc.ServerStreamingServer[ListRegistrationsResponse]
+
 // SiteService_ServiceDesc is the grpc.ServiceDesc for SiteService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -122,6 +162,12 @@ var SiteService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _SiteService_ListSites_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "ListRegistrations",
+			Handler:       _SiteService_ListRegistrations_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "eidolon/v1/site.proto",
 }

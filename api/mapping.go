@@ -1,0 +1,145 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	eidolonv1 "github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1"
+	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/server"
+)
+
+// Database is what the MappingService needs of a map-server; *server.Server
+// has it. The methods are called from several goroutines.
+type Database interface {
+	// Lookup returns the longest match for an EID.
+	Lookup(e mapping.EID) (server.MappingStatus, bool)
+	// Database walks the mappings inside e, or all with the zero EID, in
+	// order.
+	Database(e mapping.EID) iter.Seq[server.MappingStatus]
+	// Put and Delete change the mappings of the API durably, all or none.
+	Put(ctx context.Context, recs []*mapping.Record) error
+	Delete(ctx context.Context, eids []mapping.EID) error
+}
+
+var _ Database = (*server.Server)(nil)
+
+type mappings struct {
+	eidolonv1.UnimplementedMappingServiceServer
+	db Database
+}
+
+// Mappings is the MappingService of a map-server.
+func Mappings(db Database) Service { return &mappings{db: db} }
+
+func (s *mappings) register(r grpc.ServiceRegistrar) { eidolonv1.RegisterMappingServiceServer(r, s) }
+
+func (s *mappings) GetMapping(_ context.Context, req *eidolonv1.GetMappingRequest) (*eidolonv1.GetMappingResponse, error) {
+	e, ferr := eidFromProto("eid", req.GetEid())
+	if ferr != nil {
+		return nil, invalid(ferr)
+	}
+	for m := range s.db.Database(e) {
+		if m.Record.EID == e {
+			return &eidolonv1.GetMappingResponse{Mapping: mappingToProto(m)}, nil
+		}
+		break // the EID itself would come first
+	}
+	return nil, status.Errorf(codes.NotFound, "there is no mapping for exactly %v", e)
+}
+
+func (s *mappings) LookupMapping(_ context.Context, req *eidolonv1.LookupMappingRequest) (*eidolonv1.LookupMappingResponse, error) {
+	e, ferr := eidFromProto("eid", req.GetEid())
+	if ferr != nil {
+		return nil, invalid(ferr)
+	}
+	m, ok := s.db.Lookup(e)
+	if !ok {
+		return nil, status.Errorf(codes.NotFound, "no mapping holds %v", e)
+	}
+	return &eidolonv1.LookupMappingResponse{Mapping: mappingToProto(m)}, nil
+}
+
+func (s *mappings) ListMappings(req *eidolonv1.ListMappingsRequest, stream grpc.ServerStreamingServer[eidolonv1.ListMappingsResponse]) error {
+	within, ferr := optionalEID("within", req.GetWithin())
+	if ferr != nil {
+		return invalid(ferr)
+	}
+	batch := new(eidolonv1.ListMappingsResponse)
+	for st := range s.db.Database(within) {
+		origin := originToProto(st.Origin)
+		if want := req.GetOrigin(); want != eidolonv1.MappingOrigin_MAPPING_ORIGIN_UNSPECIFIED && want != origin {
+			continue
+		}
+		batch.Mappings = append(batch.Mappings, mappingToProto(st))
+		if len(batch.Mappings) == listBatch {
+			if err := stream.Send(batch); err != nil {
+				return err
+			}
+			batch = new(eidolonv1.ListMappingsResponse)
+		}
+	}
+	if len(batch.Mappings) == 0 {
+		return nil
+	}
+	return stream.Send(batch)
+}
+
+func (s *mappings) PutMappings(ctx context.Context, req *eidolonv1.PutMappingsRequest) (*eidolonv1.PutMappingsResponse, error) {
+	recs, ferr := batchFromProto(req.GetRecords())
+	if ferr != nil {
+		return nil, invalid(ferr)
+	}
+	if err := s.db.Put(ctx, recs); err != nil {
+		return nil, failed("put mappings", err)
+	}
+	return &eidolonv1.PutMappingsResponse{}, nil
+}
+
+func (s *mappings) DeleteMappings(ctx context.Context, req *eidolonv1.DeleteMappingsRequest) (*eidolonv1.DeleteMappingsResponse, error) {
+	if n := len(req.GetEids()); n < 1 || n > maxBatch {
+		return nil, invalid(badField("eids", "found %d, expected 1 to %d", n, maxBatch))
+	}
+	eids := make([]mapping.EID, len(req.GetEids()))
+	for i, text := range req.GetEids() {
+		var ferr *fieldError
+		if eids[i], ferr = eidFromProto(fmt.Sprintf("eids[%d]", i), text); ferr != nil {
+			return nil, invalid(ferr)
+		}
+	}
+	if err := s.db.Delete(ctx, eids); err != nil {
+		return nil, failed("delete mappings", err)
+	}
+	return &eidolonv1.DeleteMappingsResponse{}, nil
+}
+
+func (s *mappings) ImportMappings(stream grpc.BidiStreamingServer[eidolonv1.ImportMappingsRequest, eidolonv1.ImportMappingsResponse]) error {
+	durable := uint64(0)
+	for {
+		req, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		recs, ferr := batchFromProto(req.GetRecords())
+		if ferr != nil {
+			return invalid(ferr)
+		}
+		if err := s.db.Put(stream.Context(), recs); err != nil {
+			return failed("put mappings", err)
+		}
+		durable += uint64(len(recs))
+		if err := stream.Send(&eidolonv1.ImportMappingsResponse{DurableRecords: durable}); err != nil {
+			return err
+		}
+	}
+}
