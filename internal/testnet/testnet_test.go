@@ -132,10 +132,11 @@ func TestSameSeedSameRun(t *testing.T) {
 		})
 		return out
 	}
-	if run(1) != run(1) {
+	first := run(1)
+	if first != run(1) {
 		t.Error("two runs of one seed differ")
 	}
-	if run(1) == run(2) {
+	if first == run(2) {
 		t.Error("two seeds give the same run")
 	}
 }

@@ -40,9 +40,6 @@ type query struct {
 	eid mapping.EID // a host for a miss, a cached prefix otherwise
 	why reason
 	by  host // who asks; zero unless why is forMiss
-	// space is the EID-prefix that the limit of one Map-Request a second is
-	// kept for: eid, or the Send-Map-Request entry that holds it.
-	space mapping.EID
 	// attempts are the transmissions, oldest first. A reply to any of them is
 	// a reply.
 	attempts []attempt
@@ -95,7 +92,7 @@ func newITR(c *core) *itr {
 		queries:   make(map[mapping.EID]*query),
 		nonces:    make(map[uint64]outstanding),
 		perHost:   make(map[host]int),
-		spacing:   newLimiter[mapping.EID](requestSpacing, 1, max(limiterKeys, 4*l.Pending)),
+		spacing:   newLimiter[mapping.EID](requestSpacing, 1, limiterKeys+requestBurst*l.Rate+l.Pending),
 		hosts:     newLimiter[host](time.Second/time.Duration(l.RatePerHost), requestBurst*l.RatePerHost, limiterKeys),
 		all:       newLimiter[struct{}](time.Second/time.Duration(l.Rate), requestBurst*l.Rate, 1),
 		smr:       newLimiter[mapping.EID](smrSpacing, 1, limiterKeys),
@@ -118,7 +115,7 @@ func (i *itr) miss(now time.Time, m Miss) {
 			i.stats.inc(missesCached)
 			return
 		}
-		space = rec.EID
+		space = rec.EID // its packets ask once a second, wherever they go
 	}
 	if i.queries[eid] != nil {
 		i.stats.inc(missesPending)
@@ -126,7 +123,7 @@ func (i *itr) miss(now time.Time, m Miss) {
 	}
 	by := host{m.IID, m.Src}
 	switch {
-	case !i.spacing.ready(now, space), !i.hosts.ready(now, by), !i.all.ready(now, struct{}{}):
+	case !i.spacing.ready(now, eid), !i.spacing.ready(now, space), !i.hosts.ready(now, by), !i.all.ready(now, struct{}{}):
 		i.stats.inc(missesRateLimited)
 		return
 	case i.perHost[by] >= i.cfg.Limits.PendingPerHost, !i.makeRoom(by):
@@ -135,8 +132,11 @@ func (i *itr) miss(now time.Time, m Miss) {
 	}
 	i.hosts.take(now, by)
 	i.all.take(now, struct{}{})
+	if space != eid {
+		i.spacing.take(now, space)
+	}
 	i.log.Debug("map-cache miss", "eid", eid, "source", m.Src)
-	i.ask(now, &query{eid: eid, space: space, by: by, why: forMiss})
+	i.ask(now, &query{eid: eid, by: by, why: forMiss})
 }
 
 // resolvable reports whether the mapping system can be asked for m: an address
@@ -190,7 +190,7 @@ func (i *itr) used(now time.Time, eids []mapping.EID) {
 			continue // a later round comes in time
 		}
 		i.stats.inc(mapRequestsRefresh)
-		i.ask(now, &query{eid: e, space: e, why: forRefresh})
+		i.ask(now, &query{eid: e, why: forRefresh})
 	}
 }
 
@@ -258,7 +258,7 @@ func (i *itr) transmit(now time.Time, q *query) {
 		return // once in 2^64; the next retransmission draws again
 	}
 	r := i.resolvers.pick(now, avoid)
-	i.spacing.take(now, q.space)
+	i.spacing.take(now, q.eid)
 	i.nonces[nonce] = outstanding{q, len(q.attempts)}
 	q.attempts = append(q.attempts, attempt{nonce, r, now})
 

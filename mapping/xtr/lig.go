@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/eidolon-lisp/eidolon/internal/udp"
@@ -67,6 +68,8 @@ var ErrNoReply = errors.New("no map-reply")
 // caller's; Lig closes it when it returns, because that is what ends its
 // reader. It stops early when ctx ends.
 func Lig(ctx context.Context, conn udp.Conn, q LigQuery) (LigResult, error) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	defer conn.Close()
 	q, src, err := q.withDefaults()
 	if err != nil {
@@ -75,7 +78,7 @@ func Lig(ctx context.Context, conn udp.Conn, q LigQuery) (LigResult, error) {
 	replies := make(chan packet, 16)
 	stop := make(chan struct{})
 	defer close(stop)
-	go func() {
+	wg.Go(func() {
 		buf := make([]byte, wire.MaxMessage)
 		for {
 			n, from, at, err := conn.Read(buf)
@@ -91,7 +94,7 @@ func Lig(ctx context.Context, conn udp.Conn, q LigQuery) (LigResult, error) {
 				return
 			}
 		}
-	}()
+	})
 
 	sent := make(map[uint64]time.Time)
 	for range q.Count {

@@ -28,7 +28,7 @@ func (i *itr) solicited(now time.Time, m *wire.MapRequest) {
 	i.smr.take(now, eid)
 	i.stats.inc(mapRequestsSMRInvoked)
 	i.log.Debug("smr received", "eid", eid)
-	i.ask(now, &query{eid: eid, space: eid, why: forSMR})
+	i.ask(now, &query{eid: eid, why: forSMR})
 }
 
 // cachedFor returns the cached EID that an SMR is about.
