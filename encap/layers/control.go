@@ -1,6 +1,7 @@
 package layers
 
 import (
+	"encoding/hex"
 	"fmt"
 
 	"github.com/eidolon-lisp/eidolon/mapping/wire"
@@ -109,7 +110,7 @@ func newControl(b []byte, nesting int) *ControlSummary {
 	case *wire.MapRequest:
 		s.mapRequest(m)
 	case *wire.MapReply:
-		s.Flags, s.Nonce = letters("P", m.Probe, "E", m.EchoNonce, "S", m.Security), nonceString(m.Nonce)
+		s.Flags, s.Nonce = letters("PES", m.Probe, m.EchoNonce, m.Security), nonceString(m.Nonce)
 		s.SecurityData = len(m.SecurityData)
 		s.records(m.Records)
 		if m.Probe {
@@ -118,7 +119,7 @@ func newControl(b []byte, nesting int) *ControlSummary {
 			s.Type = "negative-map-reply"
 		}
 	case *wire.MapRegister:
-		s.Flags = letters("P", m.ProxyReply, "S", m.Security, "I", m.HasXTRID, "E", m.EIDNotify, "T", m.TTLFromRegister, "a", m.Merge, "M", m.WantNotify)
+		s.Flags = letters("PSIETaM", m.ProxyReply, m.Security, m.HasXTRID, m.EIDNotify, m.TTLFromRegister, m.Merge, m.WantNotify)
 		s.Nonce = nonceString(m.Nonce)
 		s.authentication(m.Auth)
 		s.records(m.Records)
@@ -142,7 +143,7 @@ func newControl(b []byte, nesting int) *ControlSummary {
 			s.Body = bodyString(m.Body)
 		}
 	case *wire.ECM:
-		s.Flags = letters("S", m.Security, "D", m.DDT, "E", m.ToETR, "M", m.ToMapServer)
+		s.Flags = letters("SDEM", m.Security, m.DDT, m.ToETR, m.ToMapServer)
 		s.SecurityData = len(m.SecurityData)
 		s.InnerSource, s.InnerDestination = m.Src.String(), m.Dst.String()
 		if nesting+1 < maxNesting {
@@ -159,8 +160,7 @@ func newControl(b []byte, nesting int) *ControlSummary {
 }
 
 func (s *ControlSummary) mapRequest(m *wire.MapRequest) {
-	s.Flags = letters("A", m.Authoritative, "M", m.HasMapData, "P", m.Probe, "S", m.SMR, "p", m.PITR, "s", m.SMRInvoked,
-		"I", m.HasXTRID, "L", m.LocalXTR, "D", m.NoReply)
+	s.Flags = letters("AMPSpsILD", m.Authoritative, m.HasMapData, m.Probe, m.SMR, m.PITR, m.SMRInvoked, m.HasXTRID, m.LocalXTR, m.NoReply)
 	s.Nonce, s.SourceEID = nonceString(m.Nonce), m.SourceEID.String()
 	for _, a := range m.ITRRLOCs {
 		s.ITRRLOCs = append(s.ITRRLOCs, a.String())
@@ -228,7 +228,7 @@ func newRecord(r wire.Record) RecordSummary {
 
 func (s *ControlSummary) ids(has bool, xtr []byte, site uint64) {
 	if has {
-		s.XTRID, s.SiteID = hexString(xtr), &site
+		s.XTRID, s.SiteID = hex.EncodeToString(xtr), &site
 	}
 }
 

@@ -1,7 +1,6 @@
 package layers
 
 import (
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -162,7 +161,7 @@ func newData(b []byte) *DataSummary {
 		SrcVersion: d.SrcVersion, DstVersion: d.DstVersion, InstanceID: d.IID,
 		KeyID: d.KeyID, NextProtocol: uint8(d.Next), Payload: len(d.Payload),
 	}
-	s.Flags = letters("N", d.HasNonce, "L", d.HasStatus, "E", d.EchoNonce, "V", d.HasVersions, "I", d.HasInstance, "P", d.GPE)
+	s.Flags = letters("NLEVIP", d.HasNonce, d.HasStatus, d.EchoNonce, d.HasVersions, d.HasInstance, d.GPE)
 	if d.HasNonce {
 		s.Nonce = fmt.Sprintf("%06x", d.Nonce)
 	}
@@ -202,15 +201,13 @@ func newInner(f *encap.Flow, b []byte) *Inner {
 	return in
 }
 
-// letters returns the names of the flags that are set: name, bool, name, bool.
-func letters(flags ...any) string {
+// letters returns the letters of the flags that are set.
+func letters(names string, set ...bool) string {
 	s := ""
-	for i := 0; i < len(flags); i += 2 {
-		if flags[i+1].(bool) {
-			s += flags[i].(string)
+	for i, on := range set {
+		if on {
+			s += names[i : i+1]
 		}
 	}
 	return s
 }
-
-func hexString(b []byte) string { return hex.EncodeToString(b) }

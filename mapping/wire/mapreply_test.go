@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/hex"
 	"errors"
 	"net/netip"
@@ -69,5 +70,17 @@ func TestMapReplyTooLarge(t *testing.T) {
 	}
 	if b, err := (&MapReply{Records: rs}).AppendBinary([]byte{1}); !errors.Is(err, ErrTooLarge) || len(b) != 1 {
 		t.Errorf("%d octets of records: %d octets, %v", rs.Size(), len(b), err)
+	}
+}
+
+// Counts that promise more than the message holds.
+func TestMapReplyCounts(t *testing.T) {
+	for octet, field := range map[int]string{3: "record 1 record_ttl", 16: "record 0 locator 1 header"} {
+		b := bytes.Clone(messageVector(t, "C7"))
+		b[octet] = 255
+		err := new(MapReply).Decode(b)
+		if de := (*DecodeError)(nil); !errors.As(err, &de) || !errors.Is(err, ErrTruncated) || de.Field != field || de.Offset != len(b) {
+			t.Errorf("octet %d set to 255: %v, want %s at octet %d", octet, err, field, len(b))
+		}
 	}
 }
