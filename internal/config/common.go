@@ -157,21 +157,28 @@ func Detect(path string) (Kind, error) {
 	return "", fmt.Errorf("%s: the keys do not tell whether this is for xtr or mapserver", path)
 }
 
-// Check reads a file of the given kind and returns its warnings.
-func Check(path string, kind Kind) (warnings Errors, err error) {
+// Check reads a file of the given kind. warnings is nil or an Errors, and
+// nil after an error.
+func Check(path string, kind Kind) (warnings, err error) {
+	var doubts Errors
 	switch kind {
 	case KindXTR:
 		c, err := LoadXTR(path)
 		if err != nil {
 			return nil, err
 		}
-		return c.Warnings, nil
+		doubts = c.Warnings
 	case KindMapServer:
 		c, err := LoadMapServer(path)
 		if err != nil {
 			return nil, err
 		}
-		return c.Warnings, nil
+		doubts = c.Warnings
+	default:
+		return nil, fmt.Errorf("unknown kind of configuration %q", kind)
 	}
-	return nil, fmt.Errorf("unknown kind of configuration %q", kind)
+	if len(doubts) == 0 {
+		return nil, nil
+	}
+	return doubts, nil
 }

@@ -155,11 +155,16 @@ func TestBad(t *testing.T) {
 
 // TestDefaults reads the shortest files that are good.
 func TestDefaults(t *testing.T) {
-	x, err := LoadXTR(write(t, "map_resolvers: [192.0.2.1]\n"))
+	x, err := LoadXTR(write(t, `
+map_resolvers: [192.0.2.1]
+map_servers: [{address: 192.0.2.1, authentication_key: {key_id: 1, key: 0123456789abcdef}}]
+locator_sets: [{name: a, locators: [{address: 192.0.2.2}]}]
+database_mappings: [{eid: "[16777215]10.0.0.0/8", locator_set: a}, {eid: "[2]11.0.0.0/8", locator_set: a}]
+`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []Instance{{0, "eidolon0"}}; !reflect.DeepEqual(x.Instances, want) || x.MapCacheLimit != 100000 ||
+	if want := []Instance{{2, "eidolon2"}, {16777215, "eidolon16777215"}}; !reflect.DeepEqual(x.Instances, want) || x.MapCacheLimit != 100000 ||
 		x.Miss != MissHold || x.Plane != (Plane{"tun", 4341, 0}) || x.API.Socket != "/run/eidolon/xtr.sock" {
 		t.Errorf("got %+v", x)
 	}

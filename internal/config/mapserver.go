@@ -121,6 +121,9 @@ type owner struct {
 	at   value
 }
 
+// maxSiteName is what the store keeps of a site's name, in octets.
+const maxSiteName = 255
+
 func (c *MapServer) readSites(v value) map[mapping.EID]owner {
 	owners, seen := make(map[mapping.EID]owner), make(names[string])
 	for _, item := range v.list("sites, each with name, authentication_keys and eid_prefixes") {
@@ -131,8 +134,8 @@ func (c *MapServer) readSites(v value) map[mapping.EID]owner {
 		at := o.need("name", "the name of the site")
 		s := Site{}
 		if name, ok := at.text("the name of the site"); ok {
-			if name == "" {
-				at.fail("found an empty name, expected the name of the site")
+			if name == "" || len(name) > maxSiteName {
+				at.fail("found a name of %d octets, expected 1 to %d", len(name), maxSiteName)
 			}
 			seen.add(name, at, "site")
 			s.Name = name

@@ -20,7 +20,7 @@ type XTR struct {
 	// XTRID is zero when none is given; then SiteID is 0.
 	XTRID  mapping.XTRID
 	SiteID uint64
-	// DatabaseMappings are the site's EID-prefixes, no two the same and none
+	// DatabaseMappings are the site's EID-prefixes: not empty, no two the same, none
 	// overlapping one of another instance. None of instance 0 holds a
 	// locator, map-server or map-resolver.
 	DatabaseMappings []DatabaseMapping
@@ -124,13 +124,10 @@ func (c *XTR) read(o *object) {
 		site.fail("found %d without an xtr_id; the two are sent together", c.SiteID)
 	}
 	underlay := make(names[netip.Addr])
-	c.readMappings(o.get("database_mappings"), readLocatorSets(o.get("locator_sets"), underlay))
+	c.readMappings(o.need("database_mappings", "a list with at least one EID-prefix of the site; its locators tell the xtr which addresses to use"),
+		readLocatorSets(o.get("locator_sets"), underlay))
 	c.readInstances(o.get("instances"))
-	servers := o.get("map_servers")
-	c.readMapServers(servers, underlay)
-	if len(c.DatabaseMappings) > 0 && !servers.given() {
-		o.need("map_servers", "a list with at least one map-server to register the database_mappings with")
-	}
+	c.readMapServers(o.need("map_servers", "a list with at least one map-server to register the database_mappings with"), underlay)
 	c.readMapResolvers(o.need("map_resolvers", "a list with at least one address of a map-resolver"), underlay)
 	c.refuseInside(underlay)
 
@@ -173,7 +170,7 @@ func readLocatorSets(v value, underlay names[netip.Addr]) map[string]*locatorSet
 
 func (c *XTR) readMappings(v value, sets map[string]*locatorSet) {
 	seen := make(names[mapping.EID])
-	for _, item := range v.list("database-mappings, each with eid and locator_set") {
+	for _, item := range v.atLeastOne("database-mappings, each with eid and locator_set") {
 		o, ok := item.object()
 		if !ok {
 			continue
@@ -270,9 +267,6 @@ func (c *XTR) readInstances(v value) {
 			v.fail("instance-ID %d of the database_mapping %s is not in the list", m.EID.IID, text(m.EID))
 		}
 		c.Instances = append(c.Instances, Instance{IID: m.EID.IID, Device: deviceName(m.EID.IID)})
-	}
-	if len(c.Instances) == 0 {
-		c.Instances = []Instance{{IID: 0, Device: deviceName(0)}}
 	}
 	slices.SortFunc(c.Instances, func(a, b Instance) int { return cmp.Compare(a.IID, b.IID) })
 }
