@@ -1,0 +1,99 @@
+// Mapserver is the map-server and map-resolver of Eidolon.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/eidolon-lisp/eidolon/api"
+	"github.com/eidolon-lisp/eidolon/internal/config"
+	"github.com/eidolon-lisp/eidolon/internal/daemon"
+	"github.com/eidolon-lisp/eidolon/internal/udp"
+	"github.com/eidolon-lisp/eidolon/mapping/boltstore"
+	"github.com/eidolon-lisp/eidolon/mapping/server"
+)
+
+func main() {
+	os.Exit(daemon.Daemon{
+		Name:   "mapserver",
+		Short:  "LISP map-server and map-resolver",
+		Config: "/etc/eidolon/mapserver.yml",
+		Check:  func(path string) (error, error) { return config.Check(path, config.KindMapServer) },
+		Run:    run,
+	}.Main(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+func run(ctx context.Context, path string) (err error) {
+	cfg, err := config.LoadMapServer(path)
+	if err != nil {
+		return err
+	}
+	log := cfg.Log.Logger(os.Stderr)
+	for _, w := range cfg.Warnings {
+		log.Warn("configuration", "warning", w.Error())
+	}
+	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
+		return fmt.Errorf("state_dir: %w", err)
+	}
+	store, err := boltstore.Open(filepath.Join(cfg.StateDir, "mapserver.db"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	srv, err := server.New(ctx, serverConfig(cfg, log), store)
+	if err != nil {
+		return err
+	}
+	var conn *udp.Socket
+	if err := daemon.WaitAddress(ctx, log, func() (err error) {
+		conn, err = udp.Listen(cfg.Listen)
+		return err
+	}); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	log.Info("mapserver is up", "listen", fmt.Sprint(conn.Addrs()), "sites", len(cfg.Sites), "version", daemon.Version())
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return srv.Run(ctx, conn, runtime.GOMAXPROCS(0)) })
+	g.Go(func() error {
+		return api.Serve(ctx, api.Config{Socket: cfg.API.Socket, Logger: log},
+			api.Admin("mapserver", srv.Stats), api.Mappings(srv), api.Sites(srv))
+	})
+	return g.Wait()
+}
+
+// serverConfig turns the file's types into the server's.
+func serverConfig(cfg *config.MapServer, log *slog.Logger) server.Config {
+	c := server.Config{
+		Listen:      cfg.Listen,
+		Static:      cfg.StaticMappings,
+		RequestRate: server.RequestRate{PerSource: cfg.RequestRate.PerSource, Burst: cfg.RequestRate.Burst},
+		Logger:      log,
+	}
+	policies := map[config.ProxyReply]server.ProxyPolicy{
+		config.ProxyReplyAsRegistered: server.ProxyAsRegistered,
+		config.ProxyReplyAlways:       server.ProxyAlways,
+		config.ProxyReplyNever:        server.ProxyNever,
+	}
+	for _, s := range cfg.Sites {
+		site := server.Site{Name: s.Name, Keys: s.Keys, MinAlgorithm: s.MinimumAlgorithm}
+		for _, p := range s.EIDPrefixes {
+			site.Prefixes = append(site.Prefixes, server.SitePrefix{
+				EID:                 p.Prefix,
+				AcceptMoreSpecifics: p.AcceptMoreSpecifics,
+				ProxyReply:          policies[p.ProxyReply],
+			})
+		}
+		c.Sites = append(c.Sites, site)
+	}
+	return c
+}

@@ -1,0 +1,223 @@
+// Xtr is the site edge router of Eidolon: ITR and ETR.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/eidolon-lisp/eidolon/api"
+	"github.com/eidolon-lisp/eidolon/dataplane"
+	"github.com/eidolon-lisp/eidolon/dataplane/tun"
+	"github.com/eidolon-lisp/eidolon/internal/config"
+	"github.com/eidolon-lisp/eidolon/internal/daemon"
+	"github.com/eidolon-lisp/eidolon/internal/udp"
+	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/wire"
+	"github.com/eidolon-lisp/eidolon/mapping/xtr"
+)
+
+func main() {
+	os.Exit(daemon.Daemon{
+		Name:   "xtr",
+		Short:  "LISP site edge router (ITR and ETR)",
+		Config: "/etc/eidolon/xtr.yml",
+		Check:  func(path string) (error, error) { return config.Check(path, config.KindXTR) },
+		Run:    run,
+	}.Main(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// usageRound is how often the map-cache hears which entries carried traffic.
+const usageRound = 5 * time.Second
+
+func run(ctx context.Context, path string) error {
+	cfg, err := config.LoadXTR(path)
+	if err != nil {
+		return err
+	}
+	log := cfg.Log.Logger(os.Stderr)
+	for _, w := range cfg.Warnings {
+		log.Warn("configuration", "warning", w.Error())
+	}
+	rlocs, err := localLocators(ctx, log, cfg)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+
+	fib := dataplane.NewFIB()
+	x, err := xtr.New(controlConfig(cfg, rlocs, fib, log))
+	if err != nil {
+		return err
+	}
+	var listen []netip.AddrPort
+	for _, a := range rlocs {
+		listen = append(listen, netip.AddrPortFrom(a, wire.Port))
+	}
+	conn, err := udp.Listen(listen)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	plane, err := tun.New(planeConfig(cfg, rlocs, log), fib)
+	if err != nil {
+		return err
+	}
+	log.Info("xtr is up", "rlocs", fmt.Sprint(rlocs), "database_mappings", len(cfg.DatabaseMappings), "version", daemon.Version())
+
+	// The plane outlives the control plane, so that traffic still flows while
+	// the registrations are withdrawn.
+	planeCtx, stopPlane := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopPlane()
+	g, ctx := errgroup.WithContext(ctx)
+	misses := make(chan xtr.Miss)
+	g.Go(func() error { return plane.Run(planeCtx) })
+	g.Go(func() error {
+		defer stopPlane()
+		return x.Run(ctx, conn, misses)
+	})
+	g.Go(func() error { return pass(ctx, fib, plane, x, misses) })
+	g.Go(func() error {
+		return api.Serve(ctx, api.Config{Socket: cfg.API.Socket, Logger: log},
+			api.Admin("xtr", concat(x.Stats, plane.Stats)), api.Router(x))
+	})
+	return g.Wait()
+}
+
+// pass carries misses from the plane to the control plane, and back which
+// entries are in use.
+func pass(ctx context.Context, fib *dataplane.FIB, plane dataplane.Plane, x *xtr.XTR, misses chan<- xtr.Miss) error {
+	round := time.NewTicker(usageRound)
+	defer round.Stop()
+	for {
+		select {
+		case m := <-plane.Misses():
+			select {
+			case misses <- xtr.Miss(m):
+			case <-ctx.Done():
+				return nil
+			}
+		case <-round.C:
+			var used []mapping.EID
+			fib.Usage(func(e mapping.EID, _, _ uint64) { used = append(used, e) })
+			x.Used(used)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func concat(seqs ...func() iter.Seq2[string, uint64]) func() iter.Seq2[string, uint64] {
+	return func() iter.Seq2[string, uint64] {
+		return func(yield func(string, uint64) bool) {
+			for _, seq := range seqs {
+				for name, v := range seq() {
+					if !yield(name, v) {
+						return
+					}
+				}
+			}
+		}
+	}
+}
+
+// settle is how long locators may be missing after the first is there: the
+// addresses of a router come one after the other.
+const settle = 3 * time.Second
+
+// localLocators returns the addresses of the locator-sets that an interface of
+// this router has. It waits for the first, and then a moment for the others,
+// which may as well belong to another xTR of the site.
+func localLocators(ctx context.Context, log *slog.Logger, cfg *config.XTR) ([]netip.Addr, error) {
+	var all, here []netip.Addr
+	for _, m := range cfg.DatabaseMappings {
+		for _, l := range m.Locators {
+			if l.Addr.IsValid() && !slices.Contains(all, l.Addr) {
+				all = append(all, l.Addr)
+			}
+		}
+	}
+	if len(all) == 0 {
+		return nil, errors.New("no database_mapping has a locator: an xtr needs an RLOC of its own")
+	}
+	slices.SortFunc(all, netip.Addr.Compare)
+	var first time.Time
+	err := daemon.WaitAddress(ctx, log, func() error {
+		here = here[:0]
+		addrs, err := net.InterfaceAddrs()
+		if err != nil {
+			return err
+		}
+		for _, a := range addrs {
+			if p, err := netip.ParsePrefix(a.String()); err == nil && slices.Contains(all, p.Addr()) && !slices.Contains(here, p.Addr()) {
+				here = append(here, p.Addr())
+			}
+		}
+		if len(here) > 0 && first.IsZero() {
+			first = time.Now()
+		}
+		if len(here) == len(all) || len(here) > 0 && time.Since(first) >= settle {
+			return nil
+		}
+		return fmt.Errorf("of the locators %v this router has %v: %w", all, here, syscall.EADDRNOTAVAIL)
+	})
+	slices.SortFunc(here, netip.Addr.Compare)
+	return here, err
+}
+
+func controlConfig(cfg *config.XTR, rlocs []netip.Addr, fib *dataplane.FIB, log *slog.Logger) xtr.Config {
+	c := xtr.Config{
+		RLOCs:        rlocs,
+		XTRID:        cfg.XTRID,
+		SiteID:       cfg.SiteID,
+		MapResolvers: cfg.MapResolvers,
+		CacheLimit:   cfg.MapCacheLimit,
+		OnCache:      fib.Apply,
+		Logger:       log,
+	}
+	for _, m := range cfg.DatabaseMappings {
+		c.Databases = append(c.Databases, xtr.Database{EID: m.EID, Locators: m.Locators, TTL: m.RecordTTL})
+	}
+	for _, m := range cfg.MapServers {
+		c.MapServers = append(c.MapServers, xtr.MapServer{
+			Addr:             m.Address,
+			Key:              m.Key,
+			ProxyReply:       m.ProxyReply,
+			WantNotify:       m.WantMapNotify,
+			Merge:            m.Merge,
+			RegisterInterval: m.RegisterInterval,
+		})
+	}
+	return c
+}
+
+func planeConfig(cfg *config.XTR, rlocs []netip.Addr, log *slog.Logger) tun.Config {
+	c := tun.Config{
+		Sources:   rlocs,
+		Table:     cfg.Plane.RouteTable,
+		UplinkMTU: cfg.Plane.UplinkMTU,
+		Logger:    log,
+	}
+	if cfg.Miss == config.MissHold {
+		c.Miss = dataplane.DefaultMissPolicy
+	}
+	for _, in := range cfg.Instances {
+		c.Instances = append(c.Instances, tun.Instance{IID: in.IID, Device: in.Device})
+	}
+	for _, m := range cfg.DatabaseMappings {
+		c.Locals = append(c.Locals, m.EID)
+	}
+	return c
+}

@@ -1,0 +1,134 @@
+// Package daemon is the frame that xtr and mapserver share: the command line,
+// signals, and waiting for local addresses that are not there yet.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// A Daemon is what Main makes a program of.
+type Daemon struct {
+	// Name is the program's name, Short says what it does in one line.
+	Name, Short string
+	// Config is the default path of the configuration file.
+	Config string
+	// Check reads the file and returns the doubts that did not stop it from
+	// being used, one a line, or everything that is wrong with it.
+	Check func(path string) (warnings error, err error)
+	// Run runs until ctx ends; then it cleans up and returns nil.
+	Run func(ctx context.Context, path string) error
+}
+
+// Main runs the program and returns its exit status: 0 after an orderly end,
+// 1 after an error, which is written to stderr.
+func (d Daemon) Main(args []string, stdout, stderr io.Writer) int {
+	// The second signal ends the process at once.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+	root := d.command()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	if err := root.ExecuteContext(ctx); err != nil {
+		fmt.Fprintf(stderr, "%v\n", err)
+		return 1
+	}
+	return 0
+}
+
+func (d Daemon) command() *cobra.Command {
+	root := &cobra.Command{
+		Use:           d.Name,
+		Short:         d.Short,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	var path string
+	run := &cobra.Command{
+		Use:   "run",
+		Short: "Run in the foreground until SIGINT or SIGTERM",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return d.Run(cmd.Context(), path) },
+	}
+	check := &cobra.Command{
+		Use:   "check",
+		Short: "Check the configuration file and say everything that is wrong with it",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			warnings, err := d.Check(path)
+			if err != nil {
+				return err
+			}
+			if warnings != nil {
+				fmt.Fprintf(cmd.ErrOrStderr(), "%v\n", warnings)
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s is good\n", path)
+			return nil
+		},
+	}
+	for _, c := range []*cobra.Command{run, check} {
+		c.Flags().StringVar(&path, "config", d.Config, "configuration file")
+	}
+	root.AddCommand(run, check, &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", d.Name, Version())
+			return err
+		},
+	})
+	return root
+}
+
+// Version returns the version of the module and the revision it was built
+// from, as far as the build recorded them.
+func Version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	v := info.Main.Version
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			v += " " + s.Value
+		}
+	}
+	return v + " " + info.GoVersion
+}
+
+// retryAfter is how often an address that is not there yet is tried again.
+const retryAfter = 250 * time.Millisecond
+
+// WaitAddress calls try until it succeeds, fails for another reason than a
+// local address that no interface has (yet), or ctx ends. Addresses of
+// containers and of uplinks with DHCP come after the daemon; it logs what it
+// waits for, at first and then every 10 s.
+func WaitAddress(ctx context.Context, log *slog.Logger, try func() error) error {
+	for n := 0; ; n++ {
+		err := try()
+		if err == nil || !errors.Is(err, syscall.EADDRNOTAVAIL) {
+			return err
+		}
+		if n%int(10*time.Second/retryAfter) == 0 {
+			log.Warn("waiting for a local address", "err", err)
+		}
+		select {
+		case <-time.After(retryAfter):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
