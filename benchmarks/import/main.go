@@ -59,15 +59,15 @@ var locators = []string{"198.51.100.1", "198.51.100.2", "198.51.100.3"}
 
 // result is what was measured.
 type result struct {
-	prefixes             int
-	importTime           time.Duration
-	rssAnon, rssFile     string // KiB, of /proc/PID/status
-	rssAnonKiB           int
-	restart              time.Duration
-	checked, positive    int
-	resolveTime          time.Duration
-	restartChecked       int
-	negative, extraCount int
+	prefixes          int
+	importTime        time.Duration
+	rssAnon, rssFile  string // KiB, of /proc/PID/status
+	rssAnonKiB        int
+	restart           time.Duration
+	checked, positive int
+	resolveTime       time.Duration
+	restartChecked    int
+	negative          int
 }
 
 func run(ctx context.Context, o options) error {
