@@ -14,7 +14,7 @@ import (
 // Map-Notify is due.
 func (s *Server) apply(now time.Time, ed *mapping.Editor[entry], reg *register) bool {
 	nonce, digest := reg.msg.Nonce, reg.msg.Auth.Data
-	key := nonceKey{site: reg.site.name, by: reg.by, key: reg.key.ID}
+	key := reg.nonceKey()
 	if st := s.nonces[key]; st != nil {
 		if st.size == 0 && st.nonce == nonce && s.standing(ed, reg) {
 			// The first retransmission after a restart: what it asks

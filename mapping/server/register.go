@@ -23,6 +23,10 @@ type register struct {
 	src, dst netip.AddrPort
 }
 
+func (reg *register) nonceKey() nonceKey {
+	return nonceKey{site: reg.site.name, by: reg.by, key: reg.key.ID}
+}
+
 // register checks a Map-Register as far as it needs no lock: whose it is, its
 // authentication, what it wants to register (RFC 9301 sections 5.6 and 8.2).
 // It returns nil for one that is refused.

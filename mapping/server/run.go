@@ -1,10 +1,12 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,6 +17,10 @@ const (
 	// tickInterval is how late an expiry may be noticed and a refresh's
 	// nonce saved.
 	tickInterval = time.Second
+	// gatherTime is how long the writer waits for what the readers have at
+	// hand after a first Map-Register: it makes batches, and lets inOrder
+	// undo their overtaking each other.
+	gatherTime = 500 * time.Microsecond
 	// maxBatch bounds the Map-Registers that share one edit of the table and
 	// one commit.
 	maxBatch = 512
@@ -52,7 +58,10 @@ func (s *Server) Run(ctx context.Context, conn udp.Conn, readers int) error {
 		case <-ticker.C:
 			s.tick(commits, s.clock())
 		case reg := <-s.queue:
-			s.send(conn, s.registerAll(commits, s.clock(), s.drain(reg)))
+			time.Sleep(gatherTime)
+			batch := s.drain(reg)
+			inOrder(batch)
+			s.send(conn, s.registerAll(commits, s.clock(), batch))
 		}
 	}
 	conn.Close()
@@ -79,6 +88,27 @@ func (s *Server) drain(first *register) []*register {
 		}
 	}
 	return batch
+}
+
+// inOrder sorts the Map-Registers of each xTR by nonce, and leaves those of
+// different xTRs in the order they came in. An xTR with many EID-prefixes sends
+// several at once; a reader that was a little slower must not make a replay of
+// one of them.
+func inOrder(batch []*register) {
+	places := make(map[nonceKey][]int)
+	for i, reg := range batch {
+		places[reg.nonceKey()] = append(places[reg.nonceKey()], i)
+	}
+	for _, at := range places {
+		regs := make([]*register, len(at))
+		for i, p := range at {
+			regs[i] = batch[p]
+		}
+		slices.SortStableFunc(regs, func(a, b *register) int { return cmp.Compare(a.msg.Nonce, b.msg.Nonce) })
+		for i, p := range at {
+			batch[p] = regs[i]
+		}
+	}
 }
 
 // read is a reader goroutine.

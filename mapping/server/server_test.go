@@ -181,7 +181,12 @@ type bench struct {
 
 func newBench(t testing.TB, cfg Config, store *memStore) *bench {
 	t.Helper()
-	b := &bench{t: t, store: store, now: start, nonce: 1000}
+	return newBenchAt(t, cfg, store, start)
+}
+
+func newBenchAt(t testing.TB, cfg Config, store *memStore, now time.Time) *bench {
+	t.Helper()
+	b := &bench{t: t, store: store, now: now, nonce: 1000}
 	cfg.Now = func() time.Time { return b.now }
 	var kept mapping.Store
 	if store != nil {
@@ -198,9 +203,8 @@ func newBench(t testing.TB, cfg Config, store *memStore) *bench {
 // restart makes a new server from what the store has, as after a crash.
 func (b *bench) restart(cfg Config) *bench {
 	b.t.Helper()
-	n := newBench(b.t, cfg, b.store)
-	n.now, n.nonce = b.now, b.nonce
-	n.s.epoch = b.now
+	n := newBenchAt(b.t, cfg, b.store, b.now)
+	n.nonce = b.nonce
 	return n
 }
 
