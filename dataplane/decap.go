@@ -18,6 +18,7 @@ type Decap struct {
 
 	flow   encap.Flow
 	header encap.Header
+	outer  netip.Addr // outer source that was checked in this batch
 	last   admission
 	pkts   []Packet // of Run
 }
@@ -74,7 +75,7 @@ func (d *Decap) Run(r Receiver) error {
 // again when it returns.
 func (d *Decap) Batch(pkts []Packet) {
 	s := d.f.fib.Snapshot()
-	d.last.valid = false
+	d.last.valid, d.outer = false, netip.Addr{}
 	for i := range pkts {
 		if drop := d.packet(s, &pkts[i]); drop != NotDropped {
 			d.c.Drop(drop, 1)
@@ -93,8 +94,11 @@ func (d *Decap) packet(s *Snapshot, p *Packet) DropReason {
 	if p.Drop != NotDropped {
 		return p.Drop
 	}
-	if p.Src == p.Dst || p.Src == s.Source(p.Src) || !encap.Routable(p.Src) {
-		return DropOuterSource
+	if p.Src != d.outer {
+		if p.Src == p.Dst || p.Src == s.Source(p.Src) || !encap.Routable(p.Src) {
+			return DropOuterSource
+		}
+		d.outer = p.Src
 	}
 	h := &d.header
 	switch err := h.Decode(p.Data); {
@@ -113,12 +117,13 @@ func (d *Decap) packet(s *Snapshot, p *Packet) DropReason {
 			return DropUnknownInstance
 		}
 	}
-	if drop := decode(f, pkt); drop != NotDropped {
+	if drop := decode(f, pkt, len(pkt)); drop != NotDropped {
 		return drop
 	}
 	if !a.valid || a.src != f.Src || a.dst != f.Dst {
-		a.valid, a.src, a.dst, a.drop = true, f.Src, f.Dst, NotDropped
+		a.valid, a.src, a.dst, a.drop = true, f.Src, f.Dst, addresses(&f.Key)
 		switch {
+		case a.drop != NotDropped:
 		case !s.Local(h.IID, f.Dst):
 			a.drop = DropDestinationNotLocal
 		case s.Local(h.IID, f.Src):

@@ -22,24 +22,25 @@ const (
 // Encap is a worker on the way out: packets of one instance come from the host
 // side and go to the underlay. It belongs to one goroutine.
 type Encap struct {
-	f     *Forwarder
-	iid   uint32
-	host  HostWriter // for ICMP messages to hosts
-	under Sender
-	c     *Counters
-	held  bool // this worker releases the hold queue
+	f        *Forwarder
+	iid      uint32
+	host     HostWriter // for ICMP messages to hosts
+	under    Sender
+	c        *Counters
+	releaser bool // empties the hold queue, and so does not hold
 
 	tooBig, unreachable bucket
 
-	run  run
-	flow encap.Flow
-	out  []Packet
-	frag []byte    // arena, fragments are appended
-	icmp []byte    // one message
-	msg  [1][]byte // Write's argument
+	run   run
+	flow  encap.Flow
+	out   []Packet
+	frag  []byte    // arena, fragments are appended
+	whole []byte    // a packet of two parts, put together
+	icmp  []byte    // one message
+	msg   [1][]byte // Write's argument
 
-	bufs  [][]byte // of Run
-	sizes []int
+	pkts []HostPacket // of Run
+	one  HostPacket   // of release
 }
 
 // run is a sequence of packets of one flow: the decision is made for the first
@@ -75,7 +76,7 @@ func (f *Forwarder) NewEncap(iid uint32, host HostWriter, under Sender) *Encap {
 // forward is dropped, not held again.
 func (f *Forwarder) NewReleaser(iid uint32, host HostWriter, under Sender) *Encap {
 	e := f.NewEncap(iid, host, under)
-	e.held = true
+	e.releaser = true
 	return e
 }
 
@@ -83,19 +84,14 @@ func (f *Forwarder) NewReleaser(iid uint32, host HostWriter, under Sender) *Enca
 func (e *Encap) Counters() *Counters { return e.c }
 
 // Run reads from r and forwards until r is closed, which is not an error.
-// offset is where packets begin in the buffers, at least Headroom.
-func (e *Encap) Run(r HostReader, offset int) error {
-	const bufLen = 65535 // most of it is never touched, and so not resident
-	if e.bufs == nil {
-		e.bufs, e.sizes = make([][]byte, MaxBatch), make([]int, MaxBatch)
-		for i := range e.bufs {
-			e.bufs[i] = make([]byte, offset+bufLen)
-		}
+func (e *Encap) Run(r HostReader) error {
+	if e.pkts == nil {
+		e.pkts = make([]HostPacket, MaxBatch)
 	}
 	for {
-		n, err := r.Read(e.bufs, e.sizes, offset)
+		n, err := r.Read(e.pkts)
 		if n > 0 {
-			e.Batch(e.f.now(), e.bufs[:n], e.sizes[:n], offset)
+			e.Batch(e.f.now(), e.pkts[:n])
 		}
 		if err != nil {
 			if errors.Is(err, os.ErrClosed) {
@@ -106,13 +102,12 @@ func (e *Encap) Run(r HostReader, offset int) error {
 	}
 }
 
-// Batch forwards the packets that begin at offset in each of bufs and are as
-// long as sizes say. The octets before them are overwritten. Packets are
-// edited in place and are the caller's again when Batch returns.
-func (e *Encap) Batch(now time.Time, bufs [][]byte, sizes []int, offset int) {
+// Batch forwards packets in order. They are edited, and the caller's again when
+// Batch returns.
+func (e *Encap) Batch(now time.Time, pkts []HostPacket) {
 	s := e.f.fib.Snapshot()
-	for i, b := range bufs {
-		e.packet(s, now, b[:offset+sizes[i]], offset, true)
+	for i := range pkts {
+		e.packet(s, now, &pkts[i])
 	}
 	e.end()
 }
@@ -121,7 +116,8 @@ func (e *Encap) Batch(now time.Time, bufs [][]byte, sizes []int, offset int) {
 func (e *Encap) release(now time.Time, pkts []heldPacket) {
 	s := e.f.fib.Snapshot()
 	for _, p := range pkts {
-		e.packet(s, now, p.buf, Headroom, false)
+		e.one = HostPacket{Buf: p.buf}
+		e.packet(s, now, &e.one)
 	}
 	e.end()
 }
@@ -131,11 +127,15 @@ func (e *Encap) end() {
 	e.flush()
 }
 
-// packet forwards b[offset:].
-func (e *Encap) packet(s *Snapshot, now time.Time, b []byte, offset int, fresh bool) {
-	pkt := b[offset:]
-	f := &e.flow
-	if drop := decode(f, pkt); drop != NotDropped {
+// packet forwards one.
+func (e *Encap) packet(s *Snapshot, now time.Time, p *HostPacket) {
+	if p.Drop != NotDropped {
+		e.c.Drop(p.Drop, 1)
+		return
+	}
+	f, head := &e.flow, p.Buf[Headroom:]
+	n := len(head) + len(p.Body)
+	if drop := decode(f, head, n); drop != NotDropped {
 		e.c.Drop(drop, 1)
 		return
 	}
@@ -146,30 +146,31 @@ func (e *Encap) packet(s *Snapshot, now time.Time, b []byte, offset int, fresh b
 	}
 	switch {
 	case r.miss:
-		e.missed(pkt, now)
+		e.missed(p, now)
 		return
 	case r.drop != NotDropped:
-		e.refuse(pkt, now)
+		e.refuse(p, now)
 		return
-	case fresh && e.f.hold != nil && e.f.hold.active.Load() > 0:
+	case !e.releaser && e.f.hold != nil && e.f.hold.active.Load() > 0:
 		// Packets of this destination may still be on their way out of the
 		// hold queue; this one must not pass them.
-		if taken, drop := e.f.hold.put(holdKey{e.iid, f.Dst}, f.Src, pkt, now, true); taken {
+		if taken, drop := e.f.hold.put(holdKey{e.iid, f.Dst}, f.Src, p, now, true); taken {
 			e.countHeld(drop)
 			return
 		}
 	}
 	room := r.rloc.Room()
-	if f.Length <= room {
-		e.emit(b[offset-encap.HeaderLen:], false)
+	if n <= room {
+		e.emit(p.Buf, p.Body, false)
 		return
 	}
-	e.oversized(b, offset, room, now)
+	e.oversized(p, n, room, now)
 }
 
-// decode parses an inner packet and makes the checks that both ways share.
-func decode(f *encap.Flow, pkt []byte) DropReason {
-	switch err := f.Decode(pkt); {
+// decode parses an inner packet of n octets that begins with head, and makes
+// the checks of a single packet that both ways share.
+func decode(f *encap.Flow, head []byte, n int) DropReason {
+	switch err := f.DecodeHead(head, n); {
 	case err == nil:
 	case errors.Is(err, encap.ErrVersion):
 		return DropInnerVersion
@@ -179,14 +180,21 @@ func decode(f *encap.Flow, pkt []byte) DropReason {
 		return DropInnerHeader
 	}
 	switch {
-	case f.Length != len(pkt):
+	case f.Length != n:
 		return DropInnerTrailing
-	case f.Dst.IsMulticast() || f.Src.IsMulticast():
-		return DropMulticast
-	case !encap.Routable(f.Dst) || !encap.Routable(f.Src):
-		return DropNotRoutable
 	case f.TTL == 0:
 		return DropTTLExpired
+	}
+	return NotDropped
+}
+
+// addresses checks the addresses of a flow.
+func addresses(k *encap.Key) DropReason {
+	switch {
+	case k.Dst.IsMulticast() || k.Src.IsMulticast():
+		return DropMulticast
+	case !encap.Routable(k.Dst) || !encap.Routable(k.Src):
+		return DropNotRoutable
 	}
 	return NotDropped
 }
@@ -194,8 +202,10 @@ func decode(f *encap.Flow, pkt []byte) DropReason {
 // decide looks the flow up.
 func (e *Encap) decide(s *Snapshot, now time.Time) {
 	f, r := &e.flow, &e.run
-	*r = run{valid: true, key: f.Key}
+	*r = run{valid: true, key: f.Key, drop: addresses(&f.Key)}
 	switch {
+	case r.drop != NotDropped:
+		return
 	case !s.Local(e.iid, f.Src):
 		r.drop = DropSourceNotEID // RFC 9300 section 8: both EIDs in one instance
 		return
@@ -214,9 +224,6 @@ func (e *Encap) decide(s *Snapshot, now time.Time) {
 	r.hash = f.Hash()
 	r.rloc = r.entry.RLOC(r.hash)
 	r.src = s.Source(r.rloc.addr)
-	if !r.src.IsValid() {
-		r.drop = DropNoSource
-	}
 }
 
 // endRun adds the run's packets to the counters that all workers share.
@@ -231,14 +238,15 @@ func (e *Encap) endRun() {
 	e.run.packets, e.run.bytes = 0, 0
 }
 
-// emit queues data, the inner packet with room for the LISP header before it.
-func (e *Encap) emit(data []byte, fragmentable bool) {
+// emit queues a packet: buf is the room for the LISP header and the inner
+// packet, which goes on in body.
+func (e *Encap) emit(buf, body []byte, fragmentable bool) {
 	r := &e.run
-	encap.PutHeader(data, e.iid)
+	encap.PutHeader(buf, e.iid)
 	r.packets++
-	r.bytes += uint64(len(data) - encap.HeaderLen)
+	r.bytes += uint64(len(buf) - encap.HeaderLen + len(body))
 	e.out = append(e.out, Packet{
-		Data: data, Src: r.src, Dst: r.rloc.addr, Hash: r.hash,
+		Data: buf, Body: body, Src: r.src, Dst: r.rloc.addr, Hash: r.hash,
 		TTL: e.flow.TTL, TOS: encap.OuterTOS(e.flow.TOS), Fragmentable: fragmentable,
 	})
 	if len(e.out) == cap(e.out) {
@@ -258,7 +266,7 @@ func (e *Encap) flush() {
 				continue
 			}
 			packets++
-			bytes += uint64(len(p.Data) - encap.HeaderLen)
+			bytes += uint64(p.Len() - encap.HeaderLen)
 			if p.Fragmentable {
 				e.c.Add(OuterFragmented, 1)
 			}
@@ -266,19 +274,18 @@ func (e *Encap) flush() {
 		e.c.Add(EncapPackets, packets)
 		e.c.Add(EncapBytes, bytes)
 	}
-	clear(e.out)
 	e.out, e.frag = e.out[:0], e.frag[:0]
 }
 
 // missed asks for a mapping and holds or drops the packet.
-func (e *Encap) missed(pkt []byte, now time.Time) {
+func (e *Encap) missed(p *HostPacket, now time.Time) {
 	f := &e.flow
 	e.c.Add(e.f.misses.offer(Miss{IID: e.iid, Dst: f.Dst, Src: f.Src}, now), 1)
-	if e.f.hold == nil || e.held {
+	if e.f.hold == nil || e.releaser {
 		e.c.Drop(DropNoMapping, 1)
 		return
 	}
-	_, drop := e.f.hold.put(holdKey{e.iid, f.Dst}, f.Src, pkt, now, false)
+	_, drop := e.f.hold.put(holdKey{e.iid, f.Dst}, f.Src, p, now, false)
 	e.countHeld(drop)
 }
 
@@ -292,7 +299,7 @@ func (e *Encap) countHeld(drop DropReason) {
 
 // refuse drops the packet, and where the mapping says drop tells its source
 // (RFC 9301 section 5.4).
-func (e *Encap) refuse(pkt []byte, now time.Time) {
+func (e *Encap) refuse(p *HostPacket, now time.Time) {
 	r := &e.run
 	e.c.Drop(r.drop, 1)
 	why := encap.NoRoute
@@ -307,23 +314,23 @@ func (e *Encap) refuse(pkt []byte, now time.Time) {
 		return
 	}
 	r.told = true
-	if msg, ok := encap.AppendUnreachable(e.icmp[:0], pkt, why); ok {
+	if msg, ok := encap.AppendUnreachable(e.icmp[:0], e.join(p), why); ok {
 		e.tell(msg, &e.unreachable, ICMPUnreachable, now)
 	}
 }
 
-// oversized handles a packet that is larger than the path takes (RFC 9300
-// section 7).
-func (e *Encap) oversized(b []byte, offset, room int, now time.Time) {
-	f, pkt := &e.flow, b[offset:]
+// oversized handles a packet of n octets, more than the room that the path has
+// (RFC 9300 section 7).
+func (e *Encap) oversized(p *HostPacket, n, room int, now time.Time) {
+	f := &e.flow
 	switch {
 	case !f.DF:
-		e.fragment(pkt, room)
+		e.fragment(e.join(p), room)
 		return
-	case f.Src.Is6() && f.Length <= encap.MinMTU6:
+	case f.Src.Is6() && n <= encap.MinMTU6:
 		// No IPv6 host sends less than this, whatever it is told: the outer
 		// packet has to be fragmented (RFC 2473 section 7.1 b).
-		e.emit(b[offset-encap.HeaderLen:], true)
+		e.emit(p.Buf, p.Body, true)
 		return
 	}
 	e.c.Drop(DropTooBig, 1)
@@ -334,9 +341,18 @@ func (e *Encap) oversized(b []byte, offset, room int, now time.Time) {
 	if f.Src.Is6() {
 		room = max(room, encap.MinMTU6)
 	}
-	if msg, ok := encap.AppendTooBig(e.icmp[:0], pkt, room); ok {
+	if msg, ok := encap.AppendTooBig(e.icmp[:0], e.join(p), room); ok {
 		e.tell(msg, &e.tooBig, ICMPTooBig, now)
 	}
+}
+
+// join returns the inner packet in one piece, until the next join.
+func (e *Encap) join(p *HostPacket) []byte {
+	if len(p.Body) == 0 {
+		return p.Buf[Headroom:]
+	}
+	e.whole = append(append(e.whole[:0], p.Buf[Headroom:]...), p.Body...)
+	return e.whole
 }
 
 // fragment splits an IPv4 packet and queues the pieces.
@@ -348,16 +364,16 @@ func (e *Encap) fragment(pkt []byte, room int) {
 	}
 	e.c.Add(Fragmented, 1)
 	for {
-		if cap(e.frag)-len(e.frag) < encap.HeaderLen+room {
+		if cap(e.frag)-len(e.frag) < Headroom+room {
 			e.flush()
 		}
 		start := len(e.frag)
-		b, ok := fr.Next(e.frag[:start+encap.HeaderLen])
+		b, ok := fr.Next(e.frag[:start+Headroom])
 		if !ok {
 			return
 		}
 		e.frag = b
-		e.emit(b[start:len(b):len(b)], false)
+		e.emit(b[start:len(b):len(b)], nil, false)
 	}
 }
 

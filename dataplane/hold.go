@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -78,20 +79,20 @@ func newHold(p MissPolicy) *hold {
 	return &hold{policy: p.withDefaults(), byKey: make(map[holdKey]*heldQueue), kick: make(chan struct{}, 1)}
 }
 
-// put copies pkt into the queue. With behind set it does so only if packets of
+// put copies the packet into the queue. With behind set it does so only if packets of
 // that destination are still there. It reports whether the packet was taken
 // care of, and if it was dropped, why.
-func (h *hold) put(k holdKey, src netip.Addr, pkt []byte, now time.Time, behind bool) (taken bool, drop DropReason) {
+func (h *hold) put(k holdKey, src netip.Addr, pkt *HostPacket, now time.Time, behind bool) (taken bool, drop DropReason) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	q := h.byKey[k]
 	if q == nil && behind {
 		return false, NotDropped
 	}
-	p := &h.policy
-	if h.packets >= p.Packets || h.bytes+len(pkt) > p.Bytes ||
-		q != nil && (len(q.pkts) >= p.PacketsPerEID || q.bytes+len(pkt) > p.BytesPerEID) ||
-		len(pkt) > p.BytesPerEID {
+	p, size := &h.policy, len(pkt.Buf)-Headroom+len(pkt.Body)
+	if h.packets >= p.Packets || h.bytes+size > p.Bytes ||
+		q != nil && (len(q.pkts) >= p.PacketsPerEID || q.bytes+size > p.BytesPerEID) ||
+		size > p.BytesPerEID {
 		return true, DropHoldFull
 	}
 	if q == nil {
@@ -103,12 +104,11 @@ func (h *hold) put(k holdKey, src netip.Addr, pkt []byte, now time.Time, behind 
 		default:
 		}
 	}
-	buf := make([]byte, Headroom+len(pkt))
-	copy(buf[Headroom:], pkt)
+	buf := slices.Concat(pkt.Buf, pkt.Body)
 	q.pkts = append(q.pkts, heldPacket{buf, src, now})
-	q.bytes += len(pkt)
+	q.bytes += size
 	h.packets++
-	h.bytes += len(pkt)
+	h.bytes += size
 	return true, NotDropped
 }
 

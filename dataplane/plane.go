@@ -17,8 +17,8 @@ type Plane interface {
 	Stats() iter.Seq2[string, uint64]
 }
 
-// Headroom is how many octets a host side must leave before each packet that
-// it reads: the LISP header is prepended there.
+// Headroom is how many octets lie before each packet in a HostPacket's Buf: the
+// LISP header is written there.
 const Headroom = 8
 
 // MaxBatch is the largest number of packets that a worker handles at once.
@@ -34,12 +34,23 @@ type Host interface {
 
 // HostReader is the reading half of a Host.
 type HostReader interface {
-	// Read blocks until there are packets and puts each into one of bufs, at
-	// offset, with its length into the same place of sizes. The packets, the
-	// octets before them and those behind them are the caller's until the next
-	// Read. An error ends the plane's use of the host side; after Close it is
-	// os.ErrClosed.
-	Read(bufs [][]byte, sizes []int, offset int) (n int, err error)
+	// Read blocks until there are packets and fills pkts from the start. The
+	// packets are the caller's, to change too, until the next Read. A packet
+	// with Drop set is one that the host side met but can't hand over. An error
+	// ends the use of the host side; after Close it is os.ErrClosed.
+	Read(pkts []HostPacket) (n int, err error)
+}
+
+// HostPacket is one IP packet from the host side, in two parts so that the
+// segments of a large one need not be copied.
+type HostPacket struct {
+	// Buf is Headroom octets and then the beginning of the packet, with all of
+	// its IP and transport headers.
+	Buf []byte
+	// Body is the rest of the packet, or empty.
+	Body []byte
+	// Drop is set when the packet was lost on the host side.
+	Drop DropReason
 }
 
 // HostWriter is the writing half of a Host.
@@ -75,8 +86,10 @@ type Receiver interface {
 // Packet is one encapsulated packet between core and underlay: the payload of
 // a UDP datagram of port 4341, and what the outer headers say.
 type Packet struct {
-	// Data is the LISP header and the inner packet.
+	// Data is the LISP header and the inner packet, or its beginning.
 	Data []byte
+	// Body is the rest of the inner packet. It is empty in what is received.
+	Body []byte
 	// Src and Dst are the outer addresses.
 	Src, Dst netip.Addr
 	// Hash is the flow hash, from which a sender takes the source port.
@@ -88,3 +101,6 @@ type Packet struct {
 	// Drop is set by the underlay when the packet was lost there.
 	Drop DropReason
 }
+
+// Len returns the length of the UDP payload in octets.
+func (p *Packet) Len() int { return len(p.Data) + len(p.Body) }

@@ -70,21 +70,26 @@ type Key struct {
 //
 // A packet whose ports are out of reach (fragment, unknown extension header,
 // truncated transport header) is not an error: it is a flow by its addresses.
-func (f *Flow) Decode(b []byte) error {
+func (f *Flow) Decode(b []byte) error { return f.DecodeHead(b, len(b)) }
+
+// DecodeHead is Decode for a packet of which only the head is at hand: b is the
+// beginning of n octets, at least all headers up to the ports. n must not be
+// less than len(b).
+func (f *Flow) DecodeHead(b []byte, n int) error {
 	*f = Flow{}
 	if len(b) == 0 {
 		return ErrTruncated
 	}
 	switch b[0] >> 4 {
 	case 4:
-		return f.decode4(b)
+		return f.decode4(b, n)
 	case 6:
-		return f.decode6(b)
+		return f.decode6(b, n)
 	}
 	return ErrVersion
 }
 
-func (f *Flow) decode4(b []byte) error {
+func (f *Flow) decode4(b []byte, n int) error {
 	if len(b) < ipv4Len {
 		return ErrTruncated
 	}
@@ -92,7 +97,7 @@ func (f *Flow) decode4(b []byte) error {
 	if hlen < ipv4Len || total < hlen {
 		return ErrBadHeader
 	}
-	if total > len(b) {
+	if total > n || hlen > len(b) {
 		return ErrTruncated
 	}
 	f.Length, f.HeaderLen = total, hlen
@@ -102,26 +107,26 @@ func (f *Flow) decode4(b []byte) error {
 	f.Fragment, f.NotFirst = frag&(ipv4MF|ipv4Offset) != 0, frag&ipv4Offset != 0
 	f.Src, f.Dst = netip.AddrFrom4([4]byte(b[12:])), netip.AddrFrom4([4]byte(b[16:]))
 	if !f.Fragment {
-		f.ports(b[9], b[hlen:total])
+		f.ports(b[9], b[hlen:min(total, len(b))])
 	}
 	return nil
 }
 
-func (f *Flow) decode6(b []byte) error {
+func (f *Flow) decode6(b []byte, n int) error {
 	if len(b) < ipv6Len {
 		return ErrTruncated
 	}
 	// A payload length of 0 with a jumbo option (RFC 2675) does not fit a UDP
 	// datagram; it reads as an empty packet and the caller finds octets over.
 	total := ipv6Len + int(binary.BigEndian.Uint16(b[4:]))
-	if total > len(b) {
+	if total > n {
 		return ErrTruncated
 	}
 	f.Length, f.HeaderLen = total, ipv6Len
 	f.TOS, f.TTL = b[0]<<4|b[1]>>4, b[7]
 	f.DF = true
 	f.Src, f.Dst = netip.AddrFrom16([16]byte(b[8:])), netip.AddrFrom16([16]byte(b[24:]))
-	proto, rest, fragment := walkExtensions(b[6], b[ipv6Len:total])
+	proto, rest, fragment := walkExtensions(b[6], b[ipv6Len:min(total, len(b))])
 	if fragment != nil {
 		f.Fragment, f.NotFirst = true, binary.BigEndian.Uint16(fragment[2:])&^7 != 0
 		return nil

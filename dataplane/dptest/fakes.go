@@ -65,6 +65,9 @@ type Host struct {
 	Refuse func(pkt []byte) bool
 	// Discard forgets what is written, without a copy.
 	Discard bool
+	// Split, when not 0, makes Read hand over longer packets in two parts, the
+	// first of that many octets.
+	Split int
 
 	in, out queue[[]byte]
 }
@@ -88,15 +91,26 @@ func (h *Host) Written() [][]byte { return h.out.drain() }
 func (h *Host) WaitWritten() [][]byte { return h.out.take(1 << 30) }
 
 // Read implements dataplane.HostReader.
-func (h *Host) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
-	pkts := h.in.take(len(bufs))
-	if len(pkts) == 0 {
+func (h *Host) Read(pkts []dataplane.HostPacket) (int, error) {
+	in := h.in.take(len(pkts))
+	if len(in) == 0 {
 		return 0, os.ErrClosed
 	}
-	for i, p := range pkts {
-		sizes[i] = copy(bufs[i][offset:], p)
+	for i, p := range in {
+		pkts[i] = HostPacket(p, h.Split)
 	}
-	return len(pkts), nil
+	return len(in), nil
+}
+
+// HostPacket returns p as a host side hands it over: with headroom and, when
+// split is not 0, what is beyond split octets in Body.
+func HostPacket(p []byte, split int) dataplane.HostPacket {
+	if split == 0 || split > len(p) {
+		split = len(p)
+	}
+	buf := make([]byte, dataplane.Headroom+split)
+	copy(buf[dataplane.Headroom:], p)
+	return dataplane.HostPacket{Buf: buf, Body: slices.Clone(p[split:])}
 }
 
 // Write implements dataplane.HostWriter.
@@ -159,7 +173,7 @@ func (u *Underlay) Send(pkts []dataplane.Packet) {
 		}
 		if !u.Discard {
 			p := pkts[i]
-			p.Data = slices.Clone(p.Data)
+			p.Data, p.Body = slices.Concat(p.Data, p.Body), nil
 			u.out.put(p)
 		}
 	}

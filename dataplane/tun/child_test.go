@@ -134,6 +134,7 @@ func child() error {
 				a.Misses = append(a.Misses, <-p.Misses())
 			}
 		case "exit":
+			profStop()
 			cancel()
 			if err := <-done; err != nil {
 				return err

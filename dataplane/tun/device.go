@@ -3,22 +3,25 @@ package tun
 import (
 	"errors"
 	"fmt"
+	"os"
+	"runtime"
 	"sync"
+	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
-	wgtun "golang.zx2c4.com/wireguard/tun"
 
 	"github.com/eidolon-lisp/eidolon/dataplane"
 )
 
-// headroom is what lies before each packet in a worker's buffers: the LISP
-// header. It is rounded up to keep packets aligned.
-const headroom = 16
-
 // openDevice creates the TUN device with n queues. The kernel keeps a flow on
 // one of them.
-func openDevice(name string, n int) ([]*hostQueue, error) {
-	var queues []*hostQueue
+//
+// golang.zx2c4.com/wireguard/tun opens such a device too, but reads one packet
+// at a time and copies each segment on both ways; here the segments of a large
+// packet are described by vectors, and small packets are read many at once.
+func openDevice(name string, n int) ([]*queue, error) {
+	var queues []*queue
 	for i := range n {
 		q, err := openQueue(name, i == 0, n > 1)
 		if err != nil {
@@ -32,13 +35,19 @@ func openDevice(name string, n int) ([]*hostQueue, error) {
 	return queues, nil
 }
 
-func openQueue(name string, first, multi bool) (*hostQueue, error) {
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+// Offloads that are asked of the kernel. The second set came with Linux 6.2.
+const (
+	offloadTCP = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN
+	offloadUDP = unix.TUN_F_USO4 | unix.TUN_F_USO6
+)
+
+func openQueue(name string, first, multi bool) (*queue, error) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
 		return nil, fmt.Errorf("open /dev/net/tun: %w: load the kernel module (modprobe tun), or in a container pass the device (--device /dev/net/tun)", err)
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-		return nil, fmt.Errorf("open /dev/net/tun: %w: the process needs read and write access to it, in a container the device must be allowed (--device /dev/net/tun)", err)
+		return nil, fmt.Errorf("open /dev/net/tun: %w: the process needs read and write access to it; in a container the device must be allowed (--device /dev/net/tun)", err)
 	case err != nil:
 		return nil, fmt.Errorf("open /dev/net/tun: %w", err)
 	}
@@ -65,60 +74,233 @@ func openQueue(name string, first, multi bool) (*hostQueue, error) {
 		}
 		return nil, fmt.Errorf("create TUN device %s: %w", name, err)
 	}
-	dev, _, err := wgtun.CreateUnmonitoredTUNFromFD(fd)
+	uso := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, offloadTCP|offloadUDP) == nil
+	if !uso {
+		if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, offloadTCP); err != nil {
+			unix.Close(fd)
+			return nil, fmt.Errorf("enable offloads on TUN device %s: %w", name, err)
+		}
+	}
+	file := os.NewFile(uintptr(fd), "/dev/net/tun")
+	rc, err := file.SyscallConn()
 	if err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("set up TUN device %s: %w", name, err)
+		file.Close()
+		return nil, fmt.Errorf("poll TUN device %s: %w", name, err)
 	}
-	return newHostQueue(dev), nil
+	return newQueue(file, rc, uso), nil
 }
 
-// hostQueue is one queue of a device. It implements dataplane.Host.
-type hostQueue struct {
-	dev wgtun.Device
+const (
+	// vnetLen is the length of struct virtio_net_hdr, which precedes each
+	// packet both ways.
+	vnetLen = 10
+	// maxPacket is the largest IP packet, or sum of segments, both ways.
+	maxPacket = 65535
+	// readPackets is how many packets one Read takes from the kernel.
+	readPackets = 64
+	// headLen is the room for LISP header, IP header and transport header of a
+	// segment.
+	headLen = dataplane.Headroom + 40 + 60 + 148
+)
 
-	mu   sync.Mutex
-	bufs [][]byte
-	args [][]byte
+// queue is one queue of a device. It implements dataplane.Host: Read for one
+// goroutine, Write for any.
+type queue struct {
+	file *os.File
+	rc   syscall.RawConn
+	c    *dataplane.Counters // may be nil
+
+	// Of Read.
+	raw    [readPackets]rawPacket
+	got    int // raw packets read
+	next   int // the one to be handed over next
+	split  splitter
+	heads  [dataplane.MaxBatch][headLen]byte
+	readFn func(fd uintptr) bool
+	rerrno unix.Errno
+
+	// Of Write, under mu.
+	mu      sync.Mutex
+	gro     coalescer
+	iovs    []unix.Iovec
+	vnet    vnetHeader
+	writeFn func(fd uintptr) bool
+	werrno  unix.Errno
 }
 
-const writeOffset = 16
+// rawPacket is one read of the device. The packet has room for the LISP header
+// before it.
+type rawPacket struct {
+	vnet [vnetLen]byte
+	buf  []byte
+	n    int // octets of the packet
+	iov  [2]unix.Iovec
+}
 
-func newHostQueue(dev wgtun.Device) *hostQueue {
-	q := &hostQueue{dev: dev}
-	q.bufs = make([][]byte, dataplane.MaxBatch)
-	for i := range q.bufs {
-		q.bufs[i] = make([]byte, 65535+writeOffset)
+func newQueue(file *os.File, rc syscall.RawConn, uso bool) *queue {
+	q := &queue{file: file, rc: rc}
+	q.gro.udp = uso
+	for i := range q.raw {
+		r := &q.raw[i]
+		r.buf = make([]byte, dataplane.Headroom+maxPacket) // touched, and so resident, as far as packets are large
+		r.iov[0].Base = &r.vnet[0]
+		r.iov[0].SetLen(vnetLen)
+		r.iov[1].Base = &r.buf[dataplane.Headroom]
+		r.iov[1].SetLen(maxPacket)
 	}
-	q.args = make([][]byte, dataplane.MaxBatch)
+	q.readFn = q.readAll
+	q.writeFn = q.writeOne
 	return q
 }
 
-func (q *hostQueue) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
-	n, err := q.dev.Read(bufs, sizes, offset)
-	if errors.Is(err, wgtun.ErrTooManySegments) {
-		err = nil
+// Close ends Read and Write. The device goes with its last queue.
+func (q *queue) Close() error { return q.file.Close() }
+
+// Read implements dataplane.HostReader.
+func (q *queue) Read(pkts []dataplane.HostPacket) (n int, err error) {
+	for {
+		for n < len(pkts) && (q.split.active() || q.next < q.got) {
+			if !q.split.active() {
+				r := &q.raw[q.next]
+				q.next++
+				if !q.start(r, &pkts[n]) {
+					n++ // a packet by itself
+					continue
+				}
+			}
+			pkts[n] = q.split.segment(&q.heads[n])
+			n++
+		}
+		if n > 0 {
+			return n, nil
+		}
+		q.got, q.next, q.rerrno = 0, 0, 0
+		if err := q.rc.Read(q.readFn); err != nil {
+			return 0, os.ErrClosed
+		}
+		switch q.rerrno {
+		case 0:
+		case unix.EBADFD:
+			return 0, errDeviceGone
+		default:
+			return 0, fmt.Errorf("read: %w", q.rerrno)
+		}
+		if q.c != nil {
+			q.c.Add(dataplane.HostReads, uint64(q.got))
+		}
+	}
+}
+
+var errDeviceGone = errors.New("the TUN device was removed")
+
+// start looks at a packet that was read. It reports whether the packet has to
+// be split; otherwise p is it.
+func (q *queue) start(r *rawPacket, p *dataplane.HostPacket) (split bool) {
+	pkt := r.buf[dataplane.Headroom : dataplane.Headroom+r.n]
+	var v vnetHeader
+	v.decode(&r.vnet)
+	if v.gsoType&^gsoECN == gsoNone {
+		*p = dataplane.HostPacket{Buf: r.buf[:dataplane.Headroom+r.n]}
+		if v.flags&vnetNeedsChecksum != 0 && !v.complete(pkt) {
+			*p = dataplane.HostPacket{Drop: dataplane.DropHostRead}
+		}
+		return false
+	}
+	if !q.split.begin(pkt, v) {
+		*p = dataplane.HostPacket{Drop: dataplane.DropHostRead}
+		return false
+	}
+	return true
+}
+
+// readAll is called by the poller. It takes what is there, but stops after a
+// packet of many segments: there is enough to do then.
+func (q *queue) readAll(fd uintptr) bool {
+	for q.got < readPackets {
+		r := &q.raw[q.got]
+		n, _, errno := unix.Syscall(unix.SYS_READV, fd, uintptr(unsafe.Pointer(&r.iov[0])), uintptr(len(r.iov)))
+		switch {
+		case errno == unix.EINTR:
+			continue
+		case errno == unix.EAGAIN:
+			return q.got > 0
+		case errno != 0:
+			q.rerrno = errno
+			return true
+		case int(n) <= vnetLen:
+			continue
+		}
+		r.n = int(n) - vnetLen
+		q.got++
+		if r.vnet[1] != gsoNone {
+			break
+		}
+	}
+	return true
+}
+
+// Write implements dataplane.HostWriter. Packets of one flow that follow each
+// other are handed to the kernel as one.
+func (q *queue) Write(pkts [][]byte) (n int, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for len(pkts) > 0 {
+		batch := pkts[:min(len(pkts), dataplane.MaxBatch)]
+		pkts = pkts[len(batch):]
+		q.gro.load(batch)
+		for i := range q.gro.groups {
+			g := &q.gro.groups[i]
+			q.vnet = vnetHeader{}
+			if g.n > 1 {
+				q.vnet = g.finish(batch[g.first])
+			}
+			q.gather(batch, g)
+			q.werrno = 0
+			if werr := q.rc.Write(q.writeFn); werr != nil {
+				return n, os.ErrClosed
+			}
+			if q.werrno != 0 {
+				err = q.werrno
+				continue
+			}
+			n += g.n
+		}
+		if q.c != nil {
+			q.c.Add(dataplane.HostWrites, uint64(len(q.gro.groups)))
+		}
 	}
 	return n, err
 }
 
-func (q *hostQueue) Write(pkts [][]byte) (int, error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	done := 0
-	for len(pkts) > 0 {
-		n := min(len(pkts), dataplane.MaxBatch)
-		for i, p := range pkts[:n] {
-			k := copy(q.bufs[i][writeOffset:], p)
-			q.args[i] = q.bufs[i][:writeOffset+k]
-		}
-		if _, err := q.dev.Write(q.args[:n], writeOffset); err != nil {
-			return done, err
-		}
-		done += n
-		pkts = pkts[n:]
+// gather lays out the vectors of a group: offload header, first packet whole,
+// payloads of the others.
+func (q *queue) gather(batch [][]byte, g *group) {
+	q.iovs = q.iovs[:0]
+	add := func(b []byte) {
+		v := unix.Iovec{Base: &b[0]}
+		v.SetLen(len(b))
+		q.iovs = append(q.iovs, v)
 	}
-	return done, nil
+	add(q.vnet.encode())
+	add(batch[g.first])
+	for i := q.gro.link[g.first]; i >= 0; i = q.gro.link[i] {
+		add(batch[i][g.headers:])
+	}
 }
 
-func (q *hostQueue) Close() error { return q.dev.Close() }
+func (q *queue) writeOne(fd uintptr) bool {
+	for {
+		_, _, errno := unix.Syscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&q.iovs[0])), uintptr(len(q.iovs)))
+		switch errno {
+		case unix.EINTR:
+			continue
+		case unix.EAGAIN:
+			return false
+		}
+		q.werrno = errno
+		runtime.KeepAlive(q)
+		return true
+	}
+}
+
+var _ dataplane.Host = (*queue)(nil)

@@ -38,4 +38,6 @@ func TestThroughput(t *testing.T) {
 	t.Logf("plain %.2f Gb/s, LISP %.2f Gb/s, %.2f", plain/1e9, lisp/1e9, lisp/plain)
 	t.Log(a.state().Stats)
 	t.Log(b.state().Stats)
+	a.exit()
+	b.exit()
 }

@@ -112,7 +112,7 @@ type sender struct {
 
 	msgs  [dataplane.MaxBatch]message
 	hdrs  [dataplane.MaxBatch]mmsghdr
-	iovs  [dataplane.MaxBatch]unix.Iovec
+	iovs  [2 * dataplane.MaxBatch]unix.Iovec // of each packet two
 	count int
 
 	// Arguments and results of write, which is set once so that no closure is
@@ -127,7 +127,6 @@ type message struct {
 	pool     *pool
 	sock     *socket
 	first, n int // packets
-	iov      int
 	name     rawName
 	ctl      control
 }
@@ -204,16 +203,16 @@ func (s *sender) find(src netip.Addr) *pool {
 // outer header, all of one length but for a shorter last one.
 func runLength(pkts []dataplane.Packet) int {
 	first := &pkts[0]
-	size, total, n := len(first.Data), len(first.Data), 1
+	size, total, n := first.Len(), first.Len(), 1
 	for n < len(pkts) && n < maxSegments {
 		p := &pkts[n]
-		if len(p.Data) > size || total+len(p.Data) > maxPayload || p.Hash != first.Hash || p.Dst != first.Dst ||
+		if p.Len() > size || total+p.Len() > maxPayload || p.Hash != first.Hash || p.Dst != first.Dst ||
 			p.Src != first.Src || p.TTL != first.TTL || p.TOS != first.TOS || p.Fragmentable {
 			break
 		}
-		total += len(p.Data)
+		total += p.Len()
 		n++
-		if len(p.Data) < size {
+		if p.Len() < size {
 			break
 		}
 	}
@@ -231,10 +230,9 @@ func (s *sender) add(pool *pool, pkts []dataplane.Packet, i, n int) {
 	if p.Fragmentable {
 		m.sock = pool.fragment
 	}
-	m.iov = i
+	vectors := 0
 	for j := i; j < i+n; j++ {
-		s.iovs[j].Base = &pkts[j].Data[0]
-		s.iovs[j].SetLen(len(pkts[j].Data))
+		vectors += s.vectors(2*i+vectors, &pkts[j])
 	}
 	m.ctl.reset()
 	if p.Dst.Is4() {
@@ -245,15 +243,27 @@ func (s *sender) add(pool *pool, pkts []dataplane.Packet, i, n int) {
 		m.ctl.add(unix.IPPROTO_IPV6, unix.IPV6_TCLASS, uint32(p.TOS), 4)
 	}
 	if n > 1 {
-		m.ctl.add(unix.IPPROTO_UDP, unix.UDP_SEGMENT, uint32(len(p.Data)), 2)
+		m.ctl.add(unix.IPPROTO_UDP, unix.UDP_SEGMENT, uint32(p.Len()), 2)
 	}
 	h := &s.hdrs[k].hdr
 	h.Name, h.Namelen = &m.name[0], m.name.put(p.Dst, encap.Port)
-	h.Iov = &s.iovs[i]
-	h.SetIovlen(n)
+	h.Iov = &s.iovs[2*i]
+	h.SetIovlen(vectors)
 	h.Control = &m.ctl.buf[0]
 	h.SetControllen(m.ctl.n)
 	h.Flags = 0
+}
+
+// vectors lays out a packet at place k and returns how many vectors it took.
+func (s *sender) vectors(k int, p *dataplane.Packet) int {
+	s.iovs[k].Base = &p.Data[0]
+	s.iovs[k].SetLen(len(p.Data))
+	if len(p.Body) == 0 {
+		return 1
+	}
+	s.iovs[k+1].Base = &p.Body[0]
+	s.iovs[k+1].SetLen(len(p.Body))
+	return 2
 }
 
 // transmit sends messages from to to, all of one socket. A message that the
@@ -298,9 +308,9 @@ func (s *sender) oneByOne(pkts []dataplane.Packet, k int) {
 	m.ctl.n -= unix.CmsgSpace(2) // UDP_SEGMENT was the last
 	h := &s.hdrs[k].hdr
 	h.SetControllen(m.ctl.n)
-	h.SetIovlen(1)
+	h.Iov = &s.iovs[2*first]
 	for i := first; i < first+n; i++ {
-		h.Iov = &s.iovs[i]
+		h.SetIovlen(s.vectors(2*first, &pkts[i]))
 		drop := dataplane.DropSendError
 		for range sendTries {
 			s.from, s.to, s.errno = k, k+1, 0

@@ -81,7 +81,7 @@ type Plane struct {
 	host *host
 	c    *dataplane.Counters // of what is outside of the workers
 
-	devices map[uint32][]*hostQueue
+	devices map[uint32][]*queue
 	pools   atomic.Pointer[[]*pool]
 
 	mu        sync.Mutex
@@ -103,7 +103,7 @@ func New(cfg Config, fib *dataplane.FIB) (_ *Plane, err error) {
 	}
 	p := &Plane{
 		cfg: cfg, log: cfg.Logger, fib: fib, fwd: dataplane.NewForwarder(fib, dataplane.Config{Miss: cfg.Miss}),
-		devices: make(map[uint32][]*hostQueue), missing: slices.Clone(cfg.Sources),
+		devices: make(map[uint32][]*queue), missing: slices.Clone(cfg.Sources),
 	}
 	p.c = p.fwd.Counters()
 	p.pools.Store(new([]*pool))
@@ -258,7 +258,7 @@ func (p *Plane) Run(ctx context.Context) error {
 	for _, in := range p.cfg.Instances {
 		for _, q := range p.devices[in.IID] {
 			w := p.newEncap(p.fwd.NewEncap, in.IID, q)
-			start("read from "+in.Device, func() error { return w.Run(q, headroom) })
+			start("read from "+in.Device, func() error { return w.Run(q) })
 		}
 		releasers[in.IID] = p.newEncap(p.fwd.NewReleaser, in.IID, p.devices[in.IID][0])
 	}
@@ -298,7 +298,7 @@ func (p *Plane) Run(ctx context.Context) error {
 }
 
 // newEncap joins a worker with its sender.
-func (p *Plane) newEncap(make func(uint32, dataplane.HostWriter, dataplane.Sender) *dataplane.Encap, iid uint32, q *hostQueue) *dataplane.Encap {
+func (p *Plane) newEncap(make func(uint32, dataplane.HostWriter, dataplane.Sender) *dataplane.Encap, iid uint32, q *queue) *dataplane.Encap {
 	s := newSender(&p.pools)
 	w := make(iid, q, s)
 	s.c = w.Counters()
