@@ -1,0 +1,111 @@
+// Lispctl shows and steers the daemons of Eidolon, asks map-resolvers, loads
+// mappings and decodes captures.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// Exit codes. Those above exitFailure are of lig alone.
+const (
+	exitOK       = 0
+	exitFailure  = 1 // wrong usage, or it could not be done
+	exitNoAnswer = 2
+	exitNegative = 3
+)
+
+// exitError ends the program with a code. A nil err says that all has been
+// said.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit code %d", e.code)
+	}
+	return e.err.Error()
+}
+
+func (e *exitError) Unwrap() error { return e.err }
+
+// run runs one command line and returns the exit code.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	code := exitFailure
+	if e, ok := errors.AsType[*exitError](err); ok {
+		if code = e.code; e.err == nil {
+			return code
+		}
+	}
+	fmt.Fprintln(stderr, "lispctl:", err)
+	return code
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "lispctl",
+		Short: "Show and steer the daemons of Eidolon, a LISP mapping system and xTR",
+		Long: `lispctl shows and steers the daemons of Eidolon, a LISP (RFC 9300, RFC 9301)
+mapping system and xTR.
+
+EIDs are written [IID]prefix, for example 10.1.0.0/16 or '[7]2001:db8:1::/48'
+(quoted for the shell); a bare address stands for its /32 or /128.
+
+The exit code is 0 when all went well and 1 when it did not; lig has two more.`,
+		Args:              cobra.ArbitraryArgs, // help refuses them
+		SilenceUsage:      true,
+		SilenceErrors:     true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+	}
+	root.RunE = help
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())
+	})
+	root.AddCommand(newLig(), newShow(), newClear(), newImport(), newDecode(), newConfig(), newVersion())
+	return root
+}
+
+// group returns a command that only holds others.
+func group(use, short string, commands ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, RunE: help}
+	cmd.AddCommand(commands...)
+	return cmd
+}
+
+// help prints the help of a command that does nothing by itself.
+func help(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		hint := ""
+		cmd.SuggestionsMinimumDistance = 2
+		if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
+			hint = fmt.Sprintf(", did you mean %q?", s[0])
+		}
+		return fmt.Errorf("unknown command %q for %q%s (see %s --help)", args[0], cmd.CommandPath(), hint, cmd.CommandPath())
+	}
+	return cmd.Help()
+}

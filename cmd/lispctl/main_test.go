@@ -1,0 +1,231 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/eidolon-lisp/eidolon/api"
+	"github.com/eidolon-lisp/eidolon/internal/udp"
+	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/auth"
+	"github.com/eidolon-lisp/eidolon/mapping/server"
+	"github.com/eidolon-lisp/eidolon/mapping/wire"
+	"github.com/eidolon-lisp/eidolon/mapping/xtr"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"lispctl": main})
+}
+
+// TestScripts runs lispctl as a process against a real map-server and an API
+// server in front of a made-up xTR.
+func TestScripts(t *testing.T) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			h := &host{dir: env.WorkDir}
+			ctx, cancel := context.WithCancel(context.Background())
+			env.Defer(func() { cancel(); h.wait.Wait() })
+			if err := h.mapServer(ctx); err != nil {
+				return err
+			}
+			h.xtr(ctx)
+			env.Setenv("CAPTURES", filepath.Join(root, "mapping/wire/testdata"))
+			env.Setenv("DECODED", filepath.Join(root, "encap/layers/testdata"))
+			env.Setenv("MS", h.addr.String())
+			env.Setenv("MS_SOCK", h.socket("mapserver"))
+			env.Setenv("XTR_SOCK", h.socket("xtr"))
+			silent, err := net.ListenPacket("udp4", "127.0.0.1:0")
+			if err != nil {
+				return err
+			}
+			env.Defer(func() { silent.Close() })
+			env.Setenv("SILENT", silent.LocalAddr().String())
+			return h.up()
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exit": exitCode},
+	})
+}
+
+// exitCode runs lispctl and checks its exit code: exit 3 lig 10.0.0.1
+func exitCode(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exit CODE lispctl ARGS")
+	}
+	err := ts.Exec(args[1], args[2:]...)
+	got := "0"
+	if err != nil {
+		got = strings.TrimPrefix(err.Error(), "exit status ")
+	}
+	if got != args[0] {
+		ts.Fatalf("exit code %s, want %s", got, args[0])
+	}
+}
+
+// host is a machine with both daemons.
+type host struct {
+	dir  string
+	addr netip.AddrPort
+	wait sync.WaitGroup
+	srv  *server.Server
+	key  auth.Key
+}
+
+func (h *host) socket(program string) string { return filepath.Join(h.dir, program+".sock") }
+
+func (h *host) serve(ctx context.Context, program string, services ...api.Service) {
+	h.wait.Go(func() { api.Serve(ctx, api.Config{Socket: h.socket(program)}, services...) })
+}
+
+func locator(a string, priority, weight uint8) mapping.Locator {
+	return mapping.MakeLocator(netip.MustParseAddr(a), priority, weight)
+}
+
+// mapServer starts a map-server with a site that has registered.
+func (h *host) mapServer(ctx context.Context) error {
+	conn, err := udp.Listen([]netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")})
+	if err != nil {
+		return err
+	}
+	h.addr = conn.Addrs()[0]
+	h.key = auth.Key{ID: 1, Algorithm: auth.SHA256HKDF, Secret: []byte("0123456789abcdef")}
+	h.srv, err = server.New(ctx, server.Config{
+		Listen: []netip.AddrPort{h.addr},
+		Sites: []server.Site{
+			{Name: "site-a", Keys: []auth.Key{h.key}, Prefixes: []server.SitePrefix{
+				{EID: mapping.MustParseEID("10.1.0.0/16"), ProxyReply: server.ProxyAlways},
+				{EID: mapping.MustParseEID("[7]10.0.0.0/8"), AcceptMoreSpecifics: true},
+			}},
+			{Name: "site-b", Keys: []auth.Key{h.key}, Prefixes: []server.SitePrefix{{EID: mapping.MustParseEID("10.2.0.0/16")}}},
+		},
+		Static: []*mapping.Record{
+			{EID: mapping.MustParseEID("10.9.0.0/16"), TTL: 1440, Locators: []mapping.Locator{locator("192.0.2.5", 1, 60), locator("2001:db8::5", 2, 100)}},
+			mapping.NegativeRecord(mapping.MustParseEID("10.8.0.0/16"), mapping.Drop, 60),
+		},
+	}, nil)
+	if err != nil {
+		return err
+	}
+	h.wait.Go(func() { h.srv.Run(ctx, conn, 2) })
+	h.serve(ctx, programMapServer, api.Admin(programMapServer, h.srv.Stats), api.Mappings(h.srv), api.Sites(h.srv))
+	return h.registerSite()
+}
+
+func (h *host) registerSite() error {
+	rs, err := wire.NewRecords(&mapping.Record{EID: mapping.MustParseEID("10.1.0.0/16"), TTL: 1440, Authoritative: true,
+		Locators: []mapping.Locator{locator("192.0.2.1", 1, 100)}})
+	if err != nil {
+		return err
+	}
+	msg, err := (&wire.MapRegister{ProxyReply: true, WantNotify: true, Nonce: 1, Auth: h.key.Template(), Records: rs, HasXTRID: true, XTRID: mapping.XTRID{15: 10}, SiteID: 1}).AppendBinary(nil)
+	if err != nil {
+		return err
+	}
+	if err := auth.Sign(msg, h.key); err != nil {
+		return err
+	}
+	// Not from the LISP port, so that the Map-Notify comes back here.
+	c, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(h.addr))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if _, err := c.Write(msg); err != nil {
+		return err
+	}
+	c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := c.Read(make([]byte, 1500)); err != nil {
+		return fmt.Errorf("no Map-Notify: %w", err)
+	}
+	return nil
+}
+
+// xtr serves the API of an xTR.
+func (h *host) xtr(ctx context.Context) {
+	now := time.Now()
+	x := &madeUpXTR{resolver: h.addr, now: now}
+	entry := func(r *mapping.Record) {
+		x.cache = append(x.cache, mapping.CacheEntry{Record: r, Installed: now.Add(-90 * time.Second), Expires: now.Add(14*time.Minute + 30*time.Second)})
+	}
+	entry(&mapping.Record{EID: mapping.MustParseEID("10.2.0.0/16"), TTL: 16, Locators: []mapping.Locator{locator("192.0.2.2", 1, 100)}})
+	entry(mapping.NegativeRecord(mapping.MustParseEID("[7]2001:db8::/32"), mapping.NativelyForward, 16))
+	h.serve(ctx, programXTR, api.Router(x), api.Admin(programXTR, func() iter.Seq2[string, uint64] {
+		return func(yield func(string, uint64) bool) { _ = yield("misses", 5) && yield("map_requests_out", 6) }
+	}))
+}
+
+// up waits until both sockets answer.
+func (h *host) up() error {
+	for _, p := range []string{programXTR, programMapServer} {
+		for n := 0; ; n++ {
+			c, err := net.Dial("unix", h.socket(p))
+			if err == nil {
+				c.Close()
+				break
+			}
+			if n > 1000 {
+				return err
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+	return nil
+}
+
+// madeUpXTR is the state of an xTR.
+type madeUpXTR struct {
+	resolver netip.AddrPort
+	now      time.Time
+	mu       sync.Mutex
+	cache    []mapping.CacheEntry
+}
+
+func (x *madeUpXTR) Databases() []xtr.DatabaseStatus {
+	return []xtr.DatabaseStatus{{EID: mapping.MustParseEID("10.1.0.0/16"), TTL: 1440, Locators: []mapping.Locator{locator("192.0.2.1", 1, 100)},
+		Registrations: []xtr.Registration{
+			{MapServer: netip.MustParseAddrPort("203.0.113.10:4342"), State: xtr.RegistrationRegistered, LastNotify: x.now.Add(-10 * time.Second), Next: x.now.Add(50*time.Second + 500*time.Millisecond)},
+			{MapServer: netip.MustParseAddrPort("203.0.113.11:4342"), State: xtr.RegistrationUnconfirmed, Failures: 4},
+		}}}
+}
+
+func (x *madeUpXTR) MapServers() []xtr.MapServerStatus {
+	return []xtr.MapServerStatus{{Addr: netip.MustParseAddrPort("203.0.113.10:4342"), Databases: 1, Registered: 1, RTT: 1500 * time.Microsecond}}
+}
+
+func (x *madeUpXTR) MapResolvers() []xtr.MapResolverStatus {
+	return []xtr.MapResolverStatus{
+		{Addr: netip.MustParseAddrPort("192.0.2.250:4342"), Timeouts: 9, Failures: 9},
+		{Addr: x.resolver, Up: true, Requests: 3, Replies: 3},
+	}
+}
+
+func (x *madeUpXTR) MapCache() []mapping.CacheEntry {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return slices.Clone(x.cache)
+}
+
+func (x *madeUpXTR) Lookup(uint32, netip.Addr) (*mapping.Record, bool) { return nil, false }
+
+func (x *madeUpXTR) Clear(e mapping.EID) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	n := len(x.cache)
+	x.cache = slices.DeleteFunc(x.cache, func(c mapping.CacheEntry) bool { return c.Record.EID == e })
+	return len(x.cache) < n
+}

@@ -1,0 +1,417 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	eidolonv1 "github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1"
+	"github.com/eidolon-lisp/eidolon/mapping"
+)
+
+func newShow() *cobra.Command {
+	return group("show", "Show the state of a daemon",
+		showCommand("site [NAME|EID]", "Show the sites of a map-server and who registered",
+			`Shows the EID-prefixes of the sites, whether each is registered (or how many
+prefixes inside it are, where more-specifics are accepted), when the last
+Map-Register of the site was accepted, and how many were refused.
+
+With the name of a site or an EID, also each registration of that site, or of
+EID-prefixes that hold the EID or lie inside it. As JSON, without an argument
+the sites are printed, with one the registrations.`,
+			showSites, programMapServer),
+		showCommand("database [EID]", "Show the database-mappings of an xTR, or the mappings of a map-server",
+			`On an xTR, shows the site's own EID-prefixes and how their registration with
+each map-server stands. On a map-server, shows all mappings: static, registered
+and put over the API.
+
+With an argument only EID-prefixes that hold the EID or lie inside it; on a
+map-server, the EID's longest match and all that lie inside it.`,
+			showDatabase, programXTR, programMapServer),
+		showCommand("map-cache [EID]", "Show the map-cache of an xTR",
+			`Shows what an xTR has learned. With an argument only entries that hold the EID
+or lie inside it.`,
+			showMapCache, programXTR),
+		showCommand("map-server", "Show the map-servers of an xTR", "", showMapServers, programXTR),
+		showCommand("map-resolver", "Show the map-resolvers of an xTR", "", showMapResolvers, programXTR),
+		showCommand("statistics [PREFIX]", "Show the counters of a daemon",
+			`Shows all counters, or those whose names begin with PREFIX.`,
+			showStatistics, programXTR, programMapServer),
+	)
+}
+
+// view is what a show command works with.
+type view struct {
+	ctx  context.Context
+	c    *client
+	arg  string
+	json bool
+	w    io.Writer
+	now  time.Time
+}
+
+func showCommand(use, short, long string, show func(view) error, programs ...string) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, Long: long, Args: cobra.NoArgs}
+	if strings.Contains(use, "[") {
+		cmd.Args = cobra.MaximumNArgs(1)
+	}
+	socket := socketFlag(cmd, programs...)
+	out := formatFlag(cmd, formatTable, formatJSON)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		v := view{ctx: cmd.Context(), json: out.format == formatJSON, w: cmd.OutOrStdout(), now: time.Now()}
+		if len(args) > 0 {
+			v.arg = args[0]
+		}
+		var err error
+		if v.c, err = dial(v.ctx, *socket, programs...); err != nil {
+			return err
+		}
+		defer v.c.close()
+		if err := show(v); err != nil {
+			return explain(err)
+		}
+		return nil
+	}
+	return cmd
+}
+
+// eidArg checks the argument, which may be left out.
+func (v view) eidArg() error {
+	if v.arg == "" {
+		return nil
+	}
+	_, err := mapping.ParseEID(v.arg)
+	return err
+}
+
+// received walks the messages of a stream.
+func received[M any](recv func() (*M, error), each func(*M) error) error {
+	for {
+		m, err := recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := each(m); err != nil {
+			return err
+		}
+	}
+}
+
+// list prints messages as a JSON array.
+func list[M proto.Message](w io.Writer, ms []M) error {
+	l := jsonList{w: w}
+	for _, m := range ms {
+		if err := l.add(m); err != nil {
+			return err
+		}
+	}
+	return l.end()
+}
+
+// showSites shows all sites in short, or one site or EID with the xTRs that
+// registered.
+func showSites(v view) error {
+	ctx, cancel := context.WithTimeout(v.ctx, answerTime)
+	defer cancel()
+	client := eidolonv1.NewSiteServiceClient(v.c.conn)
+	sites, regs := &eidolonv1.ListSitesRequest{}, &eidolonv1.ListRegistrationsRequest{}
+	if _, err := mapping.ParseEID(v.arg); err == nil {
+		sites.Eid = v.arg
+	} else {
+		sites.Name, regs.Site = v.arg, v.arg
+	}
+	resp, err := client.ListSites(ctx, sites)
+	if err != nil {
+		return err
+	}
+	if sites.Eid != "" && len(resp.GetSites()) == 0 {
+		return fmt.Errorf("no site has an EID-prefix that holds %s or lies inside it", v.arg)
+	}
+	switch {
+	case v.json && v.arg == "":
+		return list(v.w, resp.GetSites())
+	case v.json:
+		return showRegistrations(v, client, regs, sites.Eid)
+	}
+	t := newTable(v.w, "SITE", "EID-PREFIX", "REGISTERED", "LAST", "REFUSED")
+	for _, s := range resp.GetSites() {
+		for _, p := range s.GetPrefixes() {
+			registered := "no"
+			switch {
+			case p.GetAcceptMoreSpecifics() && p.GetRegistered() > 0:
+				registered = fmt.Sprint(p.GetRegistered())
+			case p.GetRegistered() > 0:
+				registered = "yes"
+			}
+			t.row(s.GetName(), p.GetEid(), registered, ago(v.now, s.GetLastRegistration()), s.GetRefused())
+		}
+	}
+	if err := t.end(); err != nil || v.arg == "" {
+		return err
+	}
+	fmt.Fprintln(v.w)
+	return showRegistrations(v, client, regs, sites.Eid)
+}
+
+// showRegistrations shows registrations; those that filter, an EID, lies
+// inside of or that lie inside it, unless it is empty.
+func showRegistrations(v view, client eidolonv1.SiteServiceClient, req *eidolonv1.ListRegistrationsRequest, filter string) error {
+	within, err := mapping.ParseEID(filter)
+	all := err != nil
+	stream, err := client.ListRegistrations(v.ctx, req)
+	if err != nil {
+		return err
+	}
+	l := jsonList{w: v.w}
+	var t *table
+	if !v.json {
+		t = newTable(v.w, "EID-PREFIX", "XTR", "FROM", "LOCATORS", "REFRESHED", "EXPIRES")
+	}
+	err = received(stream.Recv, func(resp *eidolonv1.ListRegistrationsResponse) error {
+		for _, r := range resp.GetRegistrations() {
+			if e, err := mapping.ParseEID(r.GetRecord().GetEid()); !all && (err != nil || !e.Covers(within) && !within.Covers(e)) {
+				continue
+			}
+			if v.json {
+				if err := l.add(r); err != nil {
+					return err
+				}
+				continue
+			}
+			t.row(r.GetRecord().GetEid(), r.GetXtrId(), r.GetFrom(), locatorsText(r.GetRecord()), ago(v.now, r.GetRefreshed()), until(v.now, r.GetExpires()))
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if v.json {
+		return l.end()
+	}
+	return t.end()
+}
+
+func showDatabase(v view) error {
+	if err := v.eidArg(); err != nil {
+		return err
+	}
+	if v.c.program == programMapServer {
+		return showMappings(v)
+	}
+	ctx, cancel := context.WithTimeout(v.ctx, answerTime)
+	defer cancel()
+	resp, err := eidolonv1.NewRouterServiceClient(v.c.conn).ListDatabaseMappings(ctx, &eidolonv1.ListDatabaseMappingsRequest{Eid: v.arg})
+	if err != nil {
+		return err
+	}
+	if v.json {
+		return list(v.w, resp.GetDatabaseMappings())
+	}
+	t := newTable(v.w, "EID-PREFIX", "LOCATORS", "TTL", "MAP-SERVER", "STATE", "NOTIFIED", "NEXT")
+	for _, d := range resp.GetDatabaseMappings() {
+		rec := d.GetRecord()
+		for _, r := range d.GetRegistrations() {
+			t.row(rec.GetEid(), locatorsText(rec), ttlText(rec.GetRecordTtl()), r.GetMapServer(), registrationText(r.GetState()), ago(v.now, r.GetLastNotify()), until(v.now, r.GetNext()))
+		}
+		if len(d.GetRegistrations()) == 0 {
+			t.row(rec.GetEid(), locatorsText(rec), ttlText(rec.GetRecordTtl()), "", "", "", "")
+		}
+	}
+	return t.end()
+}
+
+// showMappings shows the mappings of a map-server: all, or the longest match of
+// an EID and what lies inside it.
+func showMappings(v view) error {
+	client := eidolonv1.NewMappingServiceClient(v.c.conn)
+	stream, err := client.ListMappings(v.ctx, &eidolonv1.ListMappingsRequest{Within: v.arg})
+	if err != nil {
+		return err
+	}
+	var t *table
+	var l jsonList
+	if v.json {
+		l.w = v.w
+	} else {
+		t = newTable(v.w, "EID-PREFIX", "ORIGIN", "SITE", "TTL", "LOCATORS")
+	}
+	add := func(m *eidolonv1.Mapping) error {
+		if v.json {
+			return l.add(m)
+		}
+		r := m.GetRecord()
+		t.row(r.GetEid(), originText(m.GetOrigin()), m.GetSite(), ttlText(r.GetRecordTtl()), locatorsText(r))
+		return nil
+	}
+	if v.arg != "" {
+		ctx, cancel := context.WithTimeout(v.ctx, answerTime)
+		defer cancel()
+		resp, err := client.LookupMapping(ctx, &eidolonv1.LookupMappingRequest{Eid: v.arg})
+		e, _ := mapping.ParseEID(v.arg)
+		// The EID itself comes with the list.
+		if err == nil && resp.GetMapping().GetRecord().GetEid() != e.String() {
+			if err := add(resp.GetMapping()); err != nil {
+				return err
+			}
+		}
+	}
+	err = received(stream.Recv, func(resp *eidolonv1.ListMappingsResponse) error {
+		for _, m := range resp.GetMappings() {
+			if err := add(m); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if v.json {
+		return l.end()
+	}
+	return t.end()
+}
+
+func showMapCache(v view) error {
+	if err := v.eidArg(); err != nil {
+		return err
+	}
+	stream, err := eidolonv1.NewRouterServiceClient(v.c.conn).ListMapCache(v.ctx, &eidolonv1.ListMapCacheRequest{Eid: v.arg})
+	if err != nil {
+		return err
+	}
+	var t *table
+	l := jsonList{w: v.w}
+	if !v.json {
+		t = newTable(v.w, "EID-PREFIX", "LOCATORS", "AGE", "EXPIRES", "USED")
+	}
+	err = received(stream.Recv, func(resp *eidolonv1.ListMapCacheResponse) error {
+		for _, e := range resp.GetEntries() {
+			if v.json {
+				if err := l.add(e); err != nil {
+					return err
+				}
+				continue
+			}
+			t.row(e.GetRecord().GetEid(), locatorsText(e.GetRecord()), ago(v.now, e.GetInstalled()), until(v.now, e.GetExpires()), used(v.now, e.GetLastUsed()))
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if v.json {
+		return l.end()
+	}
+	return t.end()
+}
+
+func used(now time.Time, t *timestamppb.Timestamp) string {
+	if t == nil {
+		return "never"
+	}
+	return ago(now, t)
+}
+
+func showMapServers(v view) error {
+	ctx, cancel := context.WithTimeout(v.ctx, answerTime)
+	defer cancel()
+	resp, err := eidolonv1.NewRouterServiceClient(v.c.conn).ListMapServers(ctx, &eidolonv1.ListMapServersRequest{})
+	if err != nil {
+		return err
+	}
+	if v.json {
+		return list(v.w, resp.GetMapServers())
+	}
+	t := newTable(v.w, "MAP-SERVER", "REGISTERED", "SENT", "NOTIFIED", "UNANSWERED", "RTT")
+	for _, m := range resp.GetMapServers() {
+		t.row(m.GetAddress(), fmt.Sprintf("%d of %d", m.GetRegistered(), m.GetDatabaseMappings()), ago(v.now, m.GetLastSent()), ago(v.now, m.GetLastNotify()), m.GetFailures(), rtt(m.GetRoundTripTime()))
+	}
+	return t.end()
+}
+
+func showMapResolvers(v view) error {
+	ctx, cancel := context.WithTimeout(v.ctx, answerTime)
+	defer cancel()
+	resp, err := eidolonv1.NewRouterServiceClient(v.c.conn).ListMapResolvers(ctx, &eidolonv1.ListMapResolversRequest{})
+	if err != nil {
+		return err
+	}
+	if v.json {
+		return list(v.w, resp.GetMapResolvers())
+	}
+	t := newTable(v.w, "MAP-RESOLVER", "STATE", "REQUESTS", "REPLIES", "TIMEOUTS", "RTT", "LAST-REPLY")
+	for _, m := range resp.GetMapResolvers() {
+		state := "up"
+		if !m.GetUp() {
+			state = "down"
+		}
+		t.row(m.GetAddress(), state, m.GetRequests(), m.GetReplies(), m.GetTimeouts(), rtt(m.GetRoundTripTime()), ago(v.now, m.GetLastReply()))
+	}
+	return t.end()
+}
+
+func showStatistics(v view) error {
+	ctx, cancel := context.WithTimeout(v.ctx, answerTime)
+	defer cancel()
+	resp, err := eidolonv1.NewAdminServiceClient(v.c.conn).GetStatistics(ctx, &eidolonv1.GetStatisticsRequest{Prefix: v.arg})
+	if err != nil {
+		return err
+	}
+	if v.json {
+		values := make(map[string]uint64, len(resp.GetStatistics()))
+		for _, s := range resp.GetStatistics() {
+			values[s.GetName()] = s.GetValue()
+		}
+		return printJSON(v.w, values)
+	}
+	t := newTable(v.w, "STATISTIC", "VALUE")
+	for _, s := range resp.GetStatistics() {
+		t.row(s.GetName(), s.GetValue())
+	}
+	return t.end()
+}
+
+func newClear() *cobra.Command {
+	mapCache := &cobra.Command{
+		Use:   "map-cache [EID]",
+		Short: "Remove entries from the map-cache of an xTR",
+		Long: `Removes the entries that lie inside the EID, or all of them. The next packets ask
+the mapping system again.`,
+		Args: cobra.MaximumNArgs(1),
+	}
+	socket := socketFlag(mapCache, programXTR)
+	mapCache.RunE = func(cmd *cobra.Command, args []string) error {
+		req := &eidolonv1.ClearMapCacheRequest{}
+		if len(args) > 0 {
+			if _, err := mapping.ParseEID(args[0]); err != nil {
+				return err
+			}
+			req.Within = args[0]
+		}
+		c, err := dial(cmd.Context(), *socket, programXTR)
+		if err != nil {
+			return err
+		}
+		defer c.close()
+		ctx, cancel := context.WithTimeout(cmd.Context(), answerTime)
+		defer cancel()
+		resp, err := eidolonv1.NewRouterServiceClient(c.conn).ClearMapCache(ctx, req)
+		if err != nil {
+			return explain(err)
+		}
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d entries removed\n", resp.GetRemoved())
+		return err
+	}
+	return group("clear", "Clear state of a daemon", mapCache)
+}
