@@ -45,6 +45,8 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			h.xtr(ctx)
+			// The race detector waits a second at the end of each process.
+			env.Setenv("GORACE", "atexit_sleep_ms=0")
 			env.Setenv("CAPTURES", filepath.Join(root, "mapping/wire/testdata"))
 			env.Setenv("DECODED", filepath.Join(root, "encap/layers/testdata"))
 			env.Setenv("MS", h.addr.String())
@@ -160,7 +162,7 @@ func (h *host) xtr(ctx context.Context) {
 	now := time.Now()
 	x := &madeUpXTR{resolver: h.addr, now: now}
 	entry := func(r *mapping.Record) {
-		x.cache = append(x.cache, mapping.CacheEntry{Record: r, Installed: now.Add(-90 * time.Second), Expires: now.Add(14*time.Minute + 30*time.Second)})
+		x.cache = append(x.cache, mapping.CacheEntry{Record: r, Installed: now.Add(-25*time.Hour - time.Minute), Expires: now.Add(26*time.Hour + 59*time.Minute)})
 	}
 	entry(&mapping.Record{EID: mapping.MustParseEID("10.2.0.0/16"), TTL: 16, Locators: []mapping.Locator{locator("192.0.2.2", 1, 100)}})
 	entry(mapping.NegativeRecord(mapping.MustParseEID("[7]2001:db8::/32"), mapping.NativelyForward, 16))
@@ -198,7 +200,7 @@ type madeUpXTR struct {
 func (x *madeUpXTR) Databases() []xtr.DatabaseStatus {
 	return []xtr.DatabaseStatus{{EID: mapping.MustParseEID("10.1.0.0/16"), TTL: 1440, Locators: []mapping.Locator{locator("192.0.2.1", 1, 100)},
 		Registrations: []xtr.Registration{
-			{MapServer: netip.MustParseAddrPort("203.0.113.10:4342"), State: xtr.RegistrationRegistered, LastNotify: x.now.Add(-10 * time.Second), Next: x.now.Add(50*time.Second + 500*time.Millisecond)},
+			{MapServer: netip.MustParseAddrPort("203.0.113.10:4342"), State: xtr.RegistrationRegistered, LastNotify: x.now.Add(-49*time.Hour - time.Minute), Next: x.now.Add(49*time.Hour + 59*time.Minute)},
 			{MapServer: netip.MustParseAddrPort("203.0.113.11:4342"), State: xtr.RegistrationUnconfirmed, Failures: 4},
 		}}}
 }

@@ -1,0 +1,120 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/server"
+	"github.com/eidolon-lisp/eidolon/mapping/xtr"
+)
+
+// fakeDatabase is a map-server that only has API mappings, kept in a map.
+type fakeDatabase struct {
+	mu    sync.Mutex
+	recs  map[mapping.EID]*mapping.Record
+	puts  []int // records of each Put
+	err   error // of Put and Delete
+	sites []server.SiteStatus
+	regs  map[mapping.EID]server.MappingStatus
+}
+
+func newDatabase() *fakeDatabase {
+	return &fakeDatabase{recs: map[mapping.EID]*mapping.Record{}, regs: map[mapping.EID]server.MappingStatus{}}
+}
+
+func (d *fakeDatabase) Sites() []server.SiteStatus { return d.sites }
+
+func (d *fakeDatabase) Lookup(e mapping.EID) (best server.MappingStatus, ok bool) {
+	for st := range d.Database(mapping.EID{}) {
+		if st.Record.EID.Covers(e) && (!ok || st.Record.EID.Prefix.Bits() > best.Record.EID.Prefix.Bits()) {
+			best, ok = st, true
+		}
+	}
+	return best, ok
+}
+
+func (d *fakeDatabase) Database(e mapping.EID) iter.Seq[server.MappingStatus] {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var all []server.MappingStatus
+	for _, r := range d.recs {
+		all = append(all, server.MappingStatus{Record: r, Origin: server.OriginAPI})
+	}
+	for _, st := range d.regs {
+		all = append(all, st)
+	}
+	all = slices.DeleteFunc(all, func(st server.MappingStatus) bool { return e.IsValid() && !e.Covers(st.Record.EID) })
+	slices.SortFunc(all, func(a, b server.MappingStatus) int { return a.Record.EID.Compare(b.Record.EID) })
+	return slices.Values(all)
+}
+
+func (d *fakeDatabase) Put(_ context.Context, recs []*mapping.Record) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.err != nil {
+		return d.err
+	}
+	d.puts = append(d.puts, len(recs))
+	for _, r := range recs {
+		d.recs[r.EID] = r
+	}
+	return nil
+}
+
+func (d *fakeDatabase) Delete(_ context.Context, eids []mapping.EID) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.err != nil {
+		return d.err
+	}
+	for _, e := range eids {
+		if d.recs[e] == nil {
+			return fmt.Errorf("%v: %w", e, server.ErrNoMapping)
+		}
+	}
+	for _, e := range eids {
+		delete(d.recs, e)
+	}
+	return nil
+}
+
+// fakeXTR has what it is told.
+type fakeXTR struct {
+	databases []xtr.DatabaseStatus
+	servers   []xtr.MapServerStatus
+	resolvers []xtr.MapResolverStatus
+	mu        sync.Mutex
+	cache     []mapping.CacheEntry
+}
+
+func (x *fakeXTR) Databases() []xtr.DatabaseStatus       { return x.databases }
+func (x *fakeXTR) MapServers() []xtr.MapServerStatus     { return x.servers }
+func (x *fakeXTR) MapResolvers() []xtr.MapResolverStatus { return x.resolvers }
+
+func (x *fakeXTR) MapCache() []mapping.CacheEntry {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return slices.Clone(x.cache)
+}
+
+func (x *fakeXTR) Lookup(iid uint32, dst netip.Addr) (best *mapping.Record, ok bool) {
+	for _, e := range x.MapCache() {
+		if e.Record.EID.Contains(iid, dst) && (best == nil || e.Record.EID.Prefix.Bits() > best.EID.Prefix.Bits()) {
+			best = e.Record
+		}
+	}
+	return best, best != nil
+}
+
+func (x *fakeXTR) Clear(eid mapping.EID) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	n := len(x.cache)
+	x.cache = slices.DeleteFunc(x.cache, func(e mapping.CacheEntry) bool { return e.Record.EID == eid })
+	return len(x.cache) < n
+}
