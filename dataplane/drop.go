@@ -35,7 +35,6 @@ const (
 	DropNoLocator        // the mapping has locators, none of them usable
 	DropNoSource         // usable locators only of a family that we have no source RLOC for
 	DropTooBig           // larger than the path takes; the source is told
-	DropNotFragmentable  // larger than the path takes and can't be split
 
 	// Of the underlay, sending.
 
@@ -87,7 +86,6 @@ var dropNames = [numDropReasons]string{
 	DropNoLocator:           "no_locator",
 	DropNoSource:            "no_source",
 	DropTooBig:              "too_big",
-	DropNotFragmentable:     "not_fragmentable",
 	DropSendTooBig:          "send_too_big",
 	DropSendUnreachable:     "send_unreachable",
 	DropSendDenied:          "send_denied",

@@ -358,8 +358,8 @@ func (e *Encap) join(p *HostPacket) []byte {
 // fragment splits an IPv4 packet and queues the pieces.
 func (e *Encap) fragment(pkt []byte, room int) {
 	fr, err := encap.NewFragmenter(pkt, room)
-	if err != nil {
-		e.c.Drop(DropNotFragmentable, 1)
+	if err != nil { // the floor of the path MTU leaves room for any header
+		e.c.Drop(DropTooBig, 1)
 		return
 	}
 	e.c.Add(Fragmented, 1)
