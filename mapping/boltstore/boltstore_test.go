@@ -287,11 +287,11 @@ func TestGroupCommit(t *testing.T) {
 			}
 		})
 	}
-	for queued := 0; queued < n; time.Sleep(time.Millisecond) {
+	waitFor(t, func() bool {
 		s.mu.Lock()
-		queued = len(s.queue)
-		s.mu.Unlock()
-	}
+		defer s.mu.Unlock()
+		return len(s.queue) == n
+	})
 	<-s.writer
 	wg.Wait()
 	if got := txid() - before; got != 1 {
@@ -316,6 +316,54 @@ func TestCancelWhileWaiting(t *testing.T) {
 	<-s.writer
 	for it, err := range s.Items(t.Context()) {
 		t.Errorf("in the store: %v, %v", it, err)
+	}
+}
+
+// TestCloseWaits: Close lets the commits that were called before it through.
+func TestCloseWaits(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s.db")
+	s := mustOpen(t, path)
+	s.writer <- struct{}{}
+	committed, closed := make(chan error, 1), make(chan error, 1)
+	go func() {
+		committed <- s.Commit(context.Background(), []mapping.Change{{Item: item(mapping.MustParseEID("10.0.0.0/8"))}})
+	}()
+	state := func(f func() bool) func() bool {
+		return func() bool { s.mu.Lock(); defer s.mu.Unlock(); return f() }
+	}
+	waitFor(t, state(func() bool { return len(s.queue) == 1 }))
+	go func() { closed <- s.Close() }()
+	waitFor(t, state(func() bool { return s.closed }))
+	select {
+	case err := <-closed:
+		t.Fatalf("Close returned %v before the commit", err)
+	case <-time.After(20 * time.Millisecond):
+	}
+	<-s.writer
+	if err := <-committed; err != nil {
+		t.Errorf("commit: %v", err)
+	}
+	if err := <-closed; err != nil {
+		t.Errorf("close: %v", err)
+	}
+	n := 0
+	for _, err := range mustOpen(t, path).Items(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		n++
+	}
+	if n != 1 {
+		t.Errorf("%d items, want 1", n)
+	}
+}
+
+func waitFor(t *testing.T, f func() bool) {
+	t.Helper()
+	for end := time.Now().Add(5 * time.Second); !f(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it did not happen")
+		}
 	}
 }
 

@@ -37,6 +37,8 @@
 //     may reach another ETR.
 //   - The A bit of a Map-Request turns a proxy reply into forwarding, unless the
 //     site is configured for proxy replies only.
+//   - LISP-SEC data of an ECM is not passed on to the ETR: there is no one-time
+//     key that it could use. An ITR that insists on it discards the answer.
 //   - A Map-Reply holds the longest match and all its more-specifics (section
 //     5.5), all with the lowest of their TTLs. Where they do not fit in one
 //     packet, or one of them is not ours to answer for, it holds one record:

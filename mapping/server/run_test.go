@@ -145,6 +145,19 @@ func TestRun(t *testing.T) {
 			}
 		}
 
+		// Some that overtook each other on the way are all accepted.
+		var several [][]byte
+		for range 6 {
+			several = append(several, b.encode(reg))
+		}
+		for _, msg := range slices.Backward(several) {
+			send(etr, msg, local4)
+		}
+		time.Sleep(2*oneWay + gatherTime)
+		if got := etr.take(); len(got) != len(several) {
+			t.Errorf("%d Map-Notifies for %d Map-Registers", len(got), len(several))
+		}
+
 		// A refresh is stored no more; its nonce follows within a second.
 		time.Sleep(time.Minute - time.Since(at))
 		commits := store.commitCount()
@@ -332,4 +345,59 @@ func TestSlowStore(t *testing.T) {
 		etr.Close()
 		wg.Wait()
 	})
+}
+
+// TestEverythingAtOnce is for the race detector: readers, the writer, the API
+// and expiry share one server, and it is consistent in the end.
+func TestEverythingAtOnce(t *testing.T) {
+	b := newBench(t, twoSites(), newMemStore())
+	s, now := b.s, b.now
+	var wg sync.WaitGroup
+	for w := range 2 {
+		wg.Go(func() {
+			r := s.newReader()
+			for i := range 400 {
+				e := mapping.HostEID(0, netip.AddrFrom4([4]byte{10, byte(i % 4), byte(i), byte(w)}))
+				r.handle(now, encodeRequest(t, asking{eids: []mapping.EID{e}}.defaults()), itr4, local4)
+			}
+		})
+		wg.Go(func() {
+			r := s.newReader()
+			for i := range 200 {
+				rc := mapping.Record{EID: eid("10.1.0.0/16"), TTL: uint32(i % 5), Locators: []mapping.Locator{loc("192.0.2.1")}}
+				msg := encodeRegister(t, registering{key: leftKey, nonce: uint64(i + 1), xtr: xtrID(byte(w + 1)), merge: i%3 > 0, proxy: i%2 > 0, records: []*mapping.Record{&rc}})
+				if _, reg := r.handle(now, msg, etr1, local4); reg != nil {
+					s.registerAll(context.Background(), now, []*register{reg})
+				}
+			}
+		})
+		wg.Go(func() {
+			for i := range 100 {
+				e := mapping.HostEID(0, netip.AddrFrom4([4]byte{10, 1, byte(i % 9), byte(w)}))
+				if err := s.Put(context.Background(), []*mapping.Record{{EID: e, TTL: uint32(i + 1)}}); err != nil {
+					t.Error(err)
+				}
+				if i%3 == 0 {
+					if err := s.Delete(context.Background(), []mapping.EID{e}); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+	}
+	wg.Go(func() {
+		for i := range 50 {
+			for st := range s.Database(mapping.EID{}) {
+				_ = st.Record.String()
+			}
+			s.Sites()
+			s.Lookup(eid("10.1.0.1"))
+			for range s.Stats() {
+			}
+			s.tick(context.Background(), now.Add(time.Duration(i)*10*time.Second))
+		}
+	})
+	wg.Wait()
+	s.tick(context.Background(), now)
+	b.check()
 }

@@ -305,6 +305,19 @@ func testInOrder(t *testing.T, open Open) {
 	want(t, s, a2)
 	commit(t, s, append(put(b, a), del(b))...)
 	want(t, s, a)
+	var many []mapping.Change
+	const rounds, width = 50, 7
+	var last []mapping.Item
+	for v := range rounds {
+		for i := range width {
+			many = append(many, del(numbered(i, 0)), mapping.Change{Item: numbered(i, v)})
+		}
+	}
+	for i := range width {
+		last = append(last, numbered(i, rounds-1))
+	}
+	commit(t, s, many...)
+	want(t, s, last...)
 }
 
 // testAllOrNothing: one change that can't be stored refuses its whole batch.
