@@ -193,6 +193,28 @@ func TestMapRequestsDropped(t *testing.T) {
 	})
 }
 
+// TestReplySource: a reply leaves from the address that was asked, if it is of
+// the right family.
+func TestReplySource(t *testing.T) {
+	second := addr("192.0.2.99")
+	cfg := etrConfig()
+	cfg.RLOCs = []netip.Addr{own4, second, own6}
+	for _, c := range []struct{ at, rloc, from string }{
+		{"192.0.2.99", "203.0.113.7", "192.0.2.99"},
+		{"192.0.2.1", "203.0.113.7", "192.0.2.1"},
+		{"2001:db8:ffff::1", "203.0.113.7", "192.0.2.1"},
+		{"192.0.2.99", "2001:db8:ffff::7", "2001:db8:ffff::1"},
+		{"192.0.2.100", "203.0.113.7", "192.0.2.1"}, // not an RLOC
+	} {
+		r := newRig(t, cfg)
+		r.m.receive(r.now, request(t, []string{c.rloc}, []string{"10.1.1.5"}, nil), etr1, netip.AddrPortFrom(addr(c.at), 4342))
+		r.collect()
+		if d := r.one(); d.src != netip.AddrPortFrom(addr(c.from), 4342) {
+			t.Errorf("asked at %s for %s: from %v, want %s", c.at, c.rloc, d.src, c.from)
+		}
+	}
+}
+
 func TestProbe(t *testing.T) {
 	probe := request(t, []string{"198.51.100.77", "203.0.113.7"}, []string{"10.1.1.0/24"}, func(m *wire.MapRequest) { m.Probe = true })
 	for _, at := range []netip.Addr{own4, own6} {

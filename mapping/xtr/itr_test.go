@@ -232,6 +232,27 @@ func TestAllResolversDown(t *testing.T) {
 	}
 }
 
+// TestRetransmissionAvoidsSameResolver, whosever turn it is.
+func TestRetransmissionAvoidsSameResolver(t *testing.T) {
+	cfg := noRegister()
+	cfg.MapResolvers = []netip.AddrPort{mr1, mr2}
+	r := newRig(t, cfg)
+	first := map[mapping.EID]netip.AddrPort{}
+	for _, dst := range []string{"10.2.0.1", "10.2.0.2"} {
+		r.miss(addr(dst), hostA)
+		d := r.one()
+		_, m := mapRequest(t, d.data)
+		first[asked(t, m)] = d.dst
+	}
+	r.until(time.Second)
+	for _, d := range r.take() {
+		_, m := mapRequest(t, d.data)
+		if e := asked(t, m); first[e] == d.dst {
+			t.Errorf("%v was asked for at %v twice", e, d.dst)
+		}
+	}
+}
+
 // TestOneHostCannotStarveOthers: a scanning host gets its burst, its rate and
 // its part of the table; another host is served all the time.
 func TestOneHostCannotStarveOthers(t *testing.T) {
@@ -421,6 +442,42 @@ func TestRefreshLead(t *testing.T) {
 		if n := len(r.take()); n != 1 {
 			t.Errorf("TTL %d: not refreshed %v before expiry", ttl, lead)
 		}
+	}
+}
+
+// TestRefreshSpacing: an entry whose time a more-specific cuts short is near
+// its end again right after a refresh, and is still asked for once a second.
+func TestRefreshSpacing(t *testing.T) {
+	r := newRig(t, noRegister())
+	r.learn(peer, rec("10.2.0.0/16", 1), rec("10.2.3.0/24", 1))
+	var got []time.Duration
+	for at := 59 * time.Second; at < time.Minute; at += 10 * time.Millisecond {
+		r.until(at)
+		r.used("10.2.0.0/16")
+		for _, d := range r.take() {
+			got = append(got, d.at)
+			_, m := mapRequest(t, d.data)
+			r.receive(reply(t, m.Nonce, rec("10.2.0.0/16", 1)), etr1)
+		}
+	}
+	if want := seconds(59); !slices.Equal(got, want) {
+		t.Errorf("asked at %v, want %v", got, want)
+	}
+}
+
+// TestRefreshAnsweredWithOwn: where the site's own prefix is the first part of
+// a cached one, the question may come back to the site.
+func TestRefreshAnsweredWithOwn(t *testing.T) {
+	cfg := noRegister()
+	cfg.Databases[0].EID = eid("10.0.0.0/16")
+	r := newRig(t, cfg)
+	r.learn(peer, rec("10.0.0.0/8", 1))
+	r.until(50 * time.Second)
+	r.used("10.0.0.0/8")
+	_, m := mapRequest(t, r.one().data)
+	r.receive(reply(t, m.Nonce, rec("10.0.0.0/16", 10)), etr1)
+	if got := r.cached(); !slices.Equal(got, []string{"10.0.0.0/8"}) || len(r.m.itr.queries) != 1 {
+		t.Errorf("cached %v, %d queries", got, len(r.m.itr.queries))
 	}
 }
 

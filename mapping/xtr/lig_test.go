@@ -53,7 +53,7 @@ func TestLig(t *testing.T) {
 				t.Errorf("source EID %v", src)
 			}
 			return [][]byte{
-				{0x20, 0, 0, 9},                             // cut
+				{0x20, 0, 0, 9}, // cut
 				reply(t, m.Nonce+1, rec("10.2.0.0/16", 10)), // wrong nonce
 				reply(t, m.Nonce, rec("10.3.0.0/16", 10)),   // wrong EID
 				reply(t, m.Nonce, rec("10.2.0.0/16", 10), rec("10.2.3.0/24", 10)),

@@ -195,6 +195,9 @@ func TestRegisterConfirmed(t *testing.T) {
 	}
 	r.until(180 * time.Second)
 	r.receive(notify(t, r.one().data, key), ms1) // back
+	if rtt := r.m.reg.mapServers()[0].RTT; rtt != 0 {
+		t.Errorf("RTT %v", rtt)
+	}
 	if s := r.m.reg.mapServers()[0]; s.Registered != 2 || s.Failures != 0 {
 		t.Errorf("not registered: %+v", s)
 	}
@@ -202,8 +205,13 @@ func TestRegisterConfirmed(t *testing.T) {
 		t.Errorf("the return is not logged:\n%s", &log)
 	}
 	r.until(242 * time.Second) // the back-off starts again
-	if got, want := times(r.take()), seconds(240, 241); !slices.Equal(got, want) {
+	out := r.take()
+	if got, want := times(out), seconds(240, 241); !slices.Equal(got, want) {
 		t.Errorf("sent at %v, want %v", got, want)
+	}
+	r.receive(notify(t, out[1].data, key), ms1) // to which of the two?
+	if rtt := r.m.reg.mapServers()[0].RTT; rtt != 0 {
+		t.Errorf("RTT %v of an answer to one of two copies", rtt)
 	}
 }
 
@@ -418,5 +426,12 @@ func TestRegisterInterval(t *testing.T) {
 	}
 	if want := seconds(0, 10, 20, 30, 40); !slices.Equal(got, want) {
 		t.Errorf("sent at %v, want %v", got, want)
+	}
+	cfg.MapServers[0].WantNotify = false
+	r = newRig(t, cfg)
+	r.start()
+	r.until(40 * time.Second)
+	if got, want := times(r.take()), seconds(0, 10, 20, 30, 40); !slices.Equal(got, want) {
+		t.Errorf("without Map-Notify sent at %v, want %v", got, want)
 	}
 }

@@ -232,6 +232,20 @@ func TestTwoSites(t *testing.T) {
 				}
 				a.mu.Unlock()
 
+				// Cleared entries leave the copy without any other event.
+				a.misses <- Miss{Dst: peer, Src: hostA}
+				time.Sleep(rtt)
+				synctest.Wait()
+				if !a.Clear(eid("10.2.0.0/16")) {
+					t.Error("nothing to clear")
+				}
+				synctest.Wait()
+				a.mu.Lock()
+				if _, still := a.copy["10.2.0.0/16"]; still {
+					t.Error("cleared, and still in the copy")
+				}
+				a.mu.Unlock()
+
 				before := time.Now()
 				if err := b.stop(); err != nil {
 					t.Errorf("stop: %v", err)
