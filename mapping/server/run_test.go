@@ -153,7 +153,7 @@ func TestRun(t *testing.T) {
 		for _, msg := range slices.Backward(several) {
 			send(etr, msg, local4)
 		}
-		time.Sleep(2*oneWay + gatherTime)
+		time.Sleep(3 * oneWay)
 		if got := etr.take(); len(got) != len(several) {
 			t.Errorf("%d Map-Notifies for %d Map-Registers", len(got), len(several))
 		}
