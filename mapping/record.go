@@ -186,10 +186,13 @@ const TTLReceiver = 0xffffffff
 // TTLReceiver, and a week is the longest.
 func (r *Record) Lifetime() time.Duration {
 	const longest = 7 * 24 * time.Hour
-	if r.TTL == TTLReceiver {
+	switch {
+	case r.TTL == TTLReceiver:
 		return DefaultTTL * time.Minute
+	case r.TTL >= uint32(longest/time.Minute): // a Duration can't hold every TTL
+		return longest
 	}
-	return min(time.Duration(r.TTL)*time.Minute, longest)
+	return time.Duration(r.TTL) * time.Minute
 }
 
 // Negative reports whether r has no locators.
