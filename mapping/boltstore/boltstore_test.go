@@ -50,6 +50,40 @@ func item(e mapping.EID) mapping.Item {
 	return mapping.Item{Kind: mapping.ItemMapping, EID: e, Record: &mapping.Record{EID: e, TTL: 60, Locators: []mapping.Locator{l}}}
 }
 
+// TestLargestRecord: what the store takes, it reads back; a record that it could
+// not read would keep the map-server from starting again.
+func TestLargestRecord(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	s := mustOpen(t, path)
+	// The record takes 16 octets, and its locator 9 around the name.
+	sized := func(octets int) mapping.Item {
+		it := item(mapping.MustParseEID("10.0.0.0/8"))
+		it.Record.Locators = []mapping.Locator{{Opaque: "\x00\x11" + strings.Repeat("x", octets-16-9) + "\x00"}}
+		return it
+	}
+	if err := s.Commit(t.Context(), []mapping.Change{{Item: sized(maxRecord)}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Commit(t.Context(), []mapping.Change{{Item: sized(maxRecord + 1)}}); err == nil {
+		t.Error("a record that is too large was accepted")
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for it, err := range mustOpen(t, path).Items(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n++; !it.Record.Equal(sized(maxRecord).Record) {
+			t.Error("another record came back")
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d items, want 1", n)
+	}
+}
+
 func TestFileMode(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s.db")
 	mustOpen(t, path)

@@ -155,7 +155,12 @@ func appendRecord(b []byte, it *mapping.Item) ([]byte, error) {
 	}
 	r := *it.Record
 	r.EID = mapping.EID{Prefix: r.EID.Prefix}
-	return wire.AppendRecord(b, &r)
+	start := len(b)
+	b, err := wire.AppendRecord(b, &r)
+	if n := len(b) - start; err == nil && n > maxRecord {
+		return b, fmt.Errorf("its record has %d octets, the limit is %d", n, maxRecord)
+	}
+	return b, err
 }
 
 // reader takes a key or a value apart; its first error sticks.
@@ -253,6 +258,9 @@ func (r *reader) record(e mapping.EID) *mapping.Record {
 // mapReplyHeader begins a Map-Reply with one record: package wire decodes
 // records in messages only.
 const mapReplyHeader = "\x20\x00\x00\x01" + "\x00\x00\x00\x00\x00\x00\x00\x00"
+
+// maxRecord is the largest record that decodeRecord reads.
+const maxRecord = wire.MaxMessage - len(mapReplyHeader)
 
 // decodeRecord reads the record that b begins with and returns its length.
 func decodeRecord(b []byte) (*mapping.Record, int, error) {

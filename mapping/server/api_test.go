@@ -40,10 +40,15 @@ func TestPutAndDelete(t *testing.T) {
 	b.wantAnswer("20.0.0.1", "20.0.0.0/8 ttl 7m no-action")
 
 	// A bad one changes nothing, whatever is with it.
+	large := rec("22.0.0.0/8")
+	for _, c := range []string{"a", "b"} { // two names of 40,000 letters
+		large.Locators = append(large.Locators, mapping.Locator{Opaque: "\x00\x11" + strings.Repeat(c, 40000) + "\x00"})
+	}
 	table, commits := b.s.table.Load(), b.store.commitCount()
 	for want, r := range map[string]*mapping.Record{
 		"missing": nil, "record_ttl is 0": withTTL(0, rec("22.0.0.0/8", "203.0.113.1")),
-		"224.0.0.1": rec("22.0.0.0/8", "224.0.0.1"), "not an EID": {TTL: 1}, "256 locators": {EID: eid("22.0.0.0/8"), TTL: 1, Locators: slices.Repeat([]mapping.Locator{loc("203.0.113.1")}, 256)},
+		"the limit is 65507": large,
+		"224.0.0.1":          rec("22.0.0.0/8", "224.0.0.1"), "not an EID": {TTL: 1}, "256 locators": {EID: eid("22.0.0.0/8"), TTL: 1, Locators: slices.Repeat([]mapping.Locator{loc("203.0.113.1")}, 256)},
 	} {
 		if err := b.s.Put(t.Context(), []*mapping.Record{rec("23.0.0.0/8", "203.0.113.1"), r}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want an error with %q", err, want)

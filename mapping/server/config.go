@@ -229,7 +229,10 @@ func checkRecord(r *mapping.Record) error {
 			}
 		}
 	}
-	_, err := wire.AppendRecord(make([]byte, 0, 512), r)
+	b, err := wire.AppendRecord(make([]byte, 0, 512), r)
+	if n := replyHeader + len(b); err == nil && n > wire.MaxMessage {
+		return fmt.Errorf("a Map-Reply with it has %d octets, the limit is %d", n, wire.MaxMessage)
+	}
 	return err
 }
 
