@@ -101,8 +101,8 @@ func open(path string) (_ *Store, err error) {
 		PageSize:     os.Getpagesize(),
 	}
 	if math.MaxInt > math.MaxInt32 {
-		size := mapSize
-		opts.InitialMmapSize = size
+		size := int64(mapSize) // a constant would not compile for 32 bits
+		opts.InitialMmapSize = int(size)
 	}
 	// A panic inside bbolt.Open leaves the file open, and locked.
 	var file *os.File
