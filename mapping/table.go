@@ -21,7 +21,7 @@ type Table[V any] struct {
 // instance holds one address space. EIDs with a source prefix are rare, so
 // they live beside the plain table and cost nothing while there are none.
 type instance[V any] struct {
-	any     *bart.Table[V] // never nil
+	any     *bart.Table[V]              // never nil
 	sourced *bart.Table[*bart.Table[V]] // destination -> source -> value
 }
 
