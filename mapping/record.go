@@ -153,6 +153,9 @@ func (a Action) String() string {
 	return fmt.Sprintf("action-%d", uint8(a))
 }
 
+// MarshalText returns the name, so that logs and JSON have it too.
+func (a Action) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
+
 // ParseAction is the inverse of String for the assigned actions.
 func ParseAction(s string) (Action, error) {
 	if i := slices.Index(actionNames[:], s); i >= 0 {
