@@ -150,21 +150,27 @@ func (r *reader) request(q request) {
 	reply.send(q.local)
 }
 
-// itrRLOC picks the ITR-RLOC to reply to: one that can be sent to, of the
-// family that the request came in if possible. The zero Addr: none.
+// itrRLOC picks the ITR-RLOC to reply to, one that can be sent to: the one that
+// the request came from, which works now while others may have lost their
+// uplink, else one of the family that it came in, else any. The zero Addr: none.
 func (s *Server) itrRLOC(m *wire.MapRequest, q request) netip.Addr {
-	var other netip.Addr
+	var family, other netip.Addr
 	for _, a := range m.ITRRLOCs {
 		ip, ok := a.IP()
-		if !ok || checkRLOC(ip, q.from.Addr().IsLoopback()) != nil {
-			continue
-		}
-		if ip.Is4() == q.local.Addr().Is4() && s.canSend(ip) {
+		switch {
+		case !ok || checkRLOC(ip, q.from.Addr().IsLoopback()) != nil || !s.canSend(ip):
+		case ip == q.from.Addr():
 			return ip
-		}
-		if !other.IsValid() && s.canSend(ip) {
+		case ip.Is4() == q.local.Addr().Is4():
+			if !family.IsValid() {
+				family = ip
+			}
+		case !other.IsValid():
 			other = ip
 		}
+	}
+	if family.IsValid() {
+		return family
 	}
 	return other
 }
