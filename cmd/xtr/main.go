@@ -138,8 +138,9 @@ func concat(seqs ...func() iter.Seq2[string, uint64]) func() iter.Seq2[string, u
 const settle = 3 * time.Second
 
 // localLocators returns the addresses of the locator-sets that an interface of
-// this router has. It waits for the first, and then a moment for the others,
-// which may as well belong to another xTR of the site.
+// this router has and that can be used: a new IPv6 address can't while the
+// kernel looks for duplicates of it. It waits for the first, and then a moment
+// for the others, which may as well belong to another xTR of the site.
 func localLocators(ctx context.Context, log *slog.Logger, cfg *config.XTR) ([]netip.Addr, error) {
 	var all, here []netip.Addr
 	for _, m := range cfg.DatabaseMappings {
@@ -161,7 +162,7 @@ func localLocators(ctx context.Context, log *slog.Logger, cfg *config.XTR) ([]ne
 			return err
 		}
 		for _, a := range addrs {
-			if p, err := netip.ParsePrefix(a.String()); err == nil && slices.Contains(all, p.Addr()) && !slices.Contains(here, p.Addr()) {
+			if p, err := netip.ParsePrefix(a.String()); err == nil && slices.Contains(all, p.Addr()) && !slices.Contains(here, p.Addr()) && usable(p.Addr()) {
 				here = append(here, p.Addr())
 			}
 		}
@@ -177,12 +178,40 @@ func localLocators(ctx context.Context, log *slog.Logger, cfg *config.XTR) ([]ne
 	return here, err
 }
 
+// usable reports whether sockets can be bound to a local address.
+func usable(a netip.Addr) bool {
+	conn, err := udp.Listen([]netip.AddrPort{netip.AddrPortFrom(a, 0)})
+	if err == nil {
+		conn.Close()
+	}
+	return !errors.Is(err, syscall.EADDRNOTAVAIL)
+}
+
+// reachable returns the peers whose address family one of rlocs has. A router
+// that came up without one of its uplinks starts with the others. If there is
+// no such peer it returns all, and xtr.New says what is wrong.
+func reachable[P any](log *slog.Logger, rlocs []netip.Addr, what string, peers []P, address func(P) netip.Addr) []P {
+	var kept []P
+	for _, p := range peers {
+		a := address(p)
+		if slices.ContainsFunc(rlocs, func(r netip.Addr) bool { return r.Is4() == a.Is4() }) {
+			kept = append(kept, p)
+		} else {
+			log.Warn("not used: this router has no locator of its address family", what, a)
+		}
+	}
+	if len(kept) == 0 {
+		return peers
+	}
+	return kept
+}
+
 func controlConfig(cfg *config.XTR, rlocs []netip.Addr, fib *dataplane.FIB, log *slog.Logger) xtr.Config {
 	c := xtr.Config{
 		RLOCs:        rlocs,
 		XTRID:        cfg.XTRID,
 		SiteID:       cfg.SiteID,
-		MapResolvers: cfg.MapResolvers,
+		MapResolvers: reachable(log, rlocs, "map_resolver", cfg.MapResolvers, netip.AddrPort.Addr),
 		CacheLimit:   cfg.MapCacheLimit,
 		OnCache:      fib.Apply,
 		Logger:       log,
@@ -190,7 +219,7 @@ func controlConfig(cfg *config.XTR, rlocs []netip.Addr, fib *dataplane.FIB, log 
 	for _, m := range cfg.DatabaseMappings {
 		c.Databases = append(c.Databases, xtr.Database{EID: m.EID, Locators: m.Locators, TTL: m.RecordTTL})
 	}
-	for _, m := range cfg.MapServers {
+	for _, m := range reachable(log, rlocs, "map_server", cfg.MapServers, func(m config.XTRMapServer) netip.Addr { return m.Address.Addr() }) {
 		c.MapServers = append(c.MapServers, xtr.MapServer{
 			Addr:             m.Address,
 			Key:              m.Key,
