@@ -10,10 +10,13 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/eidolon-lisp/eidolon/dataplane"
 	"github.com/eidolon-lisp/eidolon/internal/netns"
@@ -51,12 +54,13 @@ type childConfig struct {
 	UplinkMTU int
 	Hold      bool
 	Entries   []entry
+	// DropCapability takes CAP_NET_ADMIN away before the plane starts.
+	DropCapability bool
 }
 
 // entry is one static mapping.
 type entry struct {
 	EID      mapping.EID
-	Action   mapping.Action
 	Locators []mapping.Locator
 	Removed  bool
 }
@@ -68,7 +72,7 @@ type answer struct {
 	Warnings []string
 	Misses   []dataplane.Miss
 	MTU      map[string]int
-	Sent     map[string]uint64
+	Mallocs  uint64
 }
 
 func changes(entries []entry) []mapping.CacheChange {
@@ -76,7 +80,7 @@ func changes(entries []entry) []mapping.CacheChange {
 	for _, e := range entries {
 		c := mapping.CacheChange{EID: e.EID, Expires: time.Now().Add(time.Hour)}
 		if !e.Removed {
-			c.Record = &mapping.Record{EID: e.EID, TTL: 60, Action: e.Action, Locators: e.Locators}
+			c.Record = &mapping.Record{EID: e.EID, TTL: 60, Locators: e.Locators}
 		}
 		list = append(list, c)
 	}
@@ -92,6 +96,14 @@ func child() error {
 	var cfg childConfig
 	if err := json.Unmarshal(in.Bytes(), &cfg); err != nil {
 		return err
+	}
+	if cfg.DropCapability {
+		runtime.LockOSThread() // capabilities are the thread's
+		hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var none [2]unix.CapUserData
+		if err := unix.Capset(&hdr, &none[0]); err != nil {
+			return err
+		}
 	}
 	fib := dataplane.NewFIB()
 	fib.Apply(changes(cfg.Entries))
@@ -119,7 +131,7 @@ func child() error {
 			}
 			fib.Apply(changes(list))
 		case "state":
-			a = answer{Stats: map[string]uint64{}, MTU: map[string]int{}, Sent: map[string]uint64{}, Missing: p.Missing(), Warnings: p.Warnings()}
+			a = answer{Stats: map[string]uint64{}, MTU: map[string]int{}, Missing: p.Missing(), Warnings: p.Warnings()}
 			for name, v := range p.Stats() {
 				if v != 0 {
 					a.Stats[name] = v
@@ -127,15 +139,18 @@ func child() error {
 			}
 			for r := range fib.RLOCs() {
 				a.MTU[r.Addr().String()] = r.MTU()
-				a.Sent[r.Addr().String()], _ = r.Count()
 			}
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			a.Mallocs = m.Mallocs
 		case "misses":
 			for len(p.Misses()) > 0 {
 				a.Misses = append(a.Misses, <-p.Misses())
 			}
-		case "exit":
-			profStop()
-			cancel()
+		case "wait", "exit":
+			if cmd == "exit" {
+				cancel()
+			}
 			if err := <-done; err != nil {
 				return err
 			}

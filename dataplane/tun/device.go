@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -106,9 +107,10 @@ const (
 // queue is one queue of a device. It implements dataplane.Host: Read for one
 // goroutine, Write for any.
 type queue struct {
-	file *os.File
-	rc   syscall.RawConn
-	c    *dataplane.Counters // may be nil
+	file   *os.File
+	rc     syscall.RawConn
+	c      *dataplane.Counters // may be nil
+	closed atomic.Bool
 
 	// Of Read.
 	raw    [readPackets]rawPacket
@@ -154,7 +156,10 @@ func newQueue(file *os.File, rc syscall.RawConn, uso bool) *queue {
 }
 
 // Close ends Read and Write. The device goes with its last queue.
-func (q *queue) Close() error { return q.file.Close() }
+func (q *queue) Close() error {
+	q.closed.Store(true)
+	return q.file.Close()
+}
 
 // Read implements dataplane.HostReader.
 func (q *queue) Read(pkts []dataplane.HostPacket) (n int, err error) {
@@ -175,14 +180,13 @@ func (q *queue) Read(pkts []dataplane.HostPacket) (n int, err error) {
 			return n, nil
 		}
 		q.got, q.next, q.rerrno = 0, 0, 0
-		if err := q.rc.Read(q.readFn); err != nil {
+		err := q.rc.Read(q.readFn)
+		switch {
+		case q.closed.Load():
 			return 0, os.ErrClosed
-		}
-		switch q.rerrno {
-		case 0:
-		case unix.EBADFD:
+		case err != nil || q.rerrno == unix.EBADFD: // the poller knows only that something is wrong
 			return 0, errDeviceGone
-		default:
+		case q.rerrno != 0 && q.got == 0:
 			return 0, fmt.Errorf("read: %w", q.rerrno)
 		}
 		if q.c != nil {
@@ -257,7 +261,7 @@ func (q *queue) Write(pkts [][]byte) (n int, err error) {
 			q.gather(batch, g)
 			q.werrno = 0
 			if werr := q.rc.Write(q.writeFn); werr != nil {
-				return n, os.ErrClosed
+				return n, werr
 			}
 			if q.werrno != 0 {
 				err = q.werrno

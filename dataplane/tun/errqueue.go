@@ -49,7 +49,7 @@ func watchErrors(s *socket, fib *dataplane.FIB, c *dataplane.Counters) {
 		n = 0
 		return errno != unix.EAGAIN
 	}
-	for s.rc.Read(read) == nil {
+	for s.readable(read) == nil {
 		if n == 0 {
 			continue
 		}

@@ -87,10 +87,10 @@ func (c *coalescer) candidate(p []byte) (g group) {
 		g.push = flags & tcpPSH
 		// Anything but plain data stays alone, and ends its group.
 		g.closed = flags&^tcpPSH != tcpACK || g.size == 0 || g.push != 0
-	case g.proto == protoUDP && c.udp && len(p) > g.ip+8:
+	case g.proto == protoUDP && c.udp && len(p) >= g.ip+8:
 		g.headers = g.ip + 8
 		g.size = len(p) - g.headers
-		g.closed = int(binary.BigEndian.Uint16(p[g.ip+4:])) != len(p)-g.ip || binary.BigEndian.Uint16(p[g.ip+6:]) == 0
+		g.closed = g.size == 0 || int(binary.BigEndian.Uint16(p[g.ip+4:])) != len(p)-g.ip || binary.BigEndian.Uint16(p[g.ip+6:]) == 0
 	}
 	return g
 }

@@ -3,7 +3,6 @@ package tun
 import (
 	"net"
 	"net/netip"
-	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -25,9 +24,8 @@ const (
 // dataplane.Receiver for one goroutine.
 type receiver struct {
 	*socket
-	local  netip.Addr
-	c      *dataplane.Counters
-	closed atomic.Bool
+	local netip.Addr
+	c     *dataplane.Counters
 
 	msgs  [receiveBatch]mmsghdr
 	iovs  [receiveBatch]unix.Iovec
@@ -109,35 +107,28 @@ func newReceiver(s *socket, local netip.Addr, c *dataplane.Counters) *receiver {
 	return r
 }
 
-func (r *receiver) close() {
-	r.closed.Store(true)
-	r.socket.close()
-}
-
 // Receive implements dataplane.Receiver.
 func (r *receiver) Receive(pkts []dataplane.Packet) (n int, err error) {
-	for {
-		for n < len(pkts) {
-			switch {
-			case len(r.rest) > 0:
-				pkts[n] = r.split()
+	for n < len(pkts) {
+		switch {
+		case len(r.rest) > 0:
+			pkts[n] = r.split()
+			n++
+		case r.next < r.got:
+			if drop := r.open(r.next); drop != dataplane.NotDropped {
+				pkts[n] = dataplane.Packet{Drop: drop}
 				n++
-			case r.next < r.got:
-				if drop := r.open(r.next); drop != dataplane.NotDropped {
-					pkts[n] = dataplane.Packet{Drop: drop}
-					n++
-				}
-				r.next++
-			case n > 0:
-				return n, nil
-			default:
-				if err := r.fill(); err != nil {
-					return 0, err
-				}
+			}
+			r.next++
+		case n > 0:
+			return n, nil
+		default:
+			if err := r.fill(); err != nil {
+				return 0, err
 			}
 		}
-		return n, nil
 	}
+	return n, nil
 }
 
 // fill waits for datagrams.
@@ -149,7 +140,7 @@ func (r *receiver) fill() error {
 			h.SetControllen(len(r.ctls[i]))
 		}
 		r.got, r.next = 0, 0
-		if err := r.rc.Read(r.read); err != nil || r.closed.Load() {
+		if err := r.readable(r.read); err != nil {
 			r.got = 0
 			return net.ErrClosed
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"sync/atomic"
 
@@ -26,6 +27,9 @@ const (
 	maxSegments = 64
 	maxPayload  = 65507
 	sendBuffer  = 4 << 20 // octets, asked for each sending socket
+	// errorBuffer is for messages of the error queue: an ICMPv6 error takes
+	// some 3 KB there, and what does not fit is lost.
+	errorBuffer = 128 << 10
 	// sendTries is how often a message is offered to the kernel: an error that
 	// an ICMP message left on the socket comes back once, in place of sending.
 	sendTries = 3
@@ -72,7 +76,7 @@ func openPort(src netip.Addr, df bool) (*socket, error) {
 	}
 	opts := []option{
 		{unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sendBuffer, "SO_SNDBUFFORCE", true},
-		{unix.SOL_SOCKET, unix.SO_RCVBUF, 0, "SO_RCVBUF", true}, // nobody reads here
+		{unix.SOL_SOCKET, unix.SO_RCVBUF, errorBuffer, "SO_RCVBUF", true},
 	}
 	if src.Is4() {
 		opts = append(opts, option{unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, discover, "IP_MTU_DISCOVER", false},
@@ -273,10 +277,9 @@ func (s *sender) transmit(pkts []dataplane.Packet, from, to int) {
 	at, tries := from, 0
 	for s.from < s.to {
 		s.errno = 0
-		err := s.msgs[from].sock.rc.Write(s.write)
-		if err != nil { // closed
+		if err := s.msgs[from].sock.writable(s.write); err != nil {
 			for ; s.from < s.to; s.from++ {
-				s.lose(pkts, s.from, dataplane.DropSendNoSocket)
+				s.lose(pkts, s.from, lostBy(err))
 			}
 			return
 		}
@@ -314,8 +317,8 @@ func (s *sender) oneByOne(pkts []dataplane.Packet, k int) {
 		drop := dataplane.DropSendError
 		for range sendTries {
 			s.from, s.to, s.errno = k, k+1, 0
-			if err := m.sock.rc.Write(s.write); err != nil {
-				drop = dataplane.DropSendNoSocket
+			if err := m.sock.writable(s.write); err != nil {
+				drop = lostBy(err)
 				break
 			}
 			if s.errno == 0 {
@@ -336,6 +339,14 @@ func (s *sender) lose(pkts []dataplane.Packet, k int, drop dataplane.DropReason)
 	for i := m.first; i < m.first+m.n; i++ {
 		pkts[i].Drop = drop
 	}
+}
+
+// lostBy names why a socket could not be used at all.
+func lostBy(err error) dataplane.DropReason {
+	if errors.Is(err, net.ErrClosed) {
+		return dataplane.DropSendNoSocket
+	}
+	return dataplane.DropSendBuffer
 }
 
 // dropOf names an error of sending.

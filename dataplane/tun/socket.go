@@ -3,9 +3,12 @@ package tun
 import (
 	"encoding/binary"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -13,8 +16,9 @@ import (
 
 // socket is a non-blocking UDP socket that waits in the runtime's poller.
 type socket struct {
-	file *os.File
-	rc   syscall.RawConn
+	file   *os.File
+	rc     syscall.RawConn
+	closed atomic.Bool
 }
 
 // option is one socket option with an integer value.
@@ -54,7 +58,56 @@ func listenUDP(local netip.AddrPort, opts []option) (*socket, error) {
 	return s, nil
 }
 
-func (s *socket) close() { s.file.Close() }
+func (s *socket) close() {
+	s.closed.Store(true)
+	s.file.Close()
+}
+
+// Limits of waiting beside the poller.
+const (
+	pollPause = time.Millisecond
+	pollTries = 1000
+)
+
+// readable calls f when the socket may be readable, until f returns true. It
+// fails only after close.
+func (s *socket) readable(f func(fd uintptr) bool) error {
+	for {
+		err := s.rc.Read(f)
+		if err == nil || s.closed.Load() {
+			return err
+		}
+		if s.beside(f) {
+			return nil
+		}
+		time.Sleep(pollPause)
+	}
+}
+
+// writable calls f when the socket may be writable, until f returns true. It
+// fails after close, or when there is no room for a second.
+func (s *socket) writable(f func(fd uintptr) bool) error {
+	err := s.rc.Write(f)
+	for range pollTries {
+		if err == nil || s.closed.Load() || s.beside(f) {
+			break
+		}
+		time.Sleep(pollPause)
+		err = s.rc.Write(f)
+	}
+	if s.closed.Load() {
+		return net.ErrClosed
+	}
+	return err
+}
+
+// beside calls f without the poller. A socket whose only event is an error, as
+// one with a full send buffer and a message in its error queue, is not polled
+// by the runtime until its next event.
+func (s *socket) beside(f func(fd uintptr) bool) (done bool) {
+	err := s.rc.Control(func(fd uintptr) { done = f(fd) })
+	return err == nil && done
+}
 
 func sockaddr(a netip.AddrPort) unix.Sockaddr {
 	if a.Addr().Is4() {

@@ -158,6 +158,9 @@ func (c *Config) complete() error {
 		if !slices.ContainsFunc(c.Instances, func(in Instance) bool { return in.IID == e.IID }) {
 			return fmt.Errorf("data plane: the local EID %v is of no configured instance", e)
 		}
+		if e.Source.IsValid() {
+			return fmt.Errorf("data plane: the local EID %v has a source of its own, which the kernel's rules can't express", e)
+		}
 	}
 	for _, a := range c.Sources {
 		if err := mapping.ValidRLOC(a); err != nil {
@@ -257,6 +260,7 @@ func (p *Plane) Run(ctx context.Context) error {
 	releasers := make(map[uint32]*dataplane.Encap)
 	for _, in := range p.cfg.Instances {
 		for _, q := range p.devices[in.IID] {
+			q.c = p.fwd.Counters()
 			w := p.newEncap(p.fwd.NewEncap, in.IID, q)
 			start("read from "+in.Device, func() error { return w.Run(q) })
 		}

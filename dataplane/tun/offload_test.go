@@ -1,0 +1,376 @@
+package tun
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/eidolon-lisp/eidolon/dataplane"
+	"github.com/eidolon-lisp/eidolon/dataplane/dptest"
+	"github.com/eidolon-lisp/eidolon/encap"
+)
+
+func flow(v6 bool, proto uint8, port uint16, payload []byte) dptest.Inner {
+	p := dptest.Inner{Src: netip.MustParseAddr("10.1.0.1"), Dst: netip.MustParseAddr("10.2.0.1"), SrcPort: port, DstPort: 80, Proto: proto, Payload: payload}
+	if v6 {
+		p.Src, p.Dst = netip.MustParseAddr("2001:db8:1::1"), netip.MustParseAddr("2001:db8:2::1")
+	}
+	return p
+}
+
+func random(r *rand.Rand, n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(r.Uint32())
+	}
+	return b
+}
+
+// checkPacket verifies lengths and all checksums of an IP packet.
+func checkPacket(t *testing.T, p []byte) {
+	t.Helper()
+	var f encap.Flow
+	if err := f.Decode(p); err != nil || f.Length != len(p) {
+		t.Fatalf("packet %x: %v, length %d of %d", p[:20], err, f.Length, len(p))
+	}
+	if p[0]>>4 == 4 && encap.Checksum(p[:f.HeaderLen]) != 0 {
+		t.Fatal("IP header checksum")
+	}
+	if f.Protocol == protoUDP && binary.BigEndian.Uint16(p[f.HeaderLen+4:]) != uint16(len(p)-f.HeaderLen) {
+		t.Fatal("UDP length")
+	}
+	if encap.Fold(encap.Sum(p[f.HeaderLen:], encap.PseudoHeader(p, f.Protocol, len(p)-f.HeaderLen))) != 0xffff {
+		t.Fatal("transport checksum")
+	}
+}
+
+// whole returns what the kernel would hand over for a packet of many segments:
+// the packet with only the pseudo-header's sum as checksum, and its header.
+func whole(p []byte, size int) ([]byte, vnetHeader) {
+	var f encap.Flow
+	if err := f.Decode(p); err != nil {
+		panic(err)
+	}
+	v := vnetHeader{flags: vnetNeedsChecksum, gsoSize: uint16(size), csumAt: uint16(f.HeaderLen), csumOff: 16, gsoType: gsoTCPv4}
+	if f.Src.Is6() {
+		v.gsoType = gsoTCPv6
+	}
+	if f.Protocol == protoUDP {
+		v.gsoType, v.csumOff = gsoUDP, 6
+	}
+	binary.BigEndian.PutUint16(p[int(v.csumAt+v.csumOff):], encap.Fold(encap.PseudoHeader(p, f.Protocol, len(p)-f.HeaderLen)))
+	return p, v
+}
+
+// segments cuts a packet and returns copies.
+func segments(t *testing.T, p []byte, v vnetHeader) (list [][]byte) {
+	t.Helper()
+	var s splitter
+	var heads [dataplane.MaxBatch][headLen]byte
+	if !s.begin(p, v) {
+		t.Fatal("refused to split")
+	}
+	for s.active() {
+		h := s.segment(&heads[len(list)%len(heads)])
+		if len(h.Buf) < dataplane.Headroom || h.Drop != 0 {
+			t.Fatalf("segment %+v", h)
+		}
+		list = append(list, slices.Concat(h.Buf[dataplane.Headroom:], h.Body))
+	}
+	return list
+}
+
+// Splitting makes sound packets that carry the payload in order, with the
+// header fields that a sender without offload would have given them.
+func TestSplit(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 1))
+	for range 400 {
+		v6, proto := r.IntN(2) == 0, uint8([]int{protoTCP, protoUDP}[r.IntN(2)])
+		payload := random(r, 2+r.IntN(60000))
+		size := 1 + r.IntN(2000) + len(payload)/120
+		in := flow(v6, proto, 1000, payload)
+		in.ID, in.Seq, in.Ack, in.TOS, in.TTL = 0xfff0, 0xffffff00, 77, 0xb9, 33
+		in.Flags = tcpACK | tcpPSH | tcpFIN | tcpCWR
+		p, v := whole(in.Bytes(), size)
+		list := segments(t, p, v)
+		if want := (len(payload) + size - 1) / size; len(list) != want {
+			t.Fatalf("%d segments, want %d", len(list), want)
+		}
+		var got []byte
+		for i, s := range list {
+			checkPacket(t, s)
+			hlen := 20
+			if v6 {
+				hlen = 40
+			} else if id := binary.BigEndian.Uint16(s[4:]); id != uint16(0xfff0+i) {
+				t.Fatalf("segment %d has ID %#x", i, id)
+			}
+			var f encap.Flow
+			f.Decode(s)
+			if f.TTL != 33 || f.TOS != 0xb9 || f.Ports != 1000<<16|80 {
+				t.Fatalf("segment %d: %+v", i, f)
+			}
+			if proto == protoTCP {
+				seq, flags := binary.BigEndian.Uint32(s[hlen+4:]), s[hlen+13]
+				want := byte(tcpACK)
+				if i == 0 {
+					want |= tcpCWR
+				}
+				if i == len(list)-1 {
+					want |= tcpPSH | tcpFIN
+				}
+				if seq != 0xffffff00+uint32(len(got)) || flags != want {
+					t.Fatalf("segment %d: sequence %#x after %d octets, flags %#x, want %#x", i, seq, len(got), flags, want)
+				}
+				hlen += 20
+			} else {
+				hlen += 8
+			}
+			got = append(got, s[hlen:]...)
+		}
+		if !bytes.Equal(got, payload) {
+			t.Fatal("the payload differs")
+		}
+	}
+}
+
+// The kernel's description is not trusted: nothing panics, and what is refused
+// is refused whole.
+func FuzzSplit(f *testing.F) {
+	for _, proto := range []uint8{protoTCP, protoUDP} {
+		for _, v6 := range []bool{false, true} {
+			p, v := whole(flow(v6, proto, 1, make([]byte, 100)).Bytes(), 30)
+			f.Add(slices.Concat(v.encode(), p))
+		}
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) <= vnetLen || len(b) > vnetLen+maxPacket {
+			return
+		}
+		var v vnetHeader
+		v.decode((*[vnetLen]byte)(b))
+		pkt := slices.Clone(b[vnetLen:])
+		v.complete(slices.Clone(pkt))
+		var s splitter
+		if !s.begin(pkt, v) {
+			return
+		}
+		total, headers := 0, s.headers
+		var head [headLen]byte
+		for n := 0; s.active(); n++ {
+			total += len(s.segment(&head).Body)
+			if n > len(pkt) {
+				t.Fatal("no end")
+			}
+		}
+		if total != len(pkt)-headers {
+			t.Fatalf("%d octets of %d", total, len(pkt)-headers)
+		}
+	})
+}
+
+func TestCompleteChecksum(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		for _, proto := range []uint8{protoTCP, protoUDP} {
+			p, v := whole(flow(v6, proto, 1, []byte("hello")).Bytes(), 0)
+			if !v.complete(p) {
+				t.Fatal("refused")
+			}
+			checkPacket(t, p)
+		}
+	}
+	p := flow(false, protoUDP, 1, nil).Bytes()
+	for _, v := range []vnetHeader{{csumAt: 28, csumOff: 6}, {csumAt: 4, csumOff: 6}, {csumAt: 0xffff, csumOff: 0xffff}} {
+		if v.complete(p) {
+			t.Errorf("%+v was accepted", v)
+		}
+	}
+}
+
+// written is what a queue would write for a batch: each group as the kernel
+// gets it, cut again by the description.
+func written(t *testing.T, c *coalescer, pkts [][]byte) (out [][]byte, groups int) {
+	t.Helper()
+	batch := make([][]byte, len(pkts))
+	for i, p := range pkts {
+		batch[i] = slices.Clone(p)
+	}
+	c.load(batch)
+	for i := range c.groups {
+		g := &c.groups[i]
+		if g.n == 1 {
+			out = append(out, batch[g.first])
+			continue
+		}
+		v := g.finish(batch[g.first])
+		p := slices.Clone(batch[g.first])
+		for i := c.link[g.first]; i >= 0; i = c.link[i] {
+			p = append(p, batch[i][g.headers:]...)
+		}
+		if len(p) != g.total || len(p) > maxPacket {
+			t.Fatalf("a group of %d octets, counted %d", len(p), g.total)
+		}
+		out = append(out, segments(t, p, v)...)
+	}
+	return out, len(c.groups)
+}
+
+// Coalescing and the kernel's segmentation undo each other: whatever the mix,
+// each flow's packets come out as they went in, in order.
+func TestCoalesceRoundTrip(t *testing.T) {
+	r := rand.New(rand.NewPCG(2, 2))
+	c := &coalescer{udp: true}
+	merged := 0
+	for range 600 {
+		type stream struct {
+			in  dptest.Inner
+			seq uint32
+			id  uint16
+		}
+		var streams []*stream
+		for i := range 1 + r.IntN(4) {
+			in := flow(r.IntN(2) == 0, uint8([]int{protoTCP, protoUDP}[r.IntN(2)]), uint16(100+i), nil)
+			in.DF = r.IntN(2) == 0
+			streams = append(streams, &stream{in, r.Uint32(), uint16(r.Uint32())})
+		}
+		size := 1 + r.IntN(1400)
+		var pkts [][]byte
+		for range 1 + r.IntN(dataplane.MaxBatch) {
+			s := streams[r.IntN(len(streams))]
+			p := s.in
+			n := size
+			switch r.IntN(12) {
+			case 0:
+				n = r.IntN(size + 1)
+			case 1:
+				n = size + 1
+			}
+			p.Payload, p.Seq, p.ID, p.Flags = random(r, n), s.seq, s.id, tcpACK
+			switch r.IntN(24) {
+			case 0:
+				p.Flags |= tcpPSH
+			case 1:
+				p.Flags |= tcpFIN
+			case 2:
+				p.Ack = 9
+			case 3:
+				p.TTL = 7
+			case 4:
+				p.Seq += 1000
+			case 5:
+				p.TOS = 3
+			case 6:
+				p.ID += 5
+			case 7:
+				p.MF = p.Src.Is4()
+			}
+			s.seq += uint32(n)
+			s.id++
+			b := p.Bytes()
+			if r.IntN(30) == 0 {
+				b[len(b)-1] ^= 1 // corrupted on the way
+			}
+			pkts = append(pkts, b)
+		}
+		out, groups := written(t, c, pkts)
+		merged += len(pkts) - groups
+		if want, got := byFlow(pkts), byFlow(out); fmt.Sprint(want) != fmt.Sprint(got) {
+			t.Fatalf("%d packets in, %d out, and a flow differs", len(pkts), len(out))
+		}
+	}
+	if merged < 5000 {
+		t.Errorf("only %d packets were merged", merged)
+	}
+}
+
+// byFlow lists the packets of each flow in order. Where DF makes the
+// identification meaningless (RFC 6864) it is left out, and with it the
+// checksum that covers it.
+func byFlow(pkts [][]byte) map[string][]string {
+	m := make(map[string][]string)
+	for _, p := range pkts {
+		p = slices.Clone(p)
+		var f encap.Flow
+		if err := f.Decode(p); err != nil {
+			panic(err)
+		}
+		if p[0]>>4 == 4 {
+			if f.DF {
+				p[4], p[5] = 0, 0
+			}
+			if encap.Checksum(p[:20]) != 0 || f.DF {
+				p[10], p[11] = 0, 0
+			}
+		}
+		key := fmt.Sprint(f.Src, f.Dst, f.Ports, f.Protocol)
+		m[key] = append(m[key], string(p))
+	}
+	return m
+}
+
+func TestCoalesceBulk(t *testing.T) {
+	c := &coalescer{udp: true}
+	for _, v6 := range []bool{false, true} {
+		for _, proto := range []uint8{protoTCP, protoUDP} {
+			var pkts [][]byte
+			for i := range 100 {
+				p := flow(v6, proto, 5, make([]byte, 1000))
+				p.Seq, p.DF = uint32(i*1000), true
+				pkts = append(pkts, p.Bytes())
+			}
+			out, groups := written(t, c, pkts)
+			if len(out) != 100 || groups != 2 { // 64 KiB, or 64 datagrams, at a time
+				t.Errorf("IPv6 %v, protocol %d: %d packets in %d groups", v6, proto, len(out), groups)
+			}
+		}
+	}
+	c.udp = false // a kernel that does not take UDP segments
+	pkts := [][]byte{flow(false, protoUDP, 5, []byte{1}).Bytes(), flow(false, protoUDP, 5, []byte{2}).Bytes()}
+	if _, groups := written(t, c, pkts); groups != 2 {
+		t.Error("UDP was merged for a kernel that can't split it")
+	}
+}
+
+// A wrong checksum is never made right.
+func TestCoalesceKeepsWrongChecksums(t *testing.T) {
+	c := &coalescer{udp: true}
+	for bad := range 3 {
+		var pkts [][]byte
+		for i := range 3 {
+			p := flow(false, protoTCP, 5, make([]byte, 100))
+			p.Seq, p.DF = uint32(i*100), true
+			pkts = append(pkts, p.Bytes())
+		}
+		pkts[bad][50] ^= 0x40
+		out, _ := written(t, c, pkts)
+		if len(out) != 3 || !bytes.Equal(out[bad], pkts[bad]) {
+			t.Errorf("packet %d with a wrong checksum was changed", bad)
+		}
+	}
+}
+
+func TestOffloadsDoNotAllocate(t *testing.T) {
+	c := &coalescer{udp: true}
+	var pkts [][]byte
+	for i := range 100 {
+		p := flow(i%2 == 0, protoTCP, 5, make([]byte, 1000))
+		p.Seq = uint32(i / 2 * 1000)
+		pkts = append(pkts, p.Bytes())
+	}
+	big, v := whole(flow(true, protoTCP, 5, make([]byte, 60000)).Bytes(), 1000)
+	var s splitter
+	head := new([headLen]byte)
+	c.load(pkts)
+	if n := testing.AllocsPerRun(50, func() {
+		c.load(pkts)
+		for s.begin(big, v); s.active(); {
+			s.segment(head)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
