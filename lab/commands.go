@@ -35,13 +35,9 @@ func newCommand() *cobra.Command {
 	return root
 }
 
-// teller prints lines with the time since it was made.
-func teller(w io.Writer) func(format string, args ...any) {
-	start := time.Now()
-	return func(format string, args ...any) {
-		fmt.Fprintf(w, "[%6.2fs] %s\n", time.Since(start).Seconds(), fmt.Sprintf(format, args...))
-	}
-}
+// patience is how long `lab up` waits for the xTRs to register, so that the
+// first packet sent by hand does not come before its mapping.
+const patience = 5 * time.Second
 
 // loadTopology loads the topology file of the arguments, or the quickstart.
 func loadTopology(ctx context.Context, args []string) (*clab.Topology, error) {
@@ -125,7 +121,9 @@ func upCommand() *cobra.Command {
 }
 
 func up(ctx context.Context, w io.Writer, top *clab.Topology, name string) error {
-	say := teller(w)
+	start := time.Now()
+	sayAt := func(at time.Time, line string) { fmt.Fprintf(w, "[%6.2fs] %s\n", at.Sub(start).Seconds(), line) }
+	say := func(format string, args ...any) { sayAt(time.Now(), fmt.Sprintf(format, args...)) }
 	say("%s: %d nodes, %d links", top.File, len(top.Nodes), len(top.Links))
 	if err := runner.Preflight(top); err != nil { // before time goes into building
 		return err
@@ -137,6 +135,9 @@ func up(ctx context.Context, w io.Writer, top *clab.Topology, name string) error
 	lab, err := runner.Up(ctx, top, runner.Options{Name: name, Say: say, Binaries: binaries})
 	if err != nil {
 		return err
+	}
+	for _, node := range demo.AwaitRegistrations(ctx, lab, patience, sayAt) {
+		say("node %s has not registered yet; lab logs %s may tell why", node, node)
 	}
 	say("lab %s is up", lab.Name)
 	var dead []string

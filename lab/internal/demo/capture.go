@@ -16,10 +16,9 @@ import (
 
 // capture is the capture that runs in the core.
 type capture struct {
-	process   *runner.Process
-	file      *os.File // the frames
-	messages  *os.File // what it says
-	temporary string   // directory to be removed
+	process  *runner.Process
+	file     *os.File // the frames
+	messages *os.File // what it says
 }
 
 // snap is how much of a frame is kept if nobody wants the file: all headers.
@@ -27,21 +26,18 @@ const snap = 256
 
 func (d *demo) startCapture(ctx context.Context) (string, error) {
 	c := &capture{}
-	var err error
-	if c.temporary, err = os.MkdirTemp("", "lab-capture-"); err != nil {
-		return "", err
-	}
 	path := d.opts.Capture
 	args := []string{applets + "capture", "-w", "-"}
 	if path == "" {
-		path = filepath.Join(c.temporary, "core.pcap")
+		path = filepath.Join(d.lab.Dir, "core.pcap") // goes with the lab
 		args = append(args, "-s", fmt.Sprint(snap))
 	}
 	d.capture = c
+	var err error
 	if c.file, err = os.Create(path); err != nil {
 		return "", err
 	}
-	if c.messages, err = os.Create(filepath.Join(c.temporary, "messages")); err != nil {
+	if c.messages, err = os.Create(filepath.Join(d.lab.Dir, "core.messages")); err != nil {
 		return "", err
 	}
 	if c.process, err = d.lab.Start(core, args, nil, [3]*os.File{nil, c.file, c.messages}, false); err != nil {
@@ -90,7 +86,6 @@ func (c *capture) finish() (path string, err error) {
 func (c *capture) close() {
 	c.file.Close()
 	c.messages.Close()
-	os.RemoveAll(c.temporary)
 }
 
 // auditCapture ends the capture and looks at every frame.

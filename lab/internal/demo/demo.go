@@ -127,12 +127,15 @@ func (d *demo) sayAt(at time.Time, line string) {
 
 func (d *demo) title(s string) { fmt.Fprintf(d.opts.Out, "\n%s\n", s) }
 
-// steps goes through a list. A step that there is no time for has failed.
+// steps goes through a list, to its end or until somebody interrupts. A step
+// that there is no time for has failed.
 func (d *demo) steps(ctx context.Context, list []step) {
 	for _, s := range list {
 		begin := time.Now()
 		r := result{what: s.what}
-		if err := ctx.Err(); err != nil {
+		if err := ctx.Err(); errors.Is(err, context.Canceled) {
+			return // interrupted: there will be no table
+		} else if err != nil {
 			r.err = fmt.Errorf("not done: %w", err)
 		} else {
 			r.value, r.err = s.run(ctx)

@@ -177,6 +177,30 @@ func parseEvent(node string, line []byte) (event, bool) {
 	return e, true
 }
 
+// AwaitRegistrations shows the registrations of the lab's xTRs and waits until
+// each has one, at most for patience. It returns the xTRs that have none.
+func AwaitRegistrations(ctx context.Context, lab *runner.Lab, patience time.Duration, show func(time.Time, string)) (missing []string) {
+	var nodes []string
+	for _, n := range lab.Topology.Nodes {
+		if len(n.Command) > 0 && n.Command[0] == "xtr" {
+			nodes = append(nodes, n.Name)
+		}
+	}
+	if len(nodes) == 0 {
+		return nil
+	}
+	f := follow(lab, nodes, show)
+	defer f.stop()
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for _, n := range nodes {
+		if _, err := f.wait(ctx, time.Time{}, n, "registered", ""); err != nil {
+			missing = append(missing, n)
+		}
+	}
+	return missing
+}
+
 // wait returns the first event of a node with a message and EID, said at or
 // after since; it waits until ctx ends.
 func (f *follower) wait(ctx context.Context, since time.Time, node, msg, eid string) (event, error) {

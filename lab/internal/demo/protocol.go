@@ -17,13 +17,12 @@ import (
 
 // site is what the quickstart topology has of a site.
 type site struct {
-	xtr, host  string
-	eids       []netip.Prefix
-	host4      netip.Addr // EID of the host
-	host6      netip.Addr
-	pa4        netip.Addr // the host's provider-assigned address
-	rloc4      netip.Addr
-	interfaces []string // of the xTR
+	xtr, host string
+	eids      []netip.Prefix
+	host4     netip.Addr // EID of the host
+	host6     netip.Addr
+	pa4       netip.Addr // the host's provider-assigned address
+	rloc4     netip.Addr
 }
 
 var (

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,35 +42,18 @@ func ModuleRoot(ctx context.Context) (string, error) {
 	return "", fmt.Errorf("the source tree of %s is neither around the working directory nor at %s", modulePath, filepath.Dir(here))
 }
 
-// Programs lists the programs of the module's cmd directory that nodes of the
-// topology run.
-func Programs(root string, top *clab.Topology) ([]string, error) {
-	entries, err := os.ReadDir(filepath.Join(root, "cmd"))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("list the programs of the module: %w", err)
-	}
-	var names []string
-	for _, e := range entries {
-		if e.IsDir() && top.Runs(e.Name()) {
-			names = append(names, e.Name())
-		}
-	}
-	return names, nil
-}
+// programs are those of the module that nodes may run.
+var programs = []string{"xtr", "mapserver", "lispctl"}
 
-// Build compiles all programs under cmd if the topology runs one of them, and
+// Build compiles the module's programs if the topology runs one of them, and
 // returns the directory they are in; otherwise it does nothing and returns "".
 // say hears of the progress.
 func Build(ctx context.Context, top *clab.Topology, say func(string, ...any)) (dir string, err error) {
+	if !slices.ContainsFunc(programs, top.Runs) {
+		return "", nil
+	}
 	root, err := ModuleRoot(ctx)
 	if err != nil {
-		return "", err
-	}
-	used, err := Programs(root, top)
-	if err != nil || len(used) == 0 {
 		return "", err
 	}
 	out, err := programCache()
@@ -114,12 +98,12 @@ func Build(ctx context.Context, top *clab.Topology, say func(string, ...any)) (d
 		}
 		return "", fmt.Errorf("build the programs of the lab: %w\n%s", err, messages.String())
 	}
-	for _, name := range used {
+	for _, name := range programs {
 		if _, err := os.Stat(filepath.Join(out, name)); err != nil {
 			return "", fmt.Errorf("go build made no program %s: %w", name, err)
 		}
 	}
-	say("built %s (%d packages compiled, the rest was up to date)", strings.Join(used, ", "), compiled)
+	say("built %s (%d packages compiled, the rest was up to date)", strings.Join(programs, ", "), compiled)
 	return out, nil
 }
 

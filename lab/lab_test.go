@@ -1,0 +1,90 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/eidolon-lisp/eidolon/internal/config"
+	"github.com/eidolon-lisp/eidolon/lab/internal/clab"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// Every topology is one that the runner plays, and what its nodes run is
+// configured by files without faults.
+func TestTopologies(t *testing.T) {
+	files, err := filepath.Glob("*.clab.yml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	for _, f := range files {
+		top, err := clab.Load(f)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		for _, n := range top.Nodes {
+			for _, b := range n.Binds {
+				var kind config.Kind
+				switch b.Target {
+				case "/etc/eidolon/xtr.yml":
+					kind = config.KindXTR
+				case "/etc/eidolon/mapserver.yml":
+					kind = config.KindMapServer
+				default:
+					continue
+				}
+				warnings, err := config.Check(b.Source, kind)
+				if warnings != nil || err != nil {
+					t.Errorf("node %s: %v %v", n.Name, warnings, err)
+				}
+			}
+		}
+	}
+}
+
+func command(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	t.Setenv("XDG_RUNTIME_DIR", "")
+	t.Setenv("TMPDIR", t.TempDir())
+	var out bytes.Buffer
+	c := newCommand()
+	c.SetArgs(args)
+	c.SetOut(&out)
+	err := c.ExecuteContext(context.Background())
+	return out.String(), err
+}
+
+func TestCommands(t *testing.T) {
+	for _, c := range []struct {
+		args      string
+		out, fail string
+	}{
+		{"graph quickstart.clab.yml", "[host-a]eth1--eth1[xtr-a]eth2--eth1[core]", ""},
+		{"graph", "quickstart: 6 nodes, 5 links", ""},
+		{"graph -o svg quickstart.clab.yml", "<svg", ""},
+		{"graph -o png quickstart.clab.yml", "", `format "png" is not known`},
+		{"up no-such.clab.yml", "", "no such file"},
+		{"down", "nothing to take down", ""},
+		{"down quickstart.clab.yml", "nothing to take down", ""},
+		{"down other", "nothing to take down", ""},
+		{"ps", "no lab is up", ""},
+		{"exec host-a true", "", "no lab is up"},
+		{"exec --name other host-a true", "", "lab other: the lab is not up"},
+		{"exec host-a", "", "requires at least 2 arg"},
+		{"logs host-a", "", "no lab is up"},
+	} {
+		out, err := command(t, strings.Fields(c.args)...)
+		if c.fail == "" && err != nil || c.fail != "" && (err == nil || !strings.Contains(err.Error(), c.fail)) {
+			t.Errorf("lab %s: error %v, want %q", c.args, err, c.fail)
+		}
+		if !strings.Contains(out, c.out) {
+			t.Errorf("lab %s: no %q in\n%s", c.args, c.out, out)
+		}
+	}
+}
