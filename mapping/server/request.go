@@ -5,6 +5,7 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/eidolon-lisp/eidolon/mapping"
@@ -118,11 +119,11 @@ func (r *reader) request(q request) {
 		s.counters.inc(dropRateLimited)
 		return
 	}
-	itr := s.itrRLOC(m, q)
-	if !itr.IsValid() || q.src.Port() == 0 { // RFC 9301 section 5.3
+	if q.src.Port() == 0 { // nobody could answer
 		s.counters.inc(dropNoITRRLOC)
 		return
 	}
+	itr := s.itrRLOC(m, q)
 	debug := s.log.Enabled(context.Background(), slog.LevelDebug)
 	t := s.table.Load()
 	reply := reply{r: r, dst: netip.AddrPortFrom(itr, q.src.Port()), limit: s.maxReply6}
@@ -140,6 +141,12 @@ func (r *reader) request(q request) {
 		}
 		if n := r.resolve(t, e, m.Authoritative, reply.limit); n != nil {
 			r.forward(n, e, q)
+			continue
+		}
+		// RFC 9301 section 5.3. An ETR may reach an ITR-RLOC that we can't, so
+		// this does not keep a Map-Request from being forwarded.
+		if !itr.IsValid() {
+			s.counters.inc(dropNoITRRLOC)
 			continue
 		}
 		reply.add()
@@ -306,6 +313,10 @@ func (r *reader) forward(n *node, e mapping.EID, q request) {
 		s.counters.inc(dropNoETR)
 		return
 	}
+	to := netip.AddrPortFrom(etr, wire.Port)
+	if slices.ContainsFunc(r.out, func(d datagram) bool { return d.dst == to }) {
+		return // it was forwarded for another of its EIDs, whole
+	}
 	start := len(r.buf)
 	b, err := ecm.AppendBinary(r.buf)
 	if err != nil {
@@ -313,7 +324,7 @@ func (r *reader) forward(n *node, e mapping.EID, q request) {
 		return
 	}
 	r.buf = b
-	d := datagram{payload: b[start:len(b):len(b)], dst: netip.AddrPortFrom(etr, wire.Port)}
+	d := datagram{payload: b[start:len(b):len(b)], dst: to}
 	if etr.Is4() == q.local.Addr().Is4() {
 		d.src = q.local
 	}

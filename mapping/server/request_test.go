@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/eidolon-lisp/eidolon/mapping"
@@ -229,6 +230,27 @@ func TestForward(t *testing.T) {
 	if len(chosen) > 0 {
 		t.Errorf("Map-Requests went to unusable locators: %v", chosen)
 	}
+
+	t.Run("an ITR-RLOC that only the ETR reaches", func(t *testing.T) {
+		b.s.send6 = false
+		defer func() { b.s.send6 = true }()
+		out := b.ask(asking{eids: []mapping.EID{eid("10.2.3.4")}, itr: []netip.Addr{itr6.Addr()}})
+		if got := b.texts(out); len(got) != 1 || !strings.HasPrefix(got[0], "forwarded to ") {
+			t.Errorf("%v, want it to be forwarded", got)
+		}
+	})
+
+	t.Run("several EIDs", func(t *testing.T) {
+		for nonce := range uint64(20) {
+			q := asking{nonce: nonce + 1}
+			for i := range byte(maxRequestRecords) {
+				q.eids = append(q.eids, mapping.HostEID(0, netip.AddrFrom4([4]byte{10, 2, 3, i})))
+			}
+			if got := b.texts(b.ask(q)); len(got) != 1 {
+				t.Errorf("%v, want one copy for an ETR", got)
+			}
+		}
+	})
 
 	t.Run("no IPv6 socket", func(t *testing.T) {
 		b.s.send6 = false
