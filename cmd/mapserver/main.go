@@ -49,6 +49,9 @@ func run(ctx context.Context, path string) (err error) {
 	defer func() { err = errors.Join(err, store.Close()) }()
 	srv, err := server.New(ctx, serverConfig(cfg, log), store)
 	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
 		return err
 	}
 	var conn *udp.Socket
