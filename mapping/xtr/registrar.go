@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math/bits"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/eidolon-lisp/eidolon/mapping"
@@ -21,7 +22,10 @@ import (
 // the first Map-Notify, for at most 5 minutes, and RegisterInterval from then
 // on. The doubling goes on across rounds, so that a map-server that is away is
 // soon asked once a round only; a fresh nonce is needed all the same, because
-// a map-server that took the first copy drops the others as replays.
+// a map-server that took the first copy drops the others as replays. For that
+// reason too a retransmission gets a fresh nonce where another Map-Register to
+// the same map-server has a higher one: the original, if it was lost, is a
+// replay by now (section 5.6).
 type registrar struct {
 	*core
 	regs    []*registration
@@ -38,9 +42,9 @@ type registration struct {
 
 	msg         []byte    // the message of this round
 	nonce       uint64    // its nonce
-	previous    uint64    // the nonce of the round before
+	previous    uint64    // the nonce of the message before
 	sent        time.Time // last transmission; zero before the first
-	resends     int       // retransmissions in this round
+	resends     int       // retransmissions of this message
 	confirmed   bool      // this round has its Map-Notify
 	tries       int       // transmissions since the last Map-Notify
 	backoff     time.Duration
@@ -49,6 +53,7 @@ type registration struct {
 	lastNotify  time.Time
 	rtt         time.Duration
 	unconfirmed bool
+	withdrawn   bool // the message deregisters
 }
 
 // registerOverhead is the size of a Map-Register without its records at most:
@@ -102,13 +107,23 @@ func (r *registrar) advance(now time.Time) {
 	for _, g := range r.regs {
 		switch {
 		case !g.renew.IsZero() && !now.Before(g.renew):
-			r.begin(now, g, false)
+			r.begin(now, g)
 		case !g.resend.IsZero() && !now.Before(g.resend):
 			g.resends++
+			if r.overtaken(g) && !r.compose(now, g) {
+				g.resend = time.Time{}
+				continue
+			}
 			r.stats.inc(mapRegistersRetransmitted)
 			r.transmit(now, g)
 		}
 	}
+}
+
+// overtaken reports whether another Map-Register to the map-server of g has a
+// higher nonce.
+func (r *registrar) overtaken(g *registration) bool {
+	return slices.ContainsFunc(r.regs, func(o *registration) bool { return o.server == g.server && o.nonce > g.nonce })
 }
 
 // next returns when advance has something to do.
@@ -123,26 +138,33 @@ func (r *registrar) next() (t time.Time, ok bool) {
 	return t, ok
 }
 
-// begin starts a round of g; with withdraw, a last one that deregisters.
-func (r *registrar) begin(now time.Time, g *registration, withdraw bool) {
+// begin starts a round of g.
+func (r *registrar) begin(now time.Time, g *registration) {
+	g.renew = r.renewal(now, g)
+	if r.compose(now, g) {
+		r.transmit(now, g)
+	}
+}
+
+// compose makes the message of g, with a fresh nonce.
+func (r *registrar) compose(now time.Time, g *registration) bool {
 	recs := make([]*mapping.Record, len(g.databases))
 	for i, d := range g.databases {
 		recs[i] = r.cfg.Databases[d].record()
-		if withdraw {
+		if g.withdrawn {
 			recs[i].TTL = 0
 		}
 	}
-	g.renew = r.renewal(now, g)
 	rs, err := wire.NewRecords(recs...)
 	if err != nil {
 		r.stats.inc(sendErrors)
 		r.log.Error("map-register could not be encoded", "map_server", g.server.Addr, "err", err)
-		return
+		return false
 	}
 	g.previous, g.nonce = g.nonce, r.registerNonce(now)
 	msg, ok := r.encode(&wire.MapRegister{
 		ProxyReply:      g.server.ProxyReply,
-		TTLFromRegister: g.server.TTLFromRegister && !withdraw,
+		TTLFromRegister: g.server.TTLFromRegister && !g.withdrawn,
 		Merge:           g.server.Merge,
 		WantNotify:      g.server.WantNotify,
 		Nonce:           g.nonce,
@@ -153,15 +175,15 @@ func (r *registrar) begin(now time.Time, g *registration, withdraw bool) {
 		SiteID:          r.cfg.SiteID,
 	})
 	if !ok {
-		return
+		return false
 	}
 	if err := auth.Sign(msg, g.server.Key); err != nil {
 		r.stats.inc(sendErrors)
 		r.log.Error("map-register could not be signed", "map_server", g.server.Addr, "err", err)
-		return
+		return false
 	}
 	g.msg, g.confirmed, g.resends = msg, false, 0
-	r.transmit(now, g)
+	return true
 }
 
 // renewal is when the round after one that begins at now begins.
@@ -321,8 +343,8 @@ func (r *registrar) stop(now time.Time) {
 	for _, g := range r.regs {
 		g.resend = time.Time{}
 		if !r.cfg.KeepRegistered && !g.sent.IsZero() {
-			g.backoff, g.tries = notifyBackoff, 0
-			r.begin(now, g, true)
+			g.backoff, g.tries, g.withdrawn = notifyBackoff, 0, true
+			r.begin(now, g)
 		}
 		g.renew = time.Time{}
 	}

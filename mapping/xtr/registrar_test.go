@@ -331,6 +331,63 @@ func TestRegisterSplit(t *testing.T) {
 	}
 }
 
+// TestRegisterSplitLost: where the EID-prefixes take several Map-Registers, one
+// that is lost, or whose Map-Notify is, is made good by its retransmission at a
+// map-server that drops every nonce but a higher one, and the repetition of the
+// last (RFC 9301 section 5.6).
+func TestRegisterSplitLost(t *testing.T) {
+	cfg := testConfig()
+	for i := range 40 {
+		d := cfg.Databases[0]
+		d.EID = mapping.HostEID(0, netip.AddrFrom4([4]byte{10, 1, 0, byte(i)}))
+		cfg.Databases = append(cfg.Databases, d)
+	}
+	for _, lost := range []string{"Map-Register", "Map-Notify"} {
+		r := newRig(t, cfg)
+		r.start()
+		var last uint64
+		for step := 0; r.now.Before(zeroTime.Add(3 * time.Second)); step++ {
+			for i, s := range r.take() {
+				m := register(t, s.data)
+				first := step == 0 && i == 0
+				if first && lost == "Map-Register" || m.Nonce < last {
+					continue
+				}
+				last = m.Nonce
+				if !first {
+					r.receive(notify(t, s.data, key), ms1)
+				}
+			}
+			r.until(time.Duration(step+1) * 100 * time.Millisecond)
+		}
+		for _, d := range r.m.reg.databases() {
+			if st := d.Registrations[0]; st.State != RegistrationRegistered {
+				t.Errorf("%s lost: %v is %v after 3 s", lost, d.EID, st.State)
+			}
+		}
+		// The withdrawal of one is lost too.
+		r.m.stop(r.now)
+		r.collect()
+		out := r.take()
+		for _, s := range out[1:] {
+			last = max(last, register(t, s.data).Nonce)
+			r.receive(notify(t, s.data, key), ms1)
+		}
+		r.until(r.now.Add(stopLinger).Sub(zeroTime))
+		again := r.one()
+		m := register(t, again.data)
+		for rec := range m.Records.All() {
+			if m.Nonce <= last || rec.TTL != 0 {
+				t.Fatalf("the withdrawal was repeated with nonce %d after %d and TTL %d", m.Nonce, last, rec.TTL)
+			}
+		}
+		r.receive(notify(t, again.data, key), ms1)
+		if !r.m.reg.stopped() {
+			t.Error("not all is withdrawn")
+		}
+	}
+}
+
 func TestStop(t *testing.T) {
 	for _, keep := range []bool{false, true} {
 		cfg := testConfig()
