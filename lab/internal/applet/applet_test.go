@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -32,7 +33,7 @@ func start(t *testing.T, ns *netns.NS, line string) *process {
 	t.Helper()
 	words := strings.Fields(line)
 	p := &process{line: line, cmd: exec.Command("/proc/self/exe", words[1:]...)}
-	p.cmd.Env = append(os.Environ(), "TEST_APPLET="+words[0])
+	p.cmd.Env = append(os.Environ(), "TEST_APPLET="+words[0], "GORACE=atexit_sleep_ms=0")
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.err
 	if err := ns.Do(p.cmd.Start); err != nil {
 		t.Fatal(err)
@@ -49,8 +50,28 @@ func start(t *testing.T, ns *netns.NS, line string) *process {
 type process struct {
 	line     string
 	cmd      *exec.Cmd
-	out, err bytes.Buffer
+	out, err output
 }
+
+// output is what a process says, and may be read while it goes on.
+type output struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.Write(b)
+}
+
+func (o *output) Bytes() []byte {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return bytes.Clone(o.buf.Bytes())
+}
+
+func (o *output) String() string { return string(o.Bytes()) }
 
 // wait returns the exit status.
 func (p *process) wait(t *testing.T) int {
@@ -224,7 +245,7 @@ func TestTTCP(t *testing.T) {
 }
 
 // waitFor waits until a process has said something.
-func waitFor(t *testing.T, b *bytes.Buffer, text string) {
+func waitFor(t *testing.T, b *output, text string) {
 	t.Helper()
 	for range 500 {
 		if strings.Contains(b.String(), text) {

@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 const routed = `
 name: routed
 topology:
-  defaults: {kind: linux}
+  defaults: {kind: linux, env: {GORACE: atexit_sleep_ms=0}}
   nodes:
     a:
       binds: ["a.conf:/etc/a.conf:ro", "shared:/var/shared"]
@@ -69,6 +69,7 @@ func load(t *testing.T, src string) *clab.Topology {
 	netns.Need(t)
 	dir := t.TempDir()
 	t.Setenv("XDG_RUNTIME_DIR", "")
+	t.Setenv("GORACE", "atexit_sleep_ms=0") // else each process waits a second at its end
 	t.Setenv("TMPDIR", shortTemp(t))
 	if err := os.WriteFile(filepath.Join(dir, "a.conf"), []byte("configured\n"), 0o644); err != nil {
 		t.Fatal(err)
@@ -181,7 +182,9 @@ func TestLab(t *testing.T) {
 		waitUntil(t, "the command is hung up", func() bool { return sh(t, lab, "a", 0, "pgrep -x sleep || true") == "" })
 		// Orphans are collected.
 		sh(t, lab, "a", 0, "for i in 1 2 3; do (sleep 0.01 &) ; done")
-		waitUntil(t, "no zombies", func() bool { return !strings.Contains(sh(t, lab, "a", 0, "cat /proc/[0-9]*/stat 2>/dev/null; true"), ") Z ") })
+		waitUntil(t, "no zombies", func() bool {
+			return !strings.Contains(sh(t, lab, "a", 0, "cat /proc/[0-9]*/stat 2>/dev/null; true"), ") Z ")
+		})
 	})
 	t.Run("input and signals", func(t *testing.T) {
 		inR, inW, _ := os.Pipe()
