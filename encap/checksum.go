@@ -9,23 +9,34 @@ import (
 // checksum wants it (RFC 1071). Start with 0, or with PseudoHeader; b must
 // begin at an even offset of what is summed. Fold ends the sum.
 func Sum(b []byte, sum uint64) uint64 {
-	// 64-bit words in the machine's order, end-around carry; byte order does
-	// not matter until the end (RFC 1071 section 2).
-	acc := bits.ReverseBytes64(sum)
-	var c uint64
-	for len(b) >= 64 {
-		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(b), 0)
-		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(b[8:]), c)
-		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(b[16:]), c)
-		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(b[24:]), c)
-		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(b[32:]), c)
-		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(b[40:]), c)
-		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(b[48:]), c)
-		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(b[56:]), c)
-		acc, c = bits.Add64(acc, c, 0)
-		acc += c
-		b = b[64:]
+	// 64-bit words with end-around carry; byte order does not matter until the
+	// end (RFC 1071 section 2). Two chains, because the carry makes one wait
+	// for itself.
+	acc, other := bits.ReverseBytes64(sum), uint64(0)
+	var c, d uint64
+	for len(b) >= 128 {
+		p := (*[128]byte)(b)
+		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(p[0:]), c)
+		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(p[8:]), c)
+		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(p[16:]), c)
+		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(p[24:]), c)
+		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(p[32:]), c)
+		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(p[40:]), c)
+		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(p[48:]), c)
+		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(p[56:]), c)
+		other, d = bits.Add64(other, binary.LittleEndian.Uint64(p[64:]), d)
+		other, d = bits.Add64(other, binary.LittleEndian.Uint64(p[72:]), d)
+		other, d = bits.Add64(other, binary.LittleEndian.Uint64(p[80:]), d)
+		other, d = bits.Add64(other, binary.LittleEndian.Uint64(p[88:]), d)
+		other, d = bits.Add64(other, binary.LittleEndian.Uint64(p[96:]), d)
+		other, d = bits.Add64(other, binary.LittleEndian.Uint64(p[104:]), d)
+		other, d = bits.Add64(other, binary.LittleEndian.Uint64(p[112:]), d)
+		other, d = bits.Add64(other, binary.LittleEndian.Uint64(p[120:]), d)
+		b = b[128:]
 	}
+	acc, c = bits.Add64(acc, other, c)
+	acc, c = bits.Add64(acc, d, c)
+	acc += c
 	for len(b) >= 8 {
 		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(b), 0)
 		acc += c

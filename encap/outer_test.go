@@ -132,3 +132,11 @@ func TestSum(t *testing.T) {
 		}
 	}
 }
+
+func BenchmarkSum(b *testing.B) {
+	p := make([]byte, 1408)
+	b.SetBytes(int64(len(p)))
+	for b.Loop() {
+		Sum(p, 1)
+	}
+}

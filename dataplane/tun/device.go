@@ -99,6 +99,9 @@ const (
 	maxPacket = 65535
 	// readPackets is how many packets one Read takes from the kernel.
 	readPackets = 64
+	// readBytes is after how many octets it stops: a few packets of many
+	// segments, so that their segments fill whole datagrams' runs.
+	readBytes = 128 << 10
 	// headLen is the room for LISP header, IP header and transport header of a
 	// segment.
 	headLen = dataplane.Headroom + 40 + 60 + 148
@@ -217,10 +220,10 @@ func (q *queue) start(r *rawPacket, p *dataplane.HostPacket) (split bool) {
 	return true
 }
 
-// readAll is called by the poller. It takes what is there, but stops after a
-// packet of many segments: there is enough to do then.
+// readAll is called by the poller. It takes what is there, but stops when there
+// is enough to do.
 func (q *queue) readAll(fd uintptr) bool {
-	for q.got < readPackets {
+	for total := 0; q.got < readPackets; {
 		r := &q.raw[q.got]
 		n, _, errno := unix.Syscall(unix.SYS_READV, fd, uintptr(unsafe.Pointer(&r.iov[0])), uintptr(len(r.iov)))
 		switch {
@@ -236,7 +239,7 @@ func (q *queue) readAll(fd uintptr) bool {
 		}
 		r.n = int(n) - vnetLen
 		q.got++
-		if r.vnet[1] != gsoNone {
+		if total += r.n; total > readBytes {
 			break
 		}
 	}

@@ -57,11 +57,14 @@ func TestTCP(t *testing.T) {
 	}
 }
 
+// raceDetector is set where the race detector is compiled in.
+var raceDetector bool
+
 // The bar is 0.25 of plain routing in the same run; a loaded machine gets three
 // tries.
 func TestThroughput(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds of two CPUs")
+	if testing.Short() || raceDetector {
+		t.Skip("a measurement, without sense in short tests and under the race detector")
 	}
 	plain, tp := newTopology(t), newTopology(t)
 	plain.native(t)

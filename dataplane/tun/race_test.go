@@ -1,0 +1,5 @@
+//go:build race
+
+package tun
+
+func init() { raceDetector = true }
