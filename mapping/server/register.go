@@ -35,7 +35,7 @@ func (r *reader) register(now time.Time, msg []byte, src, dst netip.AddrPort) *r
 	s.counters.inc(mapRegisters)
 	m := &r.reg
 	if err := m.Decode(msg); err != nil {
-		s.counters.inc(dropMalformed)
+		s.malformed(now, err, src)
 		return nil
 	}
 	owner, why := s.owner(m.Records)
@@ -126,11 +126,19 @@ func (s *Server) refuse(now time.Time, owner *site, why counter, src netip.AddrP
 		owner.refused.Add(1)
 		name = owner.name
 	}
-	if !s.refusals.AllowN(now, 1) {
-		s.suppressed.Add(1)
-		return
+	if s.mayLog(now) {
+		s.log.Warn("registration refused", "reason", why.String(), "src", src, "site", name, "suppressed", s.suppressed.Swap(0))
 	}
-	s.log.Warn("registration refused", "reason", why.String(), "src", src, "site", name, "suppressed", s.suppressed.Swap(0))
+}
+
+// mayLog reports whether one more line about what anybody can send may be
+// logged, and counts it if not.
+func (s *Server) mayLog(now time.Time) bool {
+	if s.refusals.AllowN(now, 1) {
+		return true
+	}
+	s.suppressed.Add(1)
+	return false
 }
 
 // notify builds the Map-Notify that acknowledges reg: its fields copied, its

@@ -43,13 +43,13 @@ func (r *reader) handle(now time.Time, msg []byte, src, dst netip.AddrPort) (out
 	r.out, r.buf = r.out[:0], r.buf[:0]
 	t, err := wire.PeekType(msg)
 	if err != nil {
-		r.s.counters.inc(dropMalformed)
+		r.s.malformed(now, err, src)
 		return nil, nil
 	}
 	switch t {
 	case wire.TypeMapRequest:
 		if err := r.req.Decode(msg); err != nil {
-			r.s.counters.inc(dropMalformed)
+			r.s.malformed(now, err, src)
 			return nil, nil
 		}
 		r.request(request{now: now, msg: msg, from: src, src: src, local: dst})
@@ -65,9 +65,18 @@ func (r *reader) handle(now time.Time, msg []byte, src, dst netip.AddrPort) (out
 	return r.out, nil
 }
 
+// malformed counts a message that can't be decoded, and logs it (RFC 9301
+// section 5.1) unless too much was logged just before.
+func (s *Server) malformed(now time.Time, err error, src netip.AddrPort) {
+	s.counters.inc(dropMalformed)
+	if s.mayLog(now) {
+		s.log.Warn("message dropped", "reason", dropMalformed.String(), "err", err, "src", src, "suppressed", s.suppressed.Swap(0))
+	}
+}
+
 func (r *reader) encapsulated(now time.Time, msg []byte, src, dst netip.AddrPort) {
 	if err := r.ecm.Decode(msg); err != nil {
-		r.s.counters.inc(dropMalformed)
+		r.s.malformed(now, err, src)
 		return
 	}
 	if t, err := wire.PeekType(r.ecm.Message); err != nil || t != wire.TypeMapRequest {
@@ -75,7 +84,7 @@ func (r *reader) encapsulated(now time.Time, msg []byte, src, dst netip.AddrPort
 		return
 	}
 	if err := r.req.Decode(r.ecm.Message); err != nil {
-		r.s.counters.inc(dropMalformed)
+		r.s.malformed(now, err, src)
 		return
 	}
 	r.s.counters.inc(encapsulatedMapRequests)

@@ -1,7 +1,9 @@
 package server
 
 import (
+	"bytes"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
@@ -185,6 +187,27 @@ func mustAddress(t testing.TB, b []byte) wire.Address {
 		t.Fatal(err)
 	}
 	return a
+}
+
+// TestMalformedIsLogged: an unknown address family is logged (RFC 9301 section
+// 5.1), but a flood of such messages does not fill the disk.
+func TestMalformedIsLogged(t *testing.T) {
+	var log bytes.Buffer
+	cfg := twoSites()
+	cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	b := newBench(t, cfg, nil)
+	msg := encodeRequest(t, asking{eids: []mapping.EID{eid("11.0.0.1")}, bare: true}.defaults())
+	msg[12], msg[13] = 0x1e, 0 // the Source-EID-AFI
+	b.deliver(msg, itr4, local4)
+	if line := log.String(); !strings.Contains(line, "unknown address family 7680") || !strings.Contains(line, itr4.String()) {
+		t.Errorf("logged %q", line)
+	}
+	for range 1000 {
+		b.deliver(msg, itr4, local4)
+	}
+	if n := strings.Count(log.String(), "\n"); n > 50 {
+		t.Errorf("%d lines logged", n)
+	}
 }
 
 // TestForward: the Map-Request reaches the ETR as it was (RFC 9301 section
