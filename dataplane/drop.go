@@ -61,6 +61,11 @@ const (
 	DropHostRead  // offload metadata of the host side that makes no sense
 	DropHostWrite // the host side refused the packet
 
+	// Of the kernel, before a plane saw the packet.
+
+	DropHostQueue     // the host side's queue was full
+	DropReceiveBuffer // a receiving socket's buffer was full
+
 	numDropReasons
 )
 
@@ -102,6 +107,8 @@ var dropNames = [numDropReasons]string{
 	DropCongestion:          "congestion",
 	DropHostRead:            "host_read",
 	DropHostWrite:           "host_write",
+	DropHostQueue:           "host_queue",
+	DropReceiveBuffer:       "receive_buffer",
 }
 
 // String returns the stable snake_case name; the counter's name is "drop_"

@@ -185,6 +185,7 @@ func TestDropReasons(t *testing.T) {
 		tests = append(tests, test{want: r, setup: lose(r), out: flow4(4).Bytes()})
 	}
 	reached := map[dataplane.DropReason]bool{
+		dataplane.DropHostQueue: true, dataplane.DropReceiveBuffer: true, // the kernel's, in dataplane/tun
 		dataplane.DropHoldFull: true, dataplane.DropHoldTimeout: true, // TestHoldLimits, TestHoldTimeout
 	}
 	for _, c := range tests {

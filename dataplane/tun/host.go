@@ -107,6 +107,9 @@ func (s *host) setUp(mtu int) error {
 		for _, f := range s.families() {
 			for _, r := range s.routes(i, f, link.Attrs().Index) {
 				if err := s.h.RouteReplace(&r); err != nil {
+					if f == unix.AF_INET6 && sysctl("net/ipv6/conf/"+in.Device+"/disable_ipv6") != "0" {
+						err = fmt.Errorf("%w: IPv6 is off in this kernel or by net.ipv6.conf.default.disable_ipv6, and there are IPv6 EIDs", err)
+					}
 					return fmt.Errorf("add the %s default route of table %d: %w", familyName(f), r.Table, err)
 				}
 				wantRoutes[routeKey(&r)] = true

@@ -71,11 +71,12 @@ func (p *Plane) refreshMTU(all bool) {
 			p.log.Info("uplink MTU changed", "mtu", mtu)
 		}
 	}
+	links := make(map[int]int) // MTU by interface index
 	for r := range p.fib.RLOCs() {
 		if !all && r.RouteKnown() {
 			continue
 		}
-		if mtu := p.routeMTU(r.Addr()); mtu > 0 {
+		if mtu := p.routeMTU(r.Addr(), links); mtu > 0 {
 			p.fib.SetRouteMTU(r.Addr(), mtu, now)
 		}
 	}
@@ -84,18 +85,23 @@ func (p *Plane) refreshMTU(all bool) {
 // routeMTU returns the MTU of the route toward a locator: that of its
 // interface, or a smaller one configured for the route. 0 when there is none.
 // What the kernel remembers of ICMP messages is left out.
-func (p *Plane) routeMTU(rloc netip.Addr) int {
+// links remembers the MTU of interfaces.
+func (p *Plane) routeMTU(rloc netip.Addr, links map[int]int) int {
 	mtu := 0
 	routes, err := p.host.h.RouteGetWithOptions(rloc.AsSlice(), &netlink.RouteGetOptions{FIBMatch: true})
 	if err != nil {
 		return 0
 	}
 	consider := func(index, metric int) {
-		l, err := p.host.h.LinkByIndex(index)
-		if err != nil {
-			return
+		m, ok := links[index]
+		if !ok {
+			l, err := p.host.h.LinkByIndex(index)
+			if err != nil {
+				return
+			}
+			m = l.Attrs().MTU
+			links[index] = m
 		}
-		m := l.Attrs().MTU
 		if metric > 0 {
 			m = min(m, metric)
 		}

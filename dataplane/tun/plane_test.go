@@ -456,6 +456,32 @@ func TestMissingSource(t *testing.T) {
 	}
 }
 
+// What comes while nobody reads the device is lost in its queue, and counted.
+func TestDeviceDropsAreCounted(t *testing.T) {
+	tp := newTopology(t)
+	a := startXTR(t, tp.xtrA, configA(rlocB4))
+	check(t, a.cmd.Process.Signal(unix.SIGSTOP))
+	tx := udpSocket(t, tp.hostA, hostA4, false)
+	for range 3000 {
+		if _, err := tx.WriteTo([]byte("x"), &net.UDPAddr{IP: hostB4.AsSlice(), Port: 9}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check(t, a.cmd.Process.Signal(unix.SIGCONT))
+	deadline := time.Now().Add(2 * time.Second)
+	for {
+		s := a.state()
+		dropped, sent := s.Stats["drop_host_queue"], s.Stats["encap_packets"]
+		if dropped > 0 && dropped+sent == 3000 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("of 3000 packets %d sent, %d dropped by the device", sent, dropped)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
 // Two instances with devices of their own carry their instance-ID.
 func TestInstances(t *testing.T) {
 	tp := newTopology(t)

@@ -3,6 +3,7 @@ package tun
 import (
 	"net"
 	"net/netip"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -105,6 +106,22 @@ func newReceiver(s *socket, local netip.Addr, c *dataplane.Counters) *receiver {
 		}
 	}
 	return r
+}
+
+// drops returns how many datagrams the kernel dropped because the socket's
+// buffer was full.
+func (r *receiver) drops() (n uint64) {
+	const skMeminfoDrops = 8 // SK_MEMINFO_DROPS, the last of the array
+	r.rc.Control(func(fd uintptr) {
+		var info [skMeminfoDrops + 1]uint32
+		size := uint32(unsafe.Sizeof(info))
+		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO,
+			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+		if errno == 0 {
+			n = uint64(info[skMeminfoDrops])
+		}
+	})
+	return n
 }
 
 // Receive implements dataplane.Receiver.

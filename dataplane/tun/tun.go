@@ -87,8 +87,11 @@ type Plane struct {
 	mu        sync.Mutex
 	receivers []*receiver
 	missing   []netip.Addr // Sources that are not bound
-	uplinkMTU int
 	closed    bool
+
+	deviceDrops, socketDrops uint64 // of the kernel, counted already
+
+	uplinkMTU int // of New, then of the goroutine that runs maintain
 }
 
 // New creates the devices, binds the sockets, and sets up routes and rules; from
@@ -190,7 +193,37 @@ func firstOf(list []netip.Addr, ok func(netip.Addr) bool) netip.Addr {
 func (p *Plane) Misses() <-chan dataplane.Miss { return p.fwd.Misses() }
 
 // Stats implements dataplane.Plane.
-func (p *Plane) Stats() iter.Seq2[string, uint64] { return p.fwd.Stats() }
+func (p *Plane) Stats() iter.Seq2[string, uint64] {
+	p.countKernelDrops()
+	return p.fwd.Stats()
+}
+
+// countKernelDrops adds what the kernel has dropped, for want of room, since
+// the last time.
+func (p *Plane) countKernelDrops() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return
+	}
+	var device, socket uint64
+	for _, in := range p.cfg.Instances {
+		if l, err := p.host.h.LinkByName(in.Device); err == nil && l.Attrs().Statistics != nil {
+			device += l.Attrs().Statistics.TxDropped
+		}
+	}
+	for _, r := range p.receivers {
+		socket += r.drops()
+	}
+	if device > p.deviceDrops {
+		p.c.Drop(dataplane.DropHostQueue, device-p.deviceDrops)
+		p.deviceDrops = device
+	}
+	if socket > p.socketDrops {
+		p.c.Drop(dataplane.DropReceiveBuffer, socket-p.socketDrops)
+		p.socketDrops = socket
+	}
+}
 
 // Missing returns those Sources whose address no interface has at the moment
 // of the last try; Run tries every second.

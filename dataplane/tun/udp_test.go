@@ -262,6 +262,18 @@ func TestZeroChecksumAndEmpty(t *testing.T) {
 	}
 }
 
+// What a full socket buffer cost is known.
+func TestReceiveDropsAreCounted(t *testing.T) {
+	w := newWire(t, loopbacks[0], 1)
+	check(t, w.recvs[0].rc.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4096) }))
+	for range 50 {
+		w.send.Send([]dataplane.Packet{w.packet(0, make([]byte, 1000))})
+	}
+	if n := w.recvs[0].drops(); n < 40 || n >= 50 {
+		t.Errorf("%d of 50 drops counted", n)
+	}
+}
+
 // Ports are the pool's own, and flows spread over them and over receivers.
 func TestSourcePorts(t *testing.T) {
 	w := newWire(t, loopbacks[0], 3)
