@@ -21,7 +21,7 @@ func (s *Server) apply(now time.Time, ed *mapping.Editor[entry], reg *register) 
 			// for is in the database.
 			st.remember(nonce, digest, s.age(now))
 		}
-		if st.repeats(nonce, digest) {
+		if st.repeats(nonce, digest) && held(ed, reg) {
 			s.counters.inc(repeatedMapRegisters)
 			return true
 		}
@@ -57,6 +57,16 @@ func own(n *node, by mapping.Registrant) int {
 // same reports whether x says what reg and rec say.
 func (x *registration) same(reg *register, rec *mapping.Record) bool {
 	return x.site == reg.site && x.flags == reg.flags && x.record.Equal(rec)
+}
+
+// held reports whether everything that reg registers is registered, by
+// whomever: a Map-Notify must not acknowledge what has expired meanwhile.
+func held(ed *mapping.Editor[entry], reg *register) bool {
+	return !slices.ContainsFunc(reg.records, func(rec *mapping.Record) bool {
+		v, _ := ed.Get(rec.EID)
+		n, ok := v.(*node)
+		return rec.TTL != 0 && (!ok || len(n.regs) == 0)
+	})
 }
 
 // standing reports whether all that reg asks for is registered already.

@@ -27,8 +27,9 @@
 //     lets back in.
 //   - A Map-Register with the nonce and the authentication data of the last one
 //     accepted is a retransmission (section 5.7), not a replay (section 5.6):
-//     it is answered by the Map-Notify again, and not processed. A lower nonce,
-//     or the same one with other contents, is a replay.
+//     it is answered by the Map-Notify again, and not processed, as long as
+//     what it asks for is registered. A lower nonce, or the same one with other
+//     contents, is a replay.
 //   - Record TTL 0 withdraws a registration.
 //   - Without the merge bit a registration replaces those of all xTRs for its
 //     EID-prefix; with it, only those that were made without the bit.
