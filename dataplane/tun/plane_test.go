@@ -81,14 +81,26 @@ func TestThroughput(t *testing.T) {
 	t.Errorf("at best %.2f of plain routing, want 0.25", best)
 }
 
+// BenchmarkTCP measures one flow for a second each, in turn: plain routing, and
+// IPv4 and IPv6 inside IPv4 and IPv6. Use it with -benchtime 5x or so.
 func BenchmarkTCP(b *testing.B) {
-	plain, tp := newTopology(b), newTopology(b)
+	plain, over4, over6 := newTopology(b), newTopology(b), newTopology(b)
 	plain.native(b)
-	tp.sites(b, false)
+	over4.sites(b, false)
+	over6.sites(b, true)
+	var sum [5]float64
+	n := 0.0
 	for b.Loop() {
-		b.ReportMetric(throughput(b, plain.hostA, plain.hostB, hostB4, 2*time.Second)/1e9, "plain-Gb/s")
-		b.ReportMetric(throughput(b, tp.hostA, tp.hostB, hostB4, 2*time.Second)/1e9, "v4-Gb/s")
-		b.ReportMetric(throughput(b, tp.hostA, tp.hostB, hostB6, 2*time.Second)/1e9, "v6inner-Gb/s")
+		n++
+		for i, c := range []struct {
+			tp  *topology
+			dst netip.Addr
+		}{{plain, hostB4}, {over4, hostB4}, {over4, hostB6}, {over6, hostB4}, {over6, hostB6}} {
+			sum[i] += throughput(b, c.tp.hostA, c.tp.hostB, c.dst, time.Second) / 1e9
+		}
+	}
+	for i, unit := range []string{"plain-Gb/s", "4in4-Gb/s", "6in4-Gb/s", "4in6-Gb/s", "6in6-Gb/s"} {
+		b.ReportMetric(sum[i]/n, unit)
 	}
 }
 
@@ -472,7 +484,7 @@ func TestDeviceDropsAreCounted(t *testing.T) {
 	for {
 		s := a.state()
 		dropped, sent := s.Stats["drop_host_queue"], s.Stats["encap_packets"]
-		if dropped > 0 && dropped+sent == 3000 {
+		if all := dropped + sent; dropped > 0 && all >= 3000 && all < 3010 { // a kernel may add its own
 			return
 		}
 		if time.Now().After(deadline) {
