@@ -20,12 +20,11 @@ import (
 // round begins with a fresh nonce, and while no Map-Notify comes, the same
 // message is retransmitted with a doubling interval. A round lasts 20 s until
 // the first Map-Notify, for at most 5 minutes, and RegisterInterval from then
-// on. The doubling goes on across rounds, so that a map-server that is away is
-// soon asked once a round only; a fresh nonce is needed all the same, because
-// a map-server that took the first copy drops the others as replays. For that
-// reason too a retransmission gets a fresh nonce where another Map-Register to
-// the same map-server has a higher one: the original, if it was lost, is a
-// replay by now (section 5.6).
+// on. The doubling begins anew with each round: a registration lives for three
+// of them, and on a path with loss one message in each is not enough. A
+// retransmission gets a fresh nonce where another Map-Register to the same
+// map-server has a higher one: the original, if it was lost, is a replay by now
+// (section 5.6).
 type registrar struct {
 	*core
 	regs    []*registration
@@ -40,16 +39,16 @@ type registration struct {
 	server    *MapServer
 	databases []int // indexes in Config.Databases
 
-	msg         []byte    // the message of this round
-	nonce       uint64    // its nonce
-	previous    uint64    // the nonce of the message before
-	sent        time.Time // last transmission; zero before the first
-	resends     int       // retransmissions of this message
-	confirmed   bool      // this round has its Map-Notify
-	tries       int       // transmissions since the last Map-Notify
-	backoff     time.Duration
-	renew       time.Time // when the next round begins
-	resend      time.Time // when to retransmit; zero for never
+	msg         []byte        // the message of this round
+	nonce       uint64        // its nonce
+	previous    uint64        // the nonce of the message before
+	sent        time.Time     // last transmission; zero before the first
+	resends     int           // retransmissions of this message
+	confirmed   bool          // this round has its Map-Notify
+	tries       int           // transmissions since the last Map-Notify
+	backoff     time.Duration // until the next retransmission
+	renew       time.Time     // when the next round begins
+	resend      time.Time     // when to retransmit; zero for never
 	lastNotify  time.Time
 	rtt         time.Duration
 	unconfirmed bool
@@ -70,7 +69,7 @@ func newRegistrar(c *core) *registrar {
 	for i := range c.cfg.MapServers {
 		s := &c.cfg.MapServers[i]
 		for _, batch := range c.batches(c.cfg.maxPayload(s.Addr.Addr()) - registerOverhead) {
-			r.regs = append(r.regs, &registration{server: s, databases: batch, backoff: notifyBackoff})
+			r.regs = append(r.regs, &registration{server: s, databases: batch})
 		}
 	}
 	return r
@@ -140,7 +139,7 @@ func (r *registrar) next() (t time.Time, ok bool) {
 
 // begin starts a round of g.
 func (r *registrar) begin(now time.Time, g *registration) {
-	g.renew = r.renewal(now, g)
+	g.renew, g.backoff = r.renewal(now, g), notifyBackoff
 	if r.compose(now, g) {
 		r.transmit(now, g)
 	}
@@ -260,7 +259,7 @@ func (r *registrar) confirm(now time.Time, g *registration, msg []byte, from net
 	}
 	first := g.lastNotify.IsZero() || g.unconfirmed
 	g.confirmed, g.unconfirmed, g.tries = true, false, 0
-	g.lastNotify, g.resend, g.backoff = now, time.Time{}, notifyBackoff
+	g.lastNotify, g.resend = now, time.Time{}
 	if g.resends == 0 { // else it is not known which copy is answered
 		g.rtt = now.Sub(g.sent)
 	}
@@ -343,7 +342,7 @@ func (r *registrar) stop(now time.Time) {
 	for _, g := range r.regs {
 		g.resend = time.Time{}
 		if !r.cfg.KeepRegistered && !g.sent.IsZero() {
-			g.backoff, g.tries, g.withdrawn = notifyBackoff, 0, true
+			g.tries, g.withdrawn = 0, true
 			r.begin(now, g)
 		}
 		g.renew = time.Time{}

@@ -118,11 +118,14 @@ func TestRegisterUnanswered(t *testing.T) {
 	r := newRig(t, cfg)
 	r.start()
 	r.until(8 * time.Minute)
-	want := seconds(0, 1, 3, 7, 15, 20)
-	for s := 40.0; s <= 300; s += 20 {
-		want = append(want, seconds(s)...)
+	var want []time.Duration
+	for s := 0.0; s < 300; s += 20 {
+		want = append(want, seconds(s, s+1, s+3, s+7, s+15)...)
 	}
-	want = append(want, seconds(360, 420, 480)...)
+	for s := 300.0; s < 480; s += 60 {
+		want = append(want, seconds(s, s+1, s+3, s+7, s+15, s+31)...)
+	}
+	want = append(want, seconds(480)...)
 	out := r.take()
 	if got := times(out); !slices.Equal(got, want) {
 		t.Errorf("sent at %v, want %v", got, want)
@@ -132,9 +135,9 @@ func TestRegisterUnanswered(t *testing.T) {
 			t.Errorf("retransmission %d is not the original", i)
 		}
 	}
-	for i := 5; i < len(out); i++ {
+	for i := 5; i <= 75; i += 5 {
 		if a, b := register(t, out[i-1].data), register(t, out[i].data); a.Nonce >= b.Nonce {
-			t.Errorf("nonce of message %d is not greater than the one before", i)
+			t.Errorf("the nonce of the round that begins at %v is not greater than the one before", out[i].at)
 		}
 	}
 	st := r.m.reg.databases()[0].Registrations[0]
@@ -144,7 +147,7 @@ func TestRegisterUnanswered(t *testing.T) {
 	if s := r.m.reg.mapServers()[0]; s.Registered != 0 || s.Databases != 2 || s.Failures != len(want) {
 		t.Errorf("status %+v", s)
 	}
-	if n := strings.Count(log.String(), "registration not confirmed"); n != 3 { // at 3, 8 and 16 tries
+	if n := strings.Count(log.String(), "registration not confirmed"); n != 5 { // at 3, 8, 16, 32 and 64 tries
 		t.Errorf("%d warnings:\n%s", n, &log)
 	}
 	if !strings.Contains(log.String(), "map_server=198.51.100.3:4342 tries=3") {
@@ -187,7 +190,7 @@ func TestRegisterConfirmed(t *testing.T) {
 		t.Error("a late Map-Notify confirmed the next round")
 	}
 	r.until(170 * time.Second) // away
-	if got, want := times(r.take()), seconds(61, 63, 67, 75, 91, 120); !slices.Equal(got, want) {
+	if got, want := times(r.take()), seconds(61, 63, 67, 75, 91, 120, 121, 123, 127, 135, 151); !slices.Equal(got, want) {
 		t.Errorf("sent at %v, want %v", got, want)
 	}
 	if s := r.m.reg.mapServers()[0]; s.Registered != 0 {
@@ -385,6 +388,50 @@ func TestRegisterSplitLost(t *testing.T) {
 		if !r.m.reg.stopped() {
 			t.Error("not all is withdrawn")
 		}
+	}
+}
+
+// TestRegisterWithLoss: with a loss of 30 % each way, no registration of a
+// strict map-server goes without a refresh for as long as it lives.
+func TestRegisterWithLoss(t *testing.T) {
+	cfg := testConfig()
+	for i := range 40 {
+		d := cfg.Databases[0]
+		d.EID = mapping.HostEID(0, netip.AddrFrom4([4]byte{10, 1, 0, byte(i)}))
+		cfg.Databases = append(cfg.Databases, d)
+	}
+	rng := seeded(t)
+	arrives := func() bool { return rng.Float64() >= 0.3 }
+	r := newRig(t, cfg)
+	r.start()
+	var last uint64
+	refreshed := make(map[string]time.Duration) // by the first EID of the message
+	for now := time.Duration(0); now < 24*time.Hour; now += 100 * time.Millisecond {
+		r.until(now)
+		for _, s := range r.take() {
+			m := register(t, s.data)
+			if !arrives() || m.Nonce < last {
+				continue
+			}
+			if m.Nonce > last {
+				last = m.Nonce
+				for rec := range m.Records.All() {
+					refreshed[rec.EID.PrefixString(rec.MaskLen)] = now
+					break
+				}
+			}
+			if arrives() {
+				r.receive(notify(t, s.data, key), ms1)
+			}
+		}
+		for e, at := range refreshed {
+			if now-at >= 3*time.Minute {
+				t.Fatalf("%s was not refreshed from %v to %v", e, at, now)
+			}
+		}
+	}
+	if len(refreshed) != 3 {
+		t.Errorf("%d Map-Registers, want 3", len(refreshed))
 	}
 }
 
