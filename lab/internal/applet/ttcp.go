@@ -16,10 +16,11 @@ import (
 	"time"
 )
 
-const ttcpUsage = `usage: ttcp serve [-p PORT] [-B ADDRESS]
-       ttcp send [-4|-6] [-p PORT] [-B SOURCE] [-t SECONDS | -n OCTETS] [-P FLOWS]
+const ttcpUsage = `usage: ttcp serve [-p PORT] [-B ADDRESS] [-A CPU]
+       ttcp send [-4|-6] [-p PORT] [-B SOURCE] [-A CPU] [-t SECONDS | -n OCTETS] [-P FLOWS]
                  [-u [-r BITS/S] [-l OCTETS]] [--json] HOST
-A transfer of -n octets is of random content, whose SHA-256 both sides compute.`
+A transfer of -n octets is of random content, whose SHA-256 both sides compute.
+-A keeps the process on one CPU, counted from 0.`
 
 // A conversation of ttcp: the sender opens a TCP connection and writes one
 // JSON line (ttcpHello). For TCP the data follow until the sender closes its
@@ -84,6 +85,7 @@ func runTTCP(ctx context.Context, args []string, s Streams) error {
 type ttcpOptions struct {
 	family  int
 	port    uint
+	cpu     int // -1: any
 	local   netip.Addr
 	seconds float64
 	octets  int64
@@ -100,6 +102,7 @@ func parseTTCP(args []string, sender bool) (ttcpOptions, error) {
 	fs := flag.NewFlagSet("ttcp", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	fs.UintVar(&o.port, "p", ttcpPort, "")
+	fs.IntVar(&o.cpu, "A", -1, "")
 	fs.TextVar(&o.local, "B", netip.Addr{}, "")
 	if sender {
 		fs.BoolFunc("4", "", func(string) error { o.family = 4; return nil })
@@ -118,6 +121,9 @@ func parseTTCP(args []string, sender bool) (ttcpOptions, error) {
 	}
 	if err := fs.Parse(args); err != nil {
 		return o, usagef("%v\n%s", err, ttcpUsage)
+	}
+	if o.cpu < -1 {
+		return o, usagef("-A wants the number of a CPU, from 0")
 	}
 	if o.port == 0 || o.port > 65535 {
 		return o, usagef("-p wants a port from 1 to 65535")
@@ -177,6 +183,11 @@ func ttcpSend(ctx context.Context, args []string, s Streams) error {
 	o, err := parseTTCP(args, true)
 	if err != nil {
 		return err
+	}
+	if o.cpu >= 0 {
+		if err := pin(o.cpu); err != nil {
+			return err
+		}
 	}
 	dst, err := resolve(ctx, o.host, o.family)
 	if err != nil {
@@ -267,6 +278,11 @@ func ttcpServe(ctx context.Context, args []string, s Streams) error {
 	o, err := parseTTCP(args, false)
 	if err != nil {
 		return err
+	}
+	if o.cpu >= 0 {
+		if err := pin(o.cpu); err != nil {
+			return err
+		}
 	}
 	addr := ":" + strconv.Itoa(int(o.port))
 	if o.local.IsValid() {

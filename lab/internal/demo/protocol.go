@@ -207,8 +207,8 @@ func (d *demo) tooBig(ctx context.Context, dst netip.Addr, headers int) (string,
 
 // serve runs the receiver of transfers in site B's host until the returned
 // function is called.
-func (d *demo) serve() (stop func(), err error) {
-	p, err := d.lab.Start(siteB.host, []string{applets + "ttcp", "serve"}, nil, [3]*os.File{}, false)
+func (d *demo) serve(args ...string) (stop func(), err error) {
+	p, err := d.lab.Start(siteB.host, append([]string{applets + "ttcp", "serve"}, args...), nil, [3]*os.File{}, false)
 	if err != nil {
 		return nil, err
 	}
