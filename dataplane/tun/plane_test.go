@@ -57,30 +57,6 @@ func TestTCP(t *testing.T) {
 	}
 }
 
-// raceDetector is set where the race detector is compiled in.
-var raceDetector bool
-
-// The bar is 0.25 of plain routing in the same run; a loaded machine gets three
-// tries.
-func TestThroughput(t *testing.T) {
-	if testing.Short() || raceDetector {
-		t.Skip("a measurement, without sense in short tests and under the race detector")
-	}
-	plain, tp := newTopology(t), newTopology(t)
-	plain.native(t)
-	tp.sites(t, false)
-	best := 0.0
-	for range 3 {
-		p := throughput(t, plain.hostA, plain.hostB, hostB4, time.Second)
-		l := throughput(t, tp.hostA, tp.hostB, hostB4, time.Second)
-		t.Logf("one TCP flow: plain routing %.2f Gb/s, LISP %.2f Gb/s, ratio %.2f", p/1e9, l/1e9, l/p)
-		if best = max(best, l/p); best >= 0.25 {
-			return
-		}
-	}
-	t.Errorf("at best %.2f of plain routing, want 0.25", best)
-}
-
 // BenchmarkTCP measures one flow for a second each, in turn: plain routing, and
 // IPv4 and IPv6 inside IPv4 and IPv6. Use it with -benchtime 5x or so.
 func BenchmarkTCP(b *testing.B) {

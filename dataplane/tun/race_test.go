@@ -1,5 +1,0 @@
-//go:build race
-
-package tun
-
-func init() { raceDetector = true }
