@@ -75,6 +75,9 @@ func run(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
+	for _, w := range plane.Warnings() {
+		log.Warn("host setting", "warning", w)
+	}
 	log.Info("xtr is up", "rlocs", fmt.Sprint(rlocs), "database_mappings", len(cfg.DatabaseMappings), "version", daemon.Version())
 
 	// The plane outlives the control plane, so that traffic still flows while
