@@ -52,8 +52,8 @@ const (
 
 func (d *demo) protocolSteps() []step {
 	return []step{
-		{"both sites are registered", d.registered},
 		{"capture in the core has begun", d.startCapture},
+		{"both sites are registered", d.registered},
 		{"first packet: miss, request, reply, delivery", d.firstPacket},
 		{"ping from EID to EID, IPv4", func(ctx context.Context) (string, error) { return d.ping(ctx, siteB.host4) }},
 		{"ping from EID to EID, IPv6", func(ctx context.Context) (string, error) { return d.ping(ctx, siteB.host6) }},
