@@ -19,8 +19,10 @@ import (
 // nothing. The JSON form is what Summarize writes.
 type Packet struct {
 	// Number counts the packets of the capture from 1.
-	Number int       `json:"number"`
-	Time   time.Time `json:"time"`
+	Number int `json:"number"`
+	// Time is the zero time where the file's is beyond the year 9999, which no
+	// text form has.
+	Time time.Time `json:"time"`
 	// Source and Destination are those of the outer header; they are zero in
 	// a packet that is not UDP over IP.
 	Source      netip.AddrPort `json:"source,omitzero"`
@@ -110,6 +112,9 @@ func Packets(r io.Reader) iter.Seq2[*Packet, error] {
 }
 
 func newPacket(n int, f frame) *Packet {
+	if y := f.time.Year(); y < 1 || y > 9999 {
+		f.time = time.Time{}
+	}
 	p := &Packet{Number: n, Time: f.time, Missing: max(0, f.length-len(f.data))}
 	g := f.packet()
 	udp, _ := g.Layer(layers.LayerTypeUDP).(*layers.UDP)
