@@ -152,7 +152,7 @@ func covering(recs []*mapping.Record, e mapping.EID) (best *mapping.Record) {
 // actionMeaning says what an ITR does with packets.
 var actionMeaning = map[mapping.Action]string{
 	mapping.NoAction:        "packets are not encapsulated; the xTR decides",
-	mapping.NativelyForward: "packets are forwarded without encapsulation",
+	mapping.NativelyForward: "no LISP site has it; what is there is reached without encapsulation",
 	mapping.SendMapRequest:  "packets make the xTR ask again",
 	mapping.Drop:            "packets are dropped",
 	mapping.DropPolicy:      "packets are dropped: a policy denies them",

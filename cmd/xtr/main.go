@@ -49,6 +49,10 @@ func run(ctx context.Context, path string) error {
 	for _, w := range cfg.Warnings {
 		log.Warn("configuration", "warning", w.Error())
 	}
+	// Before waiting for addresses, which may take long.
+	if err := tun.Available(); err != nil {
+		return err
+	}
 	rlocs, err := localLocators(ctx, log, cfg)
 	if err != nil {
 		if ctx.Err() != nil {

@@ -42,15 +42,35 @@ const (
 	offloadUDP = unix.TUN_F_USO4 | unix.TUN_F_USO6
 )
 
-func openQueue(name string, first, multi bool) (*queue, error) {
+// Available reports why this process can't use TUN devices, or nil. It finds a
+// missing or closed /dev/net/tun; whether the process may create a device shows
+// only in New.
+func Available() error {
+	fd, err := openTUN()
+	if err != nil {
+		return err
+	}
+	return unix.Close(fd)
+}
+
+// openTUN opens the device that TUN devices are made with.
+func openTUN() (int, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
-		return nil, fmt.Errorf("open /dev/net/tun: %w: load the kernel module (modprobe tun), or in a container pass the device (--device /dev/net/tun)", err)
+		return -1, fmt.Errorf("open /dev/net/tun: %w: load the kernel module (modprobe tun), or in a container pass the device (--device /dev/net/tun)", err)
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-		return nil, fmt.Errorf("open /dev/net/tun: %w: the process needs read and write access to it; in a container the device must be allowed (--device /dev/net/tun)", err)
+		return -1, fmt.Errorf("open /dev/net/tun: %w: the process needs read and write access to it; in a container the device must be allowed (--device /dev/net/tun)", err)
 	case err != nil:
-		return nil, fmt.Errorf("open /dev/net/tun: %w", err)
+		return -1, fmt.Errorf("open /dev/net/tun: %w", err)
+	}
+	return fd, nil
+}
+
+func openQueue(name string, first, multi bool) (*queue, error) {
+	fd, err := openTUN()
+	if err != nil {
+		return nil, err
 	}
 	ifr, err := unix.NewIfreq(name)
 	if err != nil {

@@ -513,10 +513,20 @@ func TestComplaints(t *testing.T) {
 	}
 	setSysctl(t, tp.xtrA, "net/ipv4/ip_forward", "0")
 	setSysctl(t, tp.xtrA, "net/ipv4/conf/up/rp_filter", "1")
-	a := startXTR(t, tp.xtrA, configA(rlocB4))
-	w := strings.Join(a.state().Warnings, "\n")
-	if !strings.Contains(w, "net.ipv4.ip_forward=1") || !strings.Contains(w, "net.ipv4.conf.up.rp_filter=2") || strings.Contains(w, "IPv6") {
-		t.Errorf("warnings:\n%s", w)
+	// With one uplink, of two families, strict filtering does no harm.
+	one := startXTR(t, tp.xtrA, configA(rlocB4))
+	w := strings.Join(one.state().Warnings, "\n")
+	if !strings.Contains(w, "net.ipv4.ip_forward=1") || strings.Contains(w, "rp_filter") || strings.Contains(w, "IPv6") {
+		t.Errorf("warnings with one uplink:\n%s", w)
+	}
+	one.exit()
+	check(t, netns.Veth(tp.xtrA, "up2", tp.core, "a2", 1500))
+	check(t, tp.xtrA.AddAddress("up2", prefix("198.51.100.9/30")))
+	c := configA(rlocB4)
+	c.Sources = append(c.Sources, addr("198.51.100.9"))
+	w = strings.Join(startXTR(t, tp.xtrA, c).state().Warnings, "\n")
+	if !strings.Contains(w, "net.ipv4.conf.up.rp_filter=2") || strings.Contains(w, "up2.rp_filter") {
+		t.Errorf("warnings with two uplinks:\n%s", w)
 	}
 }
 

@@ -2,7 +2,9 @@ package tun
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -23,33 +25,45 @@ func (p *Plane) Warnings() []string {
 				familyName(f), strings.ReplaceAll(path, "/", ".")))
 		}
 	}
-	if len(p.cfg.Sources) < 2 {
-		return list
-	}
-	// With several uplinks an encapsulated packet may come in by another one
-	// than the route to its sender goes out by.
-	links, err := p.host.h.LinkList()
+	strict, err := p.strictUplinks()
 	if err != nil {
 		return append(list, fmt.Sprintf("the interfaces can't be listed to check their rp_filter: %v", err))
 	}
+	return append(list, strict...)
+}
+
+// strictUplinks looks for strict reverse path filtering where there are several
+// IPv4 uplinks: there an encapsulated packet may come in by another one than
+// the route to its sender goes out by.
+func (p *Plane) strictUplinks() (list []string, err error) {
+	links, err := p.host.h.LinkList()
+	if err != nil {
+		return nil, err
+	}
+	uplinks := 0
 	for _, l := range links {
-		if sysctl("net/ipv4/conf/"+l.Attrs().Name+"/rp_filter") != "1" && sysctl("net/ipv4/conf/all/rp_filter") != "1" {
-			continue
-		}
 		addrs, err := p.host.h.AddrList(l, netlink.FAMILY_V4)
 		if err != nil {
+			continue // it is gone
+		}
+		i := slices.IndexFunc(addrs, func(a netlink.Addr) bool {
+			ip, ok := netip.AddrFromSlice(a.IP.To4())
+			return ok && slices.Contains(p.cfg.Sources, ip)
+		})
+		if i < 0 {
 			continue
 		}
-		for _, a := range addrs {
-			for _, s := range p.cfg.Sources {
-				if a.IP.Equal(s.AsSlice()) {
-					list = append(list, fmt.Sprintf("strict reverse path filtering on %s drops packets to %v that come in by another uplink: sysctl -w net.ipv4.conf.%s.rp_filter=2",
-						l.Attrs().Name, s, l.Attrs().Name))
-				}
-			}
+		uplinks++
+		name := l.Attrs().Name
+		if sysctl("net/ipv4/conf/"+name+"/rp_filter") == "1" || sysctl("net/ipv4/conf/all/rp_filter") == "1" {
+			list = append(list, fmt.Sprintf("strict reverse path filtering on %s drops packets to %v that come in by another uplink: sysctl -w net.ipv4.conf.%s.rp_filter=2",
+				name, addrs[i].IP, name))
 		}
 	}
-	return list
+	if uplinks < 2 {
+		return nil, nil
+	}
+	return list, nil
 }
 
 // sysctl returns a kernel setting, "" when there is none.
