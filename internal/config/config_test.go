@@ -291,7 +291,8 @@ func FuzzParse(f *testing.F) {
 			if err != nil && len(es) == 0 {
 				t.Fatalf("error %v without a place", err)
 			}
-			lines := strings.Count(string(data), "\n") + 1
+			// A carriage return alone ends a line too (YAML 1.2 section 5.4).
+			lines := strings.Count(string(data), "\n") + strings.Count(string(data), "\r") + 1
 			for _, e := range es {
 				if e.Line < 1 || e.Line > lines+1 || e.Column < 1 || e.Message == "" {
 					t.Fatalf("bad place of %d lines: %v", lines, e)
