@@ -10,13 +10,14 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-const captureUsage = `usage: capture [-i INTERFACE]... [-w FILE|-] [-t SECONDS] [-c COUNT] [-s OCTETS]`
+const captureUsage = `usage: capture [-i INTERFACE|any]... [-w FILE|-] [-t SECONDS] [-c COUNT] [-s OCTETS]`
 
 // captureOptions are the options of capture.
 type captureOptions struct {
@@ -57,7 +58,8 @@ func runCapture(ctx context.Context, args []string, s Streams) error {
 	if err != nil {
 		return err
 	}
-	if len(o.interfaces) == 0 {
+	if len(o.interfaces) == 0 || slices.Contains(o.interfaces, "any") {
+		o.interfaces = nil
 		all, err := net.Interfaces()
 		if err != nil {
 			return fmt.Errorf("list interfaces: %w", err)

@@ -70,7 +70,7 @@ func TestCaptureLimits(t *testing.T) {
 		}
 	}
 	begin := time.Now()
-	run(t, r, 0, "capture -t 0.2")
+	run(t, r, 0, "capture -i any -t 0.2")
 	if took := time.Since(begin); took < 200*time.Millisecond || took > 3*time.Second {
 		t.Errorf("-t 0.2 took %v", took)
 	}
