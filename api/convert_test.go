@@ -45,7 +45,7 @@ func genEID(t *rapid.T) mapping.EID {
 		t.Fatal(err)
 	}
 	if rapid.Bool().Draw(t, "sourced") {
-		e.Source, _ = a.Prefix(rapid.IntRange(0, a.BitLen()).Draw(t, "source bits"))
+		e.Source, _ = a.Prefix(rapid.IntRange(1, a.BitLen()).Draw(t, "source bits"))
 	}
 	return e
 }

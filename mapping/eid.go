@@ -25,8 +25,8 @@ type EID struct {
 	IID uint32
 	// Prefix is the destination prefix, always masked.
 	Prefix netip.Prefix
-	// Source restricts the EID to packets from this prefix, always masked.
-	// The zero Prefix means any source.
+	// Source restricts the EID to packets from this prefix, always masked and
+	// never of length 0. The zero Prefix means any source.
 	Source netip.Prefix
 }
 
@@ -86,7 +86,10 @@ func ParseEID(s string) (EID, error) {
 		if err != nil || sp.Addr().Is4() != p.Addr().Is4() {
 			return EID{}, fmt.Errorf("%w: %q: the source must be a prefix of the same family as the destination", ErrBadEID, s)
 		}
-		e.Source = sp.Masked()
+		// A source of length 0 is any source, of which there is one form only.
+		if sp.Bits() > 0 {
+			e.Source = sp.Masked()
+		}
 	}
 	return e, nil
 }
