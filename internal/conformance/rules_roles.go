@@ -1,0 +1,85 @@
+package main
+
+var allRoles = Family{"All roles (RFC 9301)", []Rule{
+	{ID: "A1", RFC: "9301 §5", Text: "A control message is accepted when its source or its destination port is 4342."},
+	{ID: "A2", RFC: "9301 §5", Text: "Where the path MTU is not known, an IP packet with a control message has at most 576 octets over IPv4 and 1280 over IPv6."},
+	{ID: "A3", RFC: "9301 §5", Text: "UDP checksums of control messages are never sent as zero and are verified; a wrong one is dropped. Those of the outer packet are the kernel's, those inside an ECM ours."},
+	{ID: "A4", RFC: "9301 §5.1", Text: "A message with an unknown AFI is dropped and logged."},
+	{ID: "A5", RFC: "9301 §5.2 §5.4 §5.6 §5.8", Text: "Reserved and unused bits are sent as zero and ignored on receipt."},
+	{ID: "A6", RFC: "9301 §5.7", Text: "A message whose authentication fails is dropped without further processing."},
+	{ID: "A7", RFC: "9301 §1.1 §9", Text: "LISP-SEC is implemented."},
+	{ID: "A8", RFC: "9301 §1.1", Text: "For the public Internet the S bit can be set in ECM, Map-Reply and Map-Register; algorithms 0 and 1 are refused by default."},
+	{ID: "A9", RFC: "9301 §5.6", Text: "HMAC-SHA-256-128 is implemented, and so is HMAC-SHA256-128+HKDF-SHA256, the default."},
+	{ID: "A10", RFC: "9301 §9", Text: "A deployment that worries about manipulation drops messages without LISP-SEC data everywhere.", Open: "`lisp_sec: required` holds it for resolution; RLOC-probes and their replies have no LISP-SEC data"},
+	{ID: "A11", RFC: "9301 §9", Text: "The control channel is encrypted (DTLS, or LISP encapsulation with lisp-crypto).", Open: "there is no DTLS; use IPsec or WireGuard between xTR and map-server where secrecy matters"},
+	{ID: "A12", RFC: "9301 §5.4", Text: "A locator is never a broadcast or link-local multicast address, and a source locator never multicast."},
+	{ID: "A13", RFC: "9301 §5.5, 8060 §3", Text: "The locators of a record are sorted: IPv4, IPv6, then all others, each ascending."},
+	{ID: "A14", RFC: "9301 §5.4", Text: "The p bit is set in no record of a Map-Request or Map-Register."},
+}}
+
+var itr = Family{"ITR (RFC 9301)", []Rule{
+	{ID: "I1", RFC: "9301 §5.2 §5.3", Text: "A Map-Request has at least one ITR-RLOC, and IRC is one less than their number."},
+	{ID: "I2", RFC: "9301 §5.2", Text: "ITR-RLOCs are routable locators of the sender."},
+	{ID: "I3", RFC: "9301 §5.2", Text: "A Map-Request asks for exactly one EID-prefix."},
+	{ID: "I4", RFC: "9301 §5.2", Text: "The nonce of a Map-Request comes from a properly seeded generator: the operating system's."},
+	{ID: "I5", RFC: "9301 §5.3", Text: "At most one Map-Request a second for an EID-prefix; after 10 retransmissions without a reply none for 30 s."},
+	{ID: "I6", RFC: "9301 §8.1", Text: "A map-resolver's address is routable in the core and no EID of the site."},
+	{ID: "I7", RFC: "9301 §5.3", Text: "A Map-Reply is accepted only for the nonce of an outstanding Map-Request."},
+	{ID: "I8", RFC: "9301 §5.4", Text: "Record TTL 0 removes the entry at once."},
+	{ID: "I9", RFC: "9301 §5.4", Text: "A locator of priority 255 is not used for unicast."},
+	{ID: "I10", RFC: "9301 §5.2 §5.8 §7.1", Text: "RLOC-probes are sent to the locator itself, not encapsulated and not to the mapping system."},
+	{ID: "I11", RFC: "9301 §5.4", Text: "A probe's Map-Reply with a record that is not authoritative is discarded silently."},
+	{ID: "I12", RFC: "9301 §5.4", Text: "The result of a probe counts for the first locator with the p bit."},
+	{ID: "I13", RFC: "9301 §6.1", Text: "An SMR-invoked Map-Request goes through the mapping system."},
+	{ID: "I14", RFC: "9301 §6.1", Text: "SMR-invoked Map-Requests are limited: one in 3 s for an EID-prefix."},
+	{ID: "I15", RFC: "9301 §6.1", Text: "An SMR for what is not cached causes nothing."},
+	{ID: "I16", RFC: "9301 §7", Text: "Map-Requests that test reachability are limited in rate: a bucket for each probed locator."},
+	{ID: "I17", RFC: "9301 §5.5", Text: "A less-specific entry lives no longer than the more-specifics cached below it."},
+	{ID: "I18", RFC: "9301 §5.4", Text: "ACT of a negative entry is obeyed; Drop/No-Reason is told to the source by ICMP."},
+}}
+
+var etr = Family{"ETR (RFC 9301)", []Rule{
+	{ID: "E1", RFC: "9301 §5.2", Text: "An RLOC-probe is answered by a Map-Reply with the P bit and the same nonce."},
+	{ID: "E2", RFC: "9301 §5.3", Text: "A Map-Request without an ITR-RLOC is dropped."},
+	{ID: "E3", RFC: "9301 §5.2", Text: "A Map-Request with several records is processed."},
+	{ID: "E4", RFC: "9301 §5.3", Text: "A mapping that came with a Map-Request is used only after a Map-Request of our own through the mapping system."},
+	{ID: "E5", RFC: "9301 §5.4 §7", Text: "Map-Replies are limited in rate: a bucket for each (RLOC, EID-prefix), where the RFC recommends one in 3 s for an RLOC."},
+	{ID: "E6", RFC: "9301 §5.5", Text: "The longest match and all its more-specifics are returned in one Map-Reply; where they do not fit, the largest part of it that holds the address and none of them."},
+	{ID: "E7", RFC: "9301 §5.5", Text: "The locators of a reply are sorted."},
+	{ID: "E8", RFC: "9301 §5.4", Text: "All records of a probe's reply are authoritative."},
+	{ID: "E9", RFC: "9301 §8.2", Text: "Nothing is registered without a pre-shared key."},
+	{ID: "E10", RFC: "9301 §5.6", Text: "With an xTR-ID configured, every Map-Register has the I bit, the xTR-ID and the Site-ID."},
+	{ID: "E11", RFC: "9301 §5.6", Text: "Each Map-Register has a higher nonce than the one before, across restarts too."},
+	{ID: "E12", RFC: "9301 §5.6", Text: "A pre-shared key belongs to one site, and an xTR-ID to one xTR of it; a key can be rolled over without losing a registration."},
+	{ID: "E13", RFC: "9301 §5.7", Text: "Without a Map-Notify the Map-Register is retransmitted after 1 s, doubling up to 60 s."},
+	{ID: "E14", RFC: "9301 §5.7", Text: "An unsolicited Map-Notify is answered by a Map-Notify-Ack with its nonce."},
+	{ID: "E15", RFC: "9301 §6.1", Text: "SMRs are limited: one in 3 s for each (RLOC, EID-prefix)."},
+	{ID: "E16", RFC: "9301 §8.4.1", Text: "xTRs that share an anycast locator register with identities of their own: distinct locators, keys or xTR-IDs."},
+	{ID: "E17", RFC: "9301 §8.2", Text: "A registration that asks for proxy replies has all locators of the prefix, with their R flags."},
+}}
+
+var mapServer = Family{"Map-server (RFC 9301)", []Rule{
+	{ID: "S1", RFC: "9301 §5.7", Text: "The authentication of Map-Registers is verified."},
+	{ID: "S2", RFC: "9301 §5.6", Text: "The last nonce of each (xTR-ID, key) is kept across restarts; a Map-Register that is not above it is dropped and logged. An identical retransmission gets its Map-Notify again."},
+	{ID: "S3", RFC: "9301 §8.2 §9", Text: "Only EID-prefixes configured for the site are registered; a message with another one changes nothing."},
+	{ID: "S4", RFC: "9301 §5.4", Text: "A proxy reply has neither the A bit nor an L bit."},
+	{ID: "S5", RFC: "9301 §5.2", Text: "RLOC-probes are dropped."},
+	{ID: "S6", RFC: "9301 §8.2", Text: "A site has a pre-shared key before it can register."},
+	{ID: "S7", RFC: "9301 §5.6 §8.2", Text: "A registration expires after 3 minutes, or with the T bit after its Record TTL."},
+	{ID: "S8", RFC: "9301 §8.1 §8.3", Text: "Negative replies: not registered ACT 1 for 1 minute, a hole ACT 1 for 15 minutes with the least-specific prefix, denied by policy ACT 4."},
+	{ID: "S9", RFC: "9301 §5.7", Text: "An unsolicited Map-Notify is retransmitted 3 times after 3 s, then 3 times with doubling intervals, until its Map-Notify-Ack."},
+	{ID: "S10", RFC: "9301 §5.3", Text: "A Map-Request without an ITR-RLOC is dropped where the map-server would reply."},
+	{ID: "S11", RFC: "9301 §5.4", Text: "Map-Replies are limited in rate: a bucket for each (RLOC, EID-prefix), where the RFC recommends one in 3 s for an RLOC."},
+	{ID: "S12", RFC: "9302 §5", Text: "A Map-Register with an older map-version than the one that stands is dropped."},
+	{ID: "S13", RFC: "9301 §5.5", Text: "A proxy reply holds the longest match and all its more-specifics, or the part of it that has none."},
+	{ID: "S14", RFC: "9301 §8.3", Text: "Map-Replies sent to the map-server are discarded, and logged when there are many."},
+}}
+
+var mapResolver = Family{"Map-resolver (RFC 9301)", []Rule{
+	{ID: "R1", RFC: "9301 §5.2", Text: "RLOC-probes are dropped, inside an ECM too."},
+	{ID: "R2", RFC: "9301 §5.2", Text: "Map-Requests with several records are accepted."},
+	{ID: "R3", RFC: "9301 §8.4", Text: "What is known not to exist gets ACT 1 for 15 minutes and the least-specific prefix that overlaps nothing known."},
+	{ID: "R4", RFC: "9301 §8.4", Text: "What is forwarded keeps the ITR as its source, so that the answer goes to the ITR."},
+	{ID: "R5", RFC: "9301 §4", Text: "Nothing is cached."},
+	{ID: "R6", RFC: "9301 §5.3", Text: "A Map-Request without an ITR-RLOC is dropped where the map-resolver would reply."},
+}}
