@@ -29,6 +29,9 @@ const (
 	// smrSpacing: one SMR-invoked Map-Request in 3 s for each EID-prefix
 	// (section 6.1).
 	smrSpacing = 3 * time.Second
+	// smrWindow: who data was sent to in the last minute gets the SMRs (section
+	// 6.1); here also who data came from.
+	smrWindow = time.Minute
 	// maxITRRLOCs is what the IRC field can count (section 5.2).
 	maxITRRLOCs = 32
 	// maxPayload4 and maxPayload6 keep a whole IP packet within 576 and 1280
@@ -86,6 +89,10 @@ const (
 
 	// logSpacing bounds log lines about bad messages, for each kind.
 	logSpacing = 10 * time.Second
+
+	// maxHeard is the number of RLOCs that are remembered as sources of
+	// decapsulated packets.
+	maxHeard = 4096
 
 	// queueLen is the number of received messages of each class that wait for
 	// the machine.

@@ -17,13 +17,14 @@ type machine struct {
 	itr      *itr
 	etr      *etr
 	reg      *registrar
+	smrs     *solicitor
 	ecm      wire.ECM // reused
 	stopping bool
 }
 
 func newMachine(cfg Config, stats *counters) *machine {
 	c := newCore(cfg, stats)
-	return &machine{core: c, itr: newITR(c), etr: newETR(c), reg: newRegistrar(c)}
+	return &machine{core: c, itr: newITR(c), etr: newETR(c), reg: newRegistrar(c), smrs: newSolicitor(c)}
 }
 
 // start begins to register.
@@ -78,6 +79,11 @@ func (m *machine) used(now time.Time, eids []mapping.EID) {
 	if !m.stopping {
 		m.itr.used(now, eids)
 	}
+}
+
+func (m *machine) heard(now time.Time, rlocs []netip.Addr) {
+	m.advance(now)
+	m.smrs.note(now, rlocs)
 }
 
 // clear removes exactly eid from the map-cache.

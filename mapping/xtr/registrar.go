@@ -27,17 +27,20 @@ import (
 // (section 5.6).
 type registrar struct {
 	*core
-	regs    []*registration
-	acks    limiter[netip.AddrPort]
-	last    uint64 // the last nonce used
-	floor   uint64 // the last floor saved
-	started time.Time
+	regs  []*registration
+	acks  limiter[netip.AddrPort]
+	last  uint64    // the last nonce used
+	floor uint64    // the last floor saved
+	quick time.Time // when the last quick registration begins
 }
 
 // registration is one Map-Register of one map-server.
 type registration struct {
 	server    *MapServer
 	databases []int // indexes in Config.Databases
+	// gone are database-mappings that the site no longer has, instead of
+	// databases; such a registration withdraws them and then is removed.
+	gone []Database
 
 	msg         []byte        // the message of this round
 	nonce       uint64        // its nonce
@@ -52,7 +55,8 @@ type registration struct {
 	lastNotify  time.Time
 	rtt         time.Duration
 	unconfirmed bool
-	withdrawn   bool // the message deregisters
+	withdrawn   bool      // the message deregisters
+	expires     time.Time // when the withdrawal of gone is given up
 }
 
 // registerOverhead is the size of a Map-Register without its records at most:
@@ -68,21 +72,21 @@ func newRegistrar(c *core) *registrar {
 	}
 	for i := range c.cfg.MapServers {
 		s := &c.cfg.MapServers[i]
-		for _, batch := range c.batches(c.cfg.maxPayload(s.Addr.Addr()) - registerOverhead) {
+		for _, batch := range c.batches(s, c.cfg.Databases) {
 			r.regs = append(r.regs, &registration{server: s, databases: batch})
 		}
 	}
 	return r
 }
 
-// batches divides the databases into messages with at most room octets of
-// records.
-func (c *core) batches(room int) [][]int {
+// batches divides databases into messages to s; it returns their indexes.
+func (c *core) batches(s *MapServer, databases []Database) [][]int {
+	room := c.cfg.maxPayload(s.Addr.Addr()) - registerOverhead
 	var all [][]int
 	var batch []int
 	used := 0
-	for i := range c.cfg.Databases {
-		size := recordSize(c.cfg.Databases[i].record())
+	for i := range databases {
+		size := recordSize(databases[i].record())
 		if len(batch) > 0 && (used+size > room || len(batch) == wire.MaxRecords) {
 			all, batch, used = append(all, batch), nil, 0
 		}
@@ -95,7 +99,7 @@ func (c *core) batches(room int) [][]int {
 }
 
 func (r *registrar) start(now time.Time) {
-	r.started = now
+	r.quick = now.Add(quickPeriod)
 	for _, g := range r.regs {
 		g.renew = now
 	}
@@ -103,6 +107,7 @@ func (r *registrar) start(now time.Time) {
 
 // advance begins rounds and retransmits.
 func (r *registrar) advance(now time.Time) {
+	r.regs = slices.DeleteFunc(r.regs, func(g *registration) bool { return g.gone != nil && g.over(now) })
 	for _, g := range r.regs {
 		switch {
 		case !g.renew.IsZero() && !now.Before(g.renew):
@@ -147,11 +152,16 @@ func (r *registrar) begin(now time.Time, g *registration) {
 
 // compose makes the message of g, with a fresh nonce.
 func (r *registrar) compose(now time.Time, g *registration) bool {
-	recs := make([]*mapping.Record, len(g.databases))
-	for i, d := range g.databases {
-		recs[i] = r.cfg.Databases[d].record()
-		if g.withdrawn {
-			recs[i].TTL = 0
+	var recs []*mapping.Record
+	for _, d := range g.databases {
+		recs = append(recs, r.cfg.Databases[d].record())
+	}
+	for _, d := range g.gone {
+		recs = append(recs, d.record())
+	}
+	if g.withdrawn {
+		for _, rec := range recs {
+			rec.TTL = 0
 		}
 	}
 	rs, err := wire.NewRecords(recs...)
@@ -188,7 +198,7 @@ func (r *registrar) compose(now time.Time, g *registration) bool {
 // renewal is when the round after one that begins at now begins.
 func (r *registrar) renewal(now time.Time, g *registration) time.Time {
 	quick := now.Add(min(quickInterval, g.server.RegisterInterval))
-	if g.lastNotify.IsZero() && !quick.After(r.started.Add(quickPeriod)) {
+	if g.lastNotify.IsZero() && !quick.After(r.quick) {
 		return quick
 	}
 	return now.Add(g.server.RegisterInterval)
@@ -340,6 +350,9 @@ func (r *registrar) refuseNotify(now time.Time, from netip.AddrPort, err error) 
 // any more.
 func (r *registrar) stop(now time.Time) {
 	for _, g := range r.regs {
+		if g.gone != nil {
+			continue // being withdrawn
+		}
 		g.resend = time.Time{}
 		if !r.cfg.KeepRegistered && !g.sent.IsZero() {
 			g.tries, g.withdrawn = 0, true

@@ -38,6 +38,7 @@ const (
 	smrIn
 	smrNotCached
 	smrRateLimited
+	heardTableFull
 	mapRegistersOut
 	mapRegistersRetransmitted
 	mapNotifiesIn
@@ -85,6 +86,7 @@ var counterNames = [numCounters]string{
 	smrIn:                        "smr_in",
 	smrNotCached:                 "smr_not_cached",
 	smrRateLimited:               "smr_rate_limited",
+	heardTableFull:               "heard_table_full",
 	mapRegistersOut:              "map_registers_out",
 	mapRegistersRetransmitted:    "map_registers_retransmitted",
 	mapNotifiesIn:                "map_notifies_in",

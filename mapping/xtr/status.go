@@ -128,7 +128,7 @@ func (r *registrar) mapServers() []MapServerStatus {
 		o := &out[i]
 		o.Addr = s.Addr
 		for _, g := range r.regs {
-			if g.server.Addr != s.Addr {
+			if g.server.Addr != s.Addr || g.gone != nil {
 				continue
 			}
 			st := g.status()

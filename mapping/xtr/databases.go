@@ -1,0 +1,107 @@
+package xtr
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/eidolon-lisp/eidolon/mapping"
+)
+
+// setDatabases replaces the site's database-mappings, or refuses them whole.
+func (m *machine) setDatabases(now time.Time, databases []Database) error {
+	m.advance(now)
+	next := m.cfg
+	next.Databases = databases
+	next, err := next.withDefaults()
+	if err != nil {
+		return fmt.Errorf("xtr configuration: %w", err)
+	}
+	changed, gone := difference(m.cfg.Databases, next.Databases)
+	if len(changed) == 0 || m.stopping {
+		return nil
+	}
+	m.cfg.Databases, m.own = next.Databases, next.databaseTable()
+	m.log.Info("database-mappings changed", "eids", fmt.Sprint(changed), "withdrawn", len(gone))
+	m.reg.replace(now, gone)
+	m.advance(now)
+	return nil
+}
+
+// difference returns the EIDs whose mapping is not the same in after as in
+// before, and the databases of before that after does not have.
+func difference(before, after []Database) (changed []mapping.EID, gone []Database) {
+	old := make(map[mapping.EID]*Database, len(before))
+	for i := range before {
+		old[before[i].EID] = &before[i]
+	}
+	for i := range after {
+		d := &after[i]
+		if o := old[d.EID]; o == nil || !o.record().Equal(d.record()) {
+			changed = append(changed, d.EID)
+		}
+		delete(old, d.EID)
+	}
+	for _, d := range before {
+		if old[d.EID] != nil {
+			changed, gone = append(changed, d.EID), append(gone, d)
+		}
+	}
+	return changed, gone
+}
+
+// replace registers the present databases, at once and then quickly until they
+// are confirmed, and withdraws those that are gone.
+func (r *registrar) replace(now time.Time, gone []Database) {
+	before := r.regs
+	r.regs, r.quick = nil, now.Add(quickPeriod)
+	for i := range r.cfg.MapServers {
+		s := &r.cfg.MapServers[i]
+		left, sent, nonces := slices.Clone(gone), false, []uint64(nil)
+		for _, g := range before {
+			if g.server != s {
+				continue
+			}
+			sent = sent || !g.sent.IsZero()
+			nonces = append(nonces, g.nonce)
+			for _, d := range g.gone { // not confirmed yet
+				if !r.has(d.EID) {
+					left = append(left, d)
+				}
+			}
+		}
+		for n, batch := range r.batches(s, r.cfg.Databases) {
+			g := &registration{server: s, databases: batch}
+			if n < len(nonces) {
+				g.nonce = nonces[n] // so that a late Map-Notify is known
+			}
+			if sent {
+				g.renew = now
+			}
+			r.regs = append(r.regs, g)
+		}
+		if !sent {
+			continue // nothing is registered before the start
+		}
+		for _, batch := range r.batches(s, left) {
+			g := &registration{server: s, withdrawn: true}
+			for _, d := range batch {
+				g.gone = append(g.gone, left[d])
+			}
+			r.regs = append(r.regs, g)
+			r.begin(now, g)
+			g.renew, g.expires = time.Time{}, now.Add(quickPeriod)
+		}
+	}
+}
+
+// has reports whether e is an EID-prefix of the site.
+func (r *registrar) has(e mapping.EID) bool {
+	return slices.ContainsFunc(r.cfg.Databases, func(d Database) bool { return d.EID == e })
+}
+
+// over reports whether a withdrawal of what is gone is confirmed, needs no
+// confirmation, or is given up: the map-server forgets by itself then.
+func (g *registration) over(now time.Time) bool {
+	return g.resend.IsZero() || !now.Before(g.expires)
+}
