@@ -56,7 +56,7 @@ func run(ctx context.Context, path string) (err error) {
 	}
 	var conn *udp.Socket
 	if err := daemon.WaitAddress(ctx, log, func() (err error) {
-		conn, err = udp.Listen(cfg.Listen)
+		conn, err = udp.ListenShared(cfg.Listen, runtime.GOMAXPROCS(0))
 		return err
 	}); err != nil {
 		if ctx.Err() != nil {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -42,11 +43,13 @@ var ErrNoSocket = errors.New("no local socket for this address family")
 // thousand requests. The kernel gives what its limit allows.
 const socketBuffer = 4 << 20
 
-// Socket is a Conn over the kernel's UDP sockets, one for each local address.
+// Socket is a Batcher over the kernel's UDP sockets, one or several for each
+// local address.
 type Socket struct {
 	conns []*conn
 	in    chan datagram
 	free  sync.Pool
+	pumps sync.Once
 	stop  chan struct{}
 	once  sync.Once
 	wg    sync.WaitGroup
@@ -54,7 +57,9 @@ type Socket struct {
 
 type conn struct {
 	*net.UDPConn
-	local netip.AddrPort
+	raw      syscall.RawConn
+	local    netip.AddrPort
+	wildcard bool // bound to the unspecified address
 }
 
 type datagram struct {
@@ -67,29 +72,44 @@ type datagram struct {
 // Listen opens one socket for each address. A port of 0 lets the kernel choose
 // one. An unspecified address (0.0.0.0 or ::) listens on all addresses of its
 // own family only. On an error nothing stays open.
-func Listen(addrs []netip.AddrPort) (*Socket, error) {
+func Listen(addrs []netip.AddrPort) (*Socket, error) { return ListenShared(addrs, 1) }
+
+// ListenShared is Listen with n sockets for each address, among which the
+// kernel shares the datagrams by their sources (SO_REUSEPORT), for a reader on
+// each core. An address that another process has is refused all the same.
+func ListenShared(addrs []netip.AddrPort, n int) (*Socket, error) {
 	if len(addrs) == 0 {
 		return nil, errors.New("no address to listen on")
 	}
 	s := &Socket{in: make(chan datagram), stop: make(chan struct{})}
-	s.free.New = func() any { b := make([]byte, 65536); return &b }
+	s.free.New = func() any { b := make([]byte, maxDatagram); return &b }
 	for _, a := range addrs {
-		c, err := open(a)
-		if err != nil {
-			s.Close()
-			return nil, fmt.Errorf("listen on UDP %v: %w", a, err)
-		}
-		s.conns = append(s.conns, c)
-	}
-	if len(s.conns) > 1 {
-		for _, c := range s.conns {
-			s.wg.Go(func() { s.pump(c) })
+		// The first one binds alone, or a second process of ours would get
+		// a part of the datagrams and nobody would notice.
+		for i := range max(n, 1) {
+			c, err := open(a, i > 0)
+			if err == nil && n > 1 && i == 0 {
+				err = c.share()
+			}
+			if err != nil {
+				s.Close()
+				return nil, fmt.Errorf("listen on UDP %v: %w", a, err)
+			}
+			s.conns = append(s.conns, c)
+			a = netip.AddrPortFrom(a.Addr(), c.local.Port())
 		}
 	}
 	return s, nil
 }
 
-func open(a netip.AddrPort) (*conn, error) {
+// share lets other sockets bind to the address of c.
+func (c *conn) share() error {
+	var err error
+	cerr := c.raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
+	return errors.Join(cerr, err)
+}
+
+func open(a netip.AddrPort, shared bool) (*conn, error) {
 	network := "udp6"
 	if a.Addr().Is4() {
 		network = "udp4"
@@ -99,6 +119,9 @@ func open(a netip.AddrPort) (*conn, error) {
 		cerr := rc.Control(func(fd uintptr) {
 			if network == "udp6" {
 				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
+			}
+			if shared {
+				err = errors.Join(err, unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
 			}
 		})
 		return errors.Join(cerr, err)
@@ -110,9 +133,16 @@ func open(a netip.AddrPort) (*conn, error) {
 	uc := pc.(*net.UDPConn)
 	c := &conn{UDPConn: uc, local: uc.LocalAddr().(*net.UDPAddr).AddrPort()}
 	c.local = netip.AddrPortFrom(c.local.Addr().Unmap().WithZone(""), c.local.Port())
-	// More than the system's limit is cut to it, which is what we want.
+	c.wildcard = c.local.Addr().IsUnspecified()
+	if c.raw, err = uc.SyscallConn(); err != nil {
+		uc.Close()
+		return nil, err
+	}
+	// More than the system's limit is for the privileged; for others it is cut
+	// to the limit, which is what we want.
 	_ = uc.SetReadBuffer(socketBuffer)
-	if c.local.Addr().IsUnspecified() {
+	_ = c.raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, socketBuffer) })
+	if c.wildcard {
 		if network == "udp4" {
 			err = ipv4.NewPacketConn(uc).SetControlMessage(ipv4.FlagDst, true)
 		} else {
@@ -130,7 +160,9 @@ func open(a netip.AddrPort) (*conn, error) {
 func (s *Socket) Addrs() []netip.AddrPort {
 	var out []netip.AddrPort
 	for _, c := range s.conns {
-		out = append(out, c.local)
+		if !slices.Contains(out, c.local) {
+			out = append(out, c.local)
+		}
 	}
 	return out
 }
@@ -140,6 +172,11 @@ func (s *Socket) Read(buf []byte) (n int, src, dst netip.AddrPort, err error) {
 	if len(s.conns) == 1 {
 		return s.conns[0].read(buf)
 	}
+	s.pumps.Do(func() {
+		for _, c := range s.conns {
+			s.wg.Go(func() { s.pump(c) })
+		}
+	})
 	select {
 	case d := <-s.in:
 		if d.buf != nil {
@@ -170,7 +207,7 @@ func (s *Socket) pump(c *conn) {
 }
 
 func (c *conn) read(buf []byte) (n int, src, dst netip.AddrPort, err error) {
-	if !c.local.Addr().IsUnspecified() {
+	if !c.wildcard {
 		n, src, err = c.ReadFromUDPAddrPort(buf)
 		return n, unmap(src), c.local, err
 	}
@@ -209,7 +246,7 @@ func (s *Socket) Write(b []byte, src, dst netip.AddrPort) error {
 		return fmt.Errorf("send to %v: %w", dst, ErrNoSocket)
 	}
 	var oob []byte
-	if c.local.Addr().IsUnspecified() && src.Addr().IsValid() && !src.Addr().IsUnspecified() {
+	if c.wildcard && src.Addr().IsValid() && !src.Addr().IsUnspecified() {
 		if src.Addr().Is4() {
 			oob = unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: src.Addr().As4()})
 		} else {
@@ -226,16 +263,13 @@ func (s *Socket) pick(src, dst netip.AddrPort) *conn {
 	var wildcard, any *conn
 	for _, c := range s.conns {
 		a := c.local.Addr()
-		if a.Is4() != dst.Addr().Is4() {
-			continue
-		}
-		if src.Port() != 0 && src.Port() != c.local.Port() {
+		if !c.fits(src, dst) {
 			continue
 		}
 		if a == src.Addr() {
 			return c
 		}
-		if a.IsUnspecified() && wildcard == nil {
+		if c.wildcard && wildcard == nil {
 			wildcard = c
 		}
 		if any == nil {
@@ -251,6 +285,16 @@ func (s *Socket) pick(src, dst netip.AddrPort) *conn {
 	return nil
 }
 
+// fits reports whether c has dst's family and src's port.
+func (c *conn) fits(src, dst netip.AddrPort) bool {
+	return c.local.Addr().Is4() == dst.Addr().Is4() && (src.Port() == 0 || src.Port() == c.local.Port())
+}
+
+// serves reports whether c can send from src to dst.
+func (c *conn) serves(src, dst netip.AddrPort) bool {
+	return c.fits(src, dst) && (c.wildcard || c.local.Addr() == src.Addr())
+}
+
 // Close implements Conn.
 func (s *Socket) Close() error {
 	s.once.Do(func() {
@@ -258,6 +302,7 @@ func (s *Socket) Close() error {
 		for _, c := range s.conns {
 			c.Close()
 		}
+		s.pumps.Do(func() {}) // none starts any more
 		s.wg.Wait()
 	})
 	return nil

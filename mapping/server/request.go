@@ -27,9 +27,12 @@ type reader struct {
 	req wire.MapRequest
 	reg wire.MapRegister
 
-	out     []datagram
-	buf     []byte            // of what is forwarded
-	reply   []byte            // of the Map-Reply
+	// What to send for the messages of one batch, and its octets.
+	out   []datagram
+	first int    // where what is sent for the current message begins in out
+	buf   []byte // of what is forwarded
+	reply []byte // of the Map-Replies
+
 	found   []*mapping.Record // the answer to one requested EID
 	scratch mapping.Record    // what of it is being encoded
 }
@@ -40,29 +43,39 @@ func (s *Server) newReader() *reader { return &reader{s: s} }
 // to send, valid until the next call. reg is an authenticated Map-Register for
 // the writer, or nil.
 func (r *reader) handle(now time.Time, msg []byte, src, dst netip.AddrPort) (out []datagram, reg *register) {
-	r.out, r.buf = r.out[:0], r.buf[:0]
+	r.begin()
+	reg = r.take(now, msg, src, dst)
+	return r.out, reg
+}
+
+// begin forgets what was to be sent: a new batch of messages comes.
+func (r *reader) begin() { r.out, r.buf, r.reply = r.out[:0], r.buf[:0], r.reply[:0] }
+
+// take is handle for one message of a batch: it adds to r.out what to send.
+func (r *reader) take(now time.Time, msg []byte, src, dst netip.AddrPort) (reg *register) {
+	r.first = len(r.out)
 	t, err := wire.PeekType(msg)
 	if err != nil {
 		r.s.malformed(now, err, src)
-		return nil, nil
+		return nil
 	}
 	switch t {
 	case wire.TypeMapRequest:
 		if err := r.req.Decode(msg); err != nil {
 			r.s.malformed(now, err, src)
-			return nil, nil
+			return nil
 		}
 		r.request(request{now: now, msg: msg, from: src, src: src, local: dst})
 	case wire.TypeECM:
 		r.encapsulated(now, msg, src, dst)
 	case wire.TypeMapRegister:
-		return nil, r.register(now, msg, src, dst)
+		return r.register(now, msg, src, dst)
 	default:
 		// Map-Replies too: a map-server sends no Map-Requests of its own
 		// (RFC 9301 section 8.3).
 		r.s.counters.inc(dropUnexpectedType)
 	}
-	return r.out, nil
+	return nil
 }
 
 // malformed counts a message that can't be decoded, and logs it (RFC 9301
@@ -323,7 +336,7 @@ func (r *reader) forward(n *node, e mapping.EID, q request) {
 		return
 	}
 	to := netip.AddrPortFrom(etr, wire.Port)
-	if slices.ContainsFunc(r.out, func(d datagram) bool { return d.dst == to }) {
+	if slices.ContainsFunc(r.out[r.first:], func(d datagram) bool { return d.dst == to }) {
 		return // it was forwarded for another of its EIDs, whole
 	}
 	start := len(r.buf)
@@ -392,13 +405,14 @@ func recordSize(r *mapping.Record) int {
 	return n
 }
 
-// reply is a Map-Reply under construction at the end of r.buf.
+// reply is a Map-Reply under construction at the end of r.reply.
 type reply struct {
 	r        *reader
 	dst      netip.AddrPort
 	limit    int // octets
-	msg      []byte
-	n        int
+	at       int // where it begins in r.reply
+	n        int // records
+	begun    bool
 	negative bool
 }
 
@@ -410,36 +424,42 @@ func (p *reply) add() {
 	for _, rec := range r.found {
 		ttl = min(ttl, rec.TTL)
 	}
-	if p.msg == nil {
+	if !p.begun {
 		// The records are appended one by one, and counted in the end.
 		head := wire.MapReply{Nonce: r.req.Nonce}
-		p.msg, _ = head.AppendBinary(r.reply[:0])
+		p.at, p.begun = len(r.reply), true
+		r.reply, _ = head.AppendBinary(r.reply)
 		p.negative = r.found[0].Negative()
 	}
-	start, n := len(p.msg), p.n
+	start, n := len(r.reply), p.n
 	for _, rec := range r.found {
 		r.scratch = *rec
 		r.scratch.TTL = ttl
-		b, err := wire.AppendRecord(p.msg, &r.scratch)
-		if err != nil || len(b) > wire.MaxMessage || n > 0 && len(b) > p.limit || n == wire.MaxRecords {
-			p.msg = p.msg[:start]
+		b, err := wire.AppendRecord(r.reply, &r.scratch)
+		size := len(b) - p.at
+		if err != nil || size > wire.MaxMessage || n > 0 && size > p.limit || n == wire.MaxRecords {
+			r.reply = r.reply[:start]
 			r.s.counters.inc(dropTooLarge)
 			return
 		}
-		p.msg = b
+		r.reply = b
 		n++
 	}
-	p.n, r.reply = n, p.msg
+	p.n = n
 }
 
 // send puts the Map-Reply, if there is one, among the reader's datagrams.
 func (p *reply) send(local netip.AddrPort) {
+	r := p.r
 	if p.n == 0 {
+		if p.begun {
+			r.reply = r.reply[:p.at]
+		}
 		return
 	}
-	r := p.r
-	p.msg[countOffset] = uint8(p.n)
-	d := datagram{payload: p.msg, dst: p.dst}
+	msg := r.reply[p.at:len(r.reply):len(r.reply)]
+	msg[countOffset] = uint8(p.n)
+	d := datagram{payload: msg, dst: p.dst}
 	if p.dst.Addr().Is4() == local.Addr().Is4() {
 		d.src = local
 	}

@@ -26,18 +26,16 @@ const (
 	maxBatch = 512
 	// stopTimeout bounds the last commit.
 	stopTimeout = 10 * time.Second
-	// receiveBuffer holds the largest UDP datagram.
-	receiveBuffer = 65536
 )
 
-// Run serves conn with the given number of reader goroutines until ctx is done,
-// and then closes conn, gives the store what it does not have yet, and returns
+// Run serves conn until ctx is done, with one reader goroutine for each queue of
+// a udp.Batcher, or with the given number of them for any other Conn, and then closes conn, gives the store what it does not have yet, and returns
 // nil, or the error of that last commit. It fails when conn is closed by
 // somebody else. It may be called once.
 func (s *Server) Run(ctx context.Context, conn udp.Conn, readers int) error {
 	var wg sync.WaitGroup
-	for range max(readers, 1) {
-		wg.Go(func() { s.read(conn) })
+	for _, q := range udp.Queues(conn, readers) {
+		wg.Go(func() { s.read(q) })
 	}
 	gone := make(chan struct{})
 	go func() { wg.Wait(); close(gone) }()
@@ -48,6 +46,8 @@ func (s *Server) Run(ctx context.Context, conn udp.Conn, readers int) error {
 	ticker := time.NewTicker(tickInterval)
 	defer ticker.Stop()
 	err := error(nil)
+	sender := udp.NewSender(conn)
+	var out []udp.Message
 	for running := true; running; {
 		select {
 		case <-ctx.Done():
@@ -61,7 +61,7 @@ func (s *Server) Run(ctx context.Context, conn udp.Conn, readers int) error {
 			time.Sleep(gatherTime)
 			batch := s.drain(reg)
 			inOrder(batch)
-			s.send(conn, s.registerAll(commits, s.clock(), batch))
+			out = s.send(sender, s.registerAll(commits, s.clock(), batch), out)
 		}
 	}
 	conn.Close()
@@ -112,11 +112,11 @@ func inOrder(batch []*register) {
 }
 
 // read is a reader goroutine.
-func (s *Server) read(conn udp.Conn) {
+func (s *Server) read(q udp.Queue) {
 	r := s.newReader()
-	buf := make([]byte, receiveBuffer)
+	var out []udp.Message
 	for failures := 0; ; {
-		n, src, dst, err := conn.Read(buf)
+		in, err := q.Receive()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -131,22 +131,30 @@ func (s *Server) read(conn udp.Conn) {
 		}
 		failures = 0
 		now := s.clock()
-		out, reg := r.handle(now, buf[:n], src, dst)
-		if reg != nil {
-			select {
-			case s.queue <- reg:
-			default:
-				s.refuse(now, reg.site, refusedQueueFull, src)
+		r.begin()
+		for i := range in {
+			m := &in[i]
+			if reg := r.take(now, m.Payload, m.Src, m.Dst); reg != nil {
+				select {
+				case s.queue <- reg:
+				default:
+					s.refuse(now, reg.site, refusedQueueFull, m.Src)
+				}
 			}
 		}
-		s.send(conn, out)
+		out = s.send(q, r.out, out)
 	}
 }
 
-func (s *Server) send(conn udp.Conn, out []datagram) {
+// send sends what the state machines said. It uses batch, and returns it, to
+// be used again.
+func (s *Server) send(to udp.Sender, out []datagram, batch []udp.Message) []udp.Message {
+	batch = batch[:0]
 	for _, d := range out {
-		if err := conn.Write(d.payload, d.src, d.dst); err != nil {
-			s.counters.inc(sendErrors)
-		}
+		batch = append(batch, udp.Message{Payload: d.payload, Src: d.src, Dst: d.dst})
 	}
+	if len(batch) > 0 {
+		s.counters.add(sendErrors, uint64(to.Send(batch)))
+	}
+	return batch
 }

@@ -107,6 +107,12 @@ type counters [numCounters]atomic.Uint64
 
 func (cs *counters) inc(c counter) { cs[c].Add(1) }
 
+func (cs *counters) add(c counter, n uint64) {
+	if n > 0 {
+		cs[c].Add(n)
+	}
+}
+
 // Stats walks all counters, which only grow, and then the gauges eids
 // (everything in the table), mappings (put over the API), registrations and
 // store_pending (changes that the store has not taken yet). The names never
