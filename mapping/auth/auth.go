@@ -1,5 +1,6 @@
 // Package auth computes and checks the authentication data of Map-Register,
-// Map-Notify, Map-Notify-Ack and Info messages (RFC 9301 sections 5.6 and 5.7).
+// Map-Notify, Map-Notify-Ack and Info messages (RFC 9301 sections 5.6 and 5.7),
+// and that of LISP-SEC in Map-Requests and Map-Replies (RFC 9303).
 package auth
 
 import (
