@@ -80,6 +80,7 @@ func serverConfig(cfg *config.MapServer, log *slog.Logger) server.Config {
 		Listen:      cfg.Listen,
 		Static:      cfg.StaticMappings,
 		RequestRate: server.RequestRate{PerSource: cfg.RequestRate.PerSource, Burst: cfg.RequestRate.Burst},
+		ReplyRate:   server.ReplyRate{Every: cfg.ReplyRate.Every, Burst: cfg.ReplyRate.Burst},
 		Logger:      log,
 	}
 	policies := map[config.ProxyReply]server.ProxyPolicy{

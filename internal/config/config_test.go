@@ -109,6 +109,7 @@ func TestExampleMapServer(t *testing.T) {
 			{EID: mapping.MustParseEID("10.8.0.0/16"), TTL: 1440, Action: mapping.Drop},
 		},
 		RequestRate: RequestRate{PerSource: 10000, Burst: 20000},
+		ReplyRate:   ReplyRate{Every: 3 * time.Second, Burst: 3},
 		API:         API{Socket: "/run/eidolon/mapserver.sock"},
 		Log:         Log{Level: slog.LevelInfo, Format: "text"},
 	}

@@ -2,6 +2,7 @@ package config
 
 import (
 	"net/netip"
+	"time"
 
 	"github.com/eidolon-lisp/eidolon/mapping"
 	"github.com/eidolon-lisp/eidolon/mapping/auth"
@@ -18,6 +19,7 @@ type MapServer struct {
 	// EID is also an EID-prefix of a site.
 	StaticMappings []*mapping.Record
 	RequestRate    RequestRate
+	ReplyRate      ReplyRate
 	API            API
 	Log            Log
 	// Warnings are doubts that did not stop the file from being used.
@@ -60,6 +62,14 @@ type RequestRate struct {
 	// PerSource is in Map-Requests a second from one address, Burst in
 	// Map-Requests.
 	PerSource, Burst int
+}
+
+// ReplyRate limits the Map-Replies to one ITR-RLOC about one EID-prefix.
+type ReplyRate struct {
+	// Every is the time that makes one Map-Reply, in whole milliseconds;
+	// Burst is how many may follow each other.
+	Every time.Duration
+	Burst int
 }
 
 // LoadMapServer reads the configuration of a map-server. The error is an
@@ -109,6 +119,15 @@ func (c *MapServer) read(o *object) {
 	if m, ok := o.get("request_rate").object(); ok {
 		c.RequestRate.PerSource = int(m.get("per_source").integer(1, 100_000_000, 10_000))
 		c.RequestRate.Burst = int(m.get("burst").integer(1, 100_000_000, 20_000))
+		m.end()
+	}
+	c.ReplyRate = ReplyRate{Every: 3 * time.Second, Burst: 3}
+	if m, ok := o.get("reply_rate").object(); ok {
+		every := m.get("every")
+		if c.ReplyRate.Every = every.duration(time.Millisecond, time.Minute, 3*time.Second); c.ReplyRate.Every%time.Millisecond != 0 {
+			every.fail("found %v, expected whole milliseconds", c.ReplyRate.Every)
+		}
+		c.ReplyRate.Burst = int(m.get("burst").integer(1, 1000, 3))
 		m.end()
 	}
 	c.API = o.get("api").api("/run/eidolon/mapserver.sock")

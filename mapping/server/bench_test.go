@@ -123,6 +123,7 @@ func TestRequestAllocations(t *testing.T) {
 func benchServer(b *testing.B, n int) (*Server, []*mapping.Record) {
 	cfg := twoSites()
 	cfg.RequestRate = RequestRate{PerSource: 1 << 30, Burst: 1 << 30}
+	cfg.ReplyRate = ReplyRate{Every: time.Millisecond, Burst: MaxReplyBurst}
 	s, err := New(context.Background(), cfg, nil)
 	if err != nil {
 		b.Fatal(err)

@@ -27,6 +27,9 @@ type Config struct {
 	// RequestRate limits Map-Requests by source. A zero field takes the
 	// default.
 	RequestRate RequestRate
+	// ReplyRate limits Map-Replies by ITR-RLOC and EID-prefix. A zero field
+	// takes the default.
+	ReplyRate ReplyRate
 	// MaxReply4 and MaxReply6 are the octets of a Map-Reply sent over IPv4
 	// and IPv6 that may not be exceeded by adding more-specifics; 0 takes
 	// what fits in a packet of 576 or 1280 octets (RFC 9301 section 5).
@@ -103,6 +106,21 @@ type RequestRate struct {
 	PerSource, Burst int
 }
 
+// ReplyRate is a token bucket for each pair of ITR-RLOC and EID-prefix (RFC
+// 9301 section 5.4).
+type ReplyRate struct {
+	// Every is the time that makes one Map-Reply, in whole milliseconds up
+	// to a minute; Burst, up to 1000, is how many may follow each other.
+	Every time.Duration
+	Burst int
+}
+
+// Bounds of ReplyRate.
+const (
+	MaxReplyEvery = time.Minute
+	MaxReplyBurst = 1000
+)
+
 // Limits of our own.
 const (
 	// DefaultMaxRegistrations is generous for a site of any size, and still
@@ -113,6 +131,9 @@ const (
 	// defaultPerSource and defaultBurst are more than an xTR needs, and less
 	// than what keeps the server busy.
 	defaultPerSource, defaultBurst = 10_000, 20_000
+	// replyBurst is how many Map-Replies to one (ITR-RLOC, EID-prefix) may
+	// follow each other: an ITR asks again after 1 s when one was lost.
+	replyBurst = 3
 	// defaultRegisterQueue is some tenths of a second of registrations.
 	defaultRegisterQueue = 1024
 	// maxRequestRecords bounds the work for one Map-Request; senders put one
@@ -125,6 +146,10 @@ const (
 	// registrationTimeout is the life of a registration without the T bit
 	// (section 8.2).
 	registrationTimeout = 3 * time.Minute
+	// replySpacing: one Map-Reply in 3 s for each destination RLOC (section
+	// 5.4); here for each (RLOC, EID-prefix), so that questions about
+	// several EIDs do not starve each other.
+	replySpacing = 3 * time.Second
 	// maxReply4 and maxReply6 are the payloads of IP packets of 576 and 1280
 	// octets (section 5).
 	maxReply4 = 576 - 20 - 8
@@ -197,6 +222,9 @@ func (c *Config) Validate() error {
 	}
 	if c.RequestRate.PerSource < 0 || c.RequestRate.Burst < 0 || c.MaxReply4 < 0 || c.MaxReply6 < 0 || c.RegisterQueue < 0 {
 		fail("a limit is negative")
+	}
+	if r := c.ReplyRate; r.Every < 0 || r.Every > MaxReplyEvery || r.Every%time.Millisecond != 0 || r.Burst < 0 || r.Burst > MaxReplyBurst {
+		fail("a reply rate of one every %v, %d at once; possible are whole milliseconds up to %v, and up to %d at once", r.Every, r.Burst, MaxReplyEvery, MaxReplyBurst)
 	}
 	return errors.Join(errs...)
 }

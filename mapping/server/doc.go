@@ -45,4 +45,14 @@
 //     packet, or one of them is not ours to answer for, it holds one record:
 //     the longest match, narrowed to the largest part that holds the requested
 //     address and none of the more-specifics.
+//
+// # What an attacker can make it send
+//
+// The ITR-RLOC of a Map-Request and the source of any message may be forged.
+// So no address gets more than 1.5 times the octets of the IP packets that
+// asked to be answered there: see credits. A Map-Reply that would be longer is
+// reduced to one record, and dropped when that is too long as well; a
+// Map-Notify that would be longer acknowledges the xTR's own records, without
+// the sets that were merged in. Map-Requests are forwarded only to RLOCs that a
+// site registered with its key.
 package server

@@ -21,6 +21,7 @@ type register struct {
 	flags    mapping.RegisterFlags
 	records  []*mapping.Record // normalised
 	src, dst netip.AddrPort
+	octets   int // of the packet that it came in
 }
 
 func (reg *register) nonceKey() nonceKey {
@@ -50,7 +51,7 @@ func (r *reader) register(now time.Time, msg []byte, src, dst netip.AddrPort) *r
 		return nil
 	}
 	// From here on the sender is one that the site trusts.
-	reg := &register{site: owner, key: key, src: src, dst: dst}
+	reg := &register{site: owner, key: key, src: src, dst: dst, octets: onWire(len(msg), src.Addr())}
 	if err := reg.msg.Decode(bytes.Clone(msg)); err != nil {
 		s.counters.inc(dropMalformed) // can't be: it was decoded before
 		return nil
@@ -143,39 +144,62 @@ func (s *Server) mayLog(now time.Time) bool {
 
 // notify builds the Map-Notify that acknowledges reg: its fields copied, its
 // records as they are registered now where others' sets were merged in (RFC
-// 9301 sections 5.6 and 5.7).
+// 9301 sections 5.6 and 5.7). Where that would be too much for the length of
+// the Map-Register, whose source can be a forged one, its records are copied.
 func (s *Server) notify(t *table, reg *register) (datagram, error) {
+	recs := reg.msg.Records
+	if reg.flags&mapping.MergeSet != 0 {
+		merged, err := reg.merged(t)
+		if err != nil {
+			return datagram{}, err
+		}
+		recs = merged
+	}
+	to := reg.notifyTo()
+	b, err := reg.sign(recs)
+	if err != nil {
+		return datagram{}, err
+	}
+	account := s.credits.of(to.Addr())
+	if !account.spend(reg.octets, onWire(len(b), to.Addr())) {
+		s.counters.inc(reducedMapNotifies)
+		if b, err = reg.sign(reg.msg.Records); err != nil {
+			return datagram{}, err
+		}
+		account.spend(0, onWire(len(b), to.Addr()))
+	}
+	return datagram{payload: b, src: reg.dst, dst: to}, nil
+}
+
+// merged returns the records of reg as they are registered now, with the sets
+// of other xTRs.
+func (reg *register) merged(t *table) (wire.Records, error) {
+	recs := make([]*mapping.Record, len(reg.records))
+	for i, rec := range reg.records {
+		recs[i] = rec
+		v, _ := t.Get(rec.EID)
+		if n, ok := v.(*node); ok && n.registered != nil {
+			recs[i] = n.registered
+		}
+	}
+	return wire.NewRecords(recs...)
+}
+
+// sign returns the Map-Notify to reg with these records.
+func (reg *register) sign(recs wire.Records) ([]byte, error) {
 	m := wire.MapNotify{
 		Nonce:    reg.msg.Nonce,
 		Auth:     wire.Authentication{KeyID: reg.key.ID, Algorithm: uint8(reg.key.Algorithm), Data: make([]byte, len(reg.msg.Auth.Data))},
-		Records:  reg.msg.Records,
+		Records:  recs,
 		HasXTRID: reg.msg.HasXTRID,
 		XTRID:    reg.msg.XTRID,
 		SiteID:   reg.msg.SiteID,
 	}
-	if reg.flags&mapping.MergeSet != 0 {
-		recs := make([]*mapping.Record, len(reg.records))
-		for i, rec := range reg.records {
-			recs[i] = rec
-			v, _ := t.Get(rec.EID)
-			if n, ok := v.(*node); ok && n.registered != nil {
-				recs[i] = n.registered
-			}
-		}
-		merged, err := wire.NewRecords(recs...)
-		if err != nil {
-			return datagram{}, err
-		}
-		m.Records = merged
-	}
 	b, err := m.AppendBinary(nil)
 	if err != nil {
-		return datagram{}, err
+		return nil, err
 	}
-	if err := auth.Sign(b, reg.key); err != nil {
-		return datagram{}, err
-	}
-	return datagram{payload: b, src: reg.dst, dst: reg.notifyTo()}, nil
+	return b, auth.Sign(b, reg.key)
 }
 
 // notifyTo is where the Map-Notify goes; the package documentation has the

@@ -65,7 +65,7 @@ func (r *reader) take(now time.Time, msg []byte, src, dst netip.AddrPort) (reg *
 			r.s.malformed(now, err, src)
 			return nil
 		}
-		r.request(request{now: now, msg: msg, from: src, src: src, local: dst})
+		r.request(request{now: now, msg: msg, octets: len(msg), from: src, src: src, local: dst})
 	case wire.TypeECM:
 		r.encapsulated(now, msg, src, dst)
 	case wire.TypeMapRegister:
@@ -101,16 +101,17 @@ func (r *reader) encapsulated(now time.Time, msg []byte, src, dst netip.AddrPort
 		return
 	}
 	r.s.counters.inc(encapsulatedMapRequests)
-	r.request(request{now: now, msg: r.ecm.Message, from: src, src: r.ecm.Src, target: r.ecm.Dst, hops: r.ecm.HopLimit, local: dst})
+	r.request(request{now: now, msg: r.ecm.Message, octets: len(msg), from: src, src: r.ecm.Src, target: r.ecm.Dst, hops: r.ecm.HopLimit, local: dst})
 }
 
 // request is what is known of a Map-Request besides its fields.
 type request struct {
-	now   time.Time
-	msg   []byte         // as it was received
-	from  netip.AddrPort // who sent it to us
-	src   netip.AddrPort // whose Map-Request it is: the inner source of an ECM
-	local netip.AddrPort // our address that it came to
+	now    time.Time
+	msg    []byte         // as it was received
+	octets int            // of the whole message, the ECM too
+	from   netip.AddrPort // who sent it to us
+	src    netip.AddrPort // whose Map-Request it is: the inner source of an ECM
+	local  netip.AddrPort // our address that it came to
 	// target and hops are the inner destination and hop limit of an ECM.
 	target netip.AddrPort
 	hops   uint8
@@ -152,6 +153,10 @@ func (r *reader) request(q request) {
 	if itr.Is4() {
 		reply.limit = s.maxReply4
 	}
+	if itr.IsValid() {
+		reply.credit, reply.received = s.credits.of(itr), onWire(q.octets, q.from.Addr())
+		reply.limit = min(reply.limit, reply.credit.available(reply.received)-onWire(0, itr))
+	}
 	for _, rec := range m.EIDs {
 		e, err := rec.EID.EID(rec.MaskLen)
 		if err != nil {
@@ -169,6 +174,10 @@ func (r *reader) request(q request) {
 		// this does not keep a Map-Request from being forwarded.
 		if !itr.IsValid() {
 			s.counters.inc(dropNoITRRLOC)
+			continue
+		}
+		if !s.replies.allow(s.age(q.now), itr, r.found[0].EID) {
+			s.counters.inc(dropReplyRate)
 			continue
 		}
 		reply.add()
@@ -410,6 +419,8 @@ type reply struct {
 	r        *reader
 	dst      netip.AddrPort
 	limit    int // octets
+	credit   credit
+	received int // octets that the Map-Request was on the wire
 	at       int // where it begins in r.reply
 	n        int // records
 	begun    bool
@@ -448,7 +459,8 @@ func (p *reply) add() {
 	p.n = n
 }
 
-// send puts the Map-Reply, if there is one, among the reader's datagrams.
+// send puts the Map-Reply, if there is one, among the reader's datagrams,
+// unless it is too long for what was received.
 func (p *reply) send(local netip.AddrPort) {
 	r := p.r
 	if p.n == 0 {
@@ -458,6 +470,11 @@ func (p *reply) send(local netip.AddrPort) {
 		return
 	}
 	msg := r.reply[p.at:len(r.reply):len(r.reply)]
+	if !p.credit.spend(p.received, onWire(len(msg), p.dst.Addr())) {
+		r.s.counters.inc(dropAmplification)
+		r.reply = r.reply[:p.at]
+		return
+	}
 	msg[countOffset] = uint8(p.n)
 	d := datagram{payload: msg, dst: p.dst}
 	if p.dst.Addr().Is4() == local.Addr().Is4() {

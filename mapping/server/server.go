@@ -35,6 +35,8 @@ type Server struct {
 	table      atomic.Pointer[table]
 	counters   counters
 	limiter    *limiter
+	replies    *replyLimiter
+	credits    *credits
 	refusals   *rate.Limiter // of log lines
 	suppressed atomic.Uint64 // log lines since the last
 	mappings   atomic.Int64
@@ -87,6 +89,8 @@ func New(ctx context.Context, cfg Config, store mapping.Store) (*Server, error) 
 		maxReply4: cfg.MaxReply4,
 		maxReply6: cfg.MaxReply6,
 		limiter:   newLimiter(cfg.RequestRate),
+		replies:   newReplyLimiter(cfg.ReplyRate),
+		credits:   newCredits(),
 		refusals:  rate.NewLimiter(5, 20),
 		nonces:    make(map[nonceKey]*nonceState),
 		sharing:   newInterner(),

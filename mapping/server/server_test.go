@@ -177,6 +177,9 @@ type bench struct {
 	store *memStore
 	now   time.Time
 	nonce uint64
+	// strict leaves the limits on answers as they are configured; else
+	// every ITR of the test has credit.
+	strict bool
 }
 
 func newBench(t testing.TB, cfg Config, store *memStore) *bench {
@@ -188,6 +191,9 @@ func newBenchAt(t testing.TB, cfg Config, store *memStore, now time.Time) *bench
 	t.Helper()
 	b := &bench{t: t, store: store, now: now, nonce: 1000}
 	cfg.Now = func() time.Time { return b.now }
+	if cfg.ReplyRate == (ReplyRate{}) {
+		cfg.ReplyRate = ReplyRate{Every: time.Millisecond, Burst: MaxReplyBurst}
+	}
 	var kept mapping.Store
 	if store != nil {
 		kept = store
@@ -204,7 +210,7 @@ func newBenchAt(t testing.TB, cfg Config, store *memStore, now time.Time) *bench
 func (b *bench) restart(cfg Config) *bench {
 	b.t.Helper()
 	n := newBenchAt(b.t, cfg, b.store, b.now)
-	n.nonce = b.nonce
+	n.nonce, n.strict = b.nonce, b.strict
 	return n
 }
 
@@ -378,6 +384,11 @@ func (q asking) defaults() asking {
 func (b *bench) ask(q asking) []datagram {
 	b.t.Helper()
 	q = q.defaults()
+	if !b.strict {
+		for _, a := range q.itr {
+			b.s.credits.of(a).spend(maxCredit, 0)
+		}
+	}
 	return b.deliver(encodeRequest(b.t, q), q.from, q.to)
 }
 

@@ -20,6 +20,7 @@ const (
 	acceptedMapRegisters
 	repeatedMapRegisters
 	mapNotifies
+	reducedMapNotifies
 	expiredRegistrations
 	storeCommits
 	storeErrors
@@ -37,6 +38,8 @@ const (
 	dropNotIPEID
 	dropTooManyRecords
 	dropRateLimited
+	dropReplyRate
+	dropAmplification
 	dropHopLimit
 	dropNoETR
 	dropTooLarge
@@ -68,6 +71,7 @@ var counterNames = [numCounters]string{
 	acceptedMapRegisters:    "accepted_map_registers",
 	repeatedMapRegisters:    "repeated_map_registers",
 	mapNotifies:             "map_notifies",
+	reducedMapNotifies:      "reduced_map_notifies",
 	expiredRegistrations:    "expired_registrations",
 	storeCommits:            "store_commits",
 	storeErrors:             "store_errors",
@@ -83,6 +87,8 @@ var counterNames = [numCounters]string{
 	dropNotIPEID:            "drop_not_ip_eid",
 	dropTooManyRecords:      "drop_too_many_records",
 	dropRateLimited:         "drop_rate_limited",
+	dropReplyRate:           "drop_reply_rate",
+	dropAmplification:       "drop_amplification",
 	dropHopLimit:            "drop_hop_limit",
 	dropNoETR:               "drop_no_etr",
 	dropTooLarge:            "drop_too_large",
