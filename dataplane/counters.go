@@ -32,6 +32,12 @@ const (
 	HostWrites                     // system calls, or the like, that wrote to it
 	MTULowered                     // path MTUs lowered by ICMP or by the kernel
 
+	HeaderBitsIgnored // packets with a nonce or locator-status-bits, which are not looked at
+	HeardLost         // outer sources not noted: the memory of them was full
+	VersionQueued     // findings about map-versions handed to the control plane
+	VersionRepeated   // findings not handed over: the same was a moment ago
+	VersionLost       // findings not handed over: the queue was full
+
 	numCounters
 )
 
@@ -56,6 +62,12 @@ var counterNames = [numCounters]string{
 	HostReads:       "host_reads",
 	HostWrites:      "host_writes",
 	MTULowered:      "mtu_lowered",
+
+	HeaderBitsIgnored: "header_bits_ignored",
+	HeardLost:         "heard_lost",
+	VersionQueued:     "version_queued",
+	VersionRepeated:   "version_repeated",
+	VersionLost:       "version_lost",
 }
 
 // String returns the stable snake_case name.

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/eidolon-lisp/eidolon/encap"
+	"github.com/eidolon-lisp/eidolon/mapping"
 )
 
 // Decap is a worker on the way in: packets come from the underlay and go to
@@ -19,7 +20,9 @@ type Decap struct {
 	flow   encap.Flow
 	header encap.Header
 	outer  netip.Addr // outer source that was checked in this batch
+	heard  netip.Addr // outer source that was noted in this batch
 	last   admission
+	odd    uint64   // packets of this batch with nonce or status bits
 	pkts   []Packet // of Run
 }
 
@@ -30,6 +33,12 @@ type admission struct {
 	src, dst netip.Addr // inner
 	host     *hostQueue
 	drop     DropReason
+
+	// Of the packets with map-versions among them.
+	judged  bool
+	pair    uint32
+	rloc    netip.Addr
+	version DropReason
 }
 
 // hostQueue gathers the packets of a batch that go to one instance.
@@ -75,7 +84,7 @@ func (d *Decap) Run(r Receiver) error {
 // again when it returns.
 func (d *Decap) Batch(pkts []Packet) {
 	s := d.f.fib.Snapshot()
-	d.last.valid, d.outer = false, netip.Addr{}
+	d.last.valid, d.outer, d.heard, d.odd = false, netip.Addr{}, netip.Addr{}, 0
 	for i := range pkts {
 		if drop := d.packet(s, &pkts[i]); drop != NotDropped {
 			d.c.Drop(drop, 1)
@@ -85,6 +94,9 @@ func (d *Decap) Batch(pkts []Packet) {
 		d.deliver(q)
 	}
 	d.used = d.used[:0]
+	if d.odd > 0 {
+		d.c.Add(HeaderBitsIgnored, d.odd)
+	}
 }
 
 // packet queues the inner packet of p, or says why not. The order of checks is
@@ -106,8 +118,10 @@ func (d *Decap) packet(s *Snapshot, p *Packet) DropReason {
 		return DropOuterTruncated
 	case h.KeyID != 0:
 		return DropEncrypted
-	case h.HasVersions:
+	case h.HasVersions && d.f.versions == nil:
 		return DropMapVersion // ours have the null version
+	case h.HasNonce || h.HasStatus:
+		d.odd++ // they could be forged: nothing follows (RFC 9300 section 4.1)
 	}
 	f, pkt := &d.flow, p.Data[encap.HeaderLen:]
 	a := &d.last
@@ -121,7 +135,7 @@ func (d *Decap) packet(s *Snapshot, p *Packet) DropReason {
 		return drop
 	}
 	if !a.valid || a.src != f.Src || a.dst != f.Dst {
-		a.valid, a.src, a.dst, a.drop = true, f.Src, f.Dst, addresses(&f.Key)
+		a.valid, a.judged, a.src, a.dst, a.drop = true, false, f.Src, f.Dst, addresses(&f.Key)
 		switch {
 		case a.drop != NotDropped:
 		case !s.Local(h.IID, f.Dst):
@@ -133,6 +147,15 @@ func (d *Decap) packet(s *Snapshot, p *Packet) DropReason {
 	if a.drop != NotDropped {
 		return a.drop
 	}
+	if h.HasVersions {
+		pair := versionPair(mapping.Version(h.SrcVersion), mapping.Version(h.DstVersion))
+		if !a.judged || a.pair != pair || a.rloc != p.Src {
+			a.judged, a.pair, a.rloc, a.version = true, pair, p.Src, d.checkVersions(s, p.Src)
+		}
+		if a.version != NotDropped {
+			return a.version
+		}
+	}
 	switch encap.ApplyOuter(pkt, p.TTL, p.TOS) {
 	case encap.MustDrop:
 		return DropCongestion
@@ -142,6 +165,12 @@ func (d *Decap) packet(s *Snapshot, p *Packet) DropReason {
 	q := a.host
 	if len(q.pkts) == 0 {
 		d.used = append(d.used, q)
+	}
+	if p.Src != d.heard {
+		d.heard = p.Src
+		if !d.f.heard.add(p.Src) {
+			d.c.Add(HeardLost, 1)
+		}
 	}
 	q.pkts = append(q.pkts, pkt)
 	q.bytes += uint64(len(pkt))

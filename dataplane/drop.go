@@ -49,7 +49,7 @@ const (
 
 	DropOuterTruncated      // no whole LISP header, or the datagram did not fit its buffer
 	DropEncrypted           // key-id set; payloads are not decrypted
-	DropMapVersion          // V bit for a mapping that has no version (RFC 9302 section 6.1)
+	DropMapVersion          // V bit for a mapping that has no version, or a null destination version (RFC 9302 section 6.1)
 	DropOuterSource         // an outer source that can't be a tunnel router, or is ourselves
 	DropUnknownInstance     // no such instance-ID here
 	DropDestinationNotLocal // the inner destination is no local EID of the instance
@@ -65,6 +65,11 @@ const (
 
 	DropHostQueue     // the host side's queue was full
 	DropReceiveBuffer // a receiving socket's buffer was full
+
+	// Of map-versions, on the way in.
+
+	DropVersionNewer // a destination version that this site has not reached (RFC 9302 section 7.1)
+	DropVersionOld   // an old source version, or an old destination version that telling did not change
 
 	numDropReasons
 )
@@ -109,6 +114,8 @@ var dropNames = [numDropReasons]string{
 	DropHostWrite:           "host_write",
 	DropHostQueue:           "host_queue",
 	DropReceiveBuffer:       "receive_buffer",
+	DropVersionNewer:        "version_newer",
+	DropVersionOld:          "version_old",
 }
 
 // String returns the stable snake_case name; the counter's name is "drop_"

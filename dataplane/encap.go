@@ -53,6 +53,7 @@ type run struct {
 	rloc  *RLOC
 	src   netip.Addr // outer source
 	hash  uint32
+	pair  uint32 // map-versions to send; 0 for none
 	drop  DropReason
 	miss  bool
 	told  bool // an ICMP message was sent, or refused by the limit
@@ -224,6 +225,9 @@ func (e *Encap) decide(s *Snapshot, now time.Time) {
 	r.hash = f.Hash()
 	r.rloc = r.entry.RLOC(r.hash)
 	r.src = s.Source(r.rloc.addr)
+	if e.f.versions != nil {
+		r.pair = s.outgoing(e.iid, f.Src, r.entry)
+	}
 }
 
 // endRun adds the run's packets to the counters that all workers share.
@@ -243,6 +247,9 @@ func (e *Encap) endRun() {
 func (e *Encap) emit(buf, body []byte, fragmentable bool) {
 	r := &e.run
 	encap.PutHeader(buf, e.iid)
+	if r.pair != 0 {
+		encap.PutVersions(buf, r.pair)
+	}
 	r.packets++
 	r.bytes += uint64(len(buf) - encap.HeaderLen + len(body))
 	e.out = append(e.out, Packet{

@@ -25,6 +25,8 @@ const (
 // LocalEID is a prefix of this site.
 type LocalEID struct {
 	EID mapping.EID
+	// Version is its map-version, for planes with map-versioning.
+	Version mapping.Version
 }
 
 // FIB is the forwarding table: an immutable Snapshot behind an atomic pointer,
@@ -44,7 +46,7 @@ type FIB struct {
 // Snapshot is one state of the FIB. It does not change.
 type Snapshot struct {
 	entries mapping.Table[*Entry]
-	local   mapping.Table[struct{}]
+	local   mapping.Table[mapping.Version]
 	src4    netip.Addr
 	src6    netip.Addr
 }
@@ -116,9 +118,9 @@ func (f *FIB) SetLocal(local []LocalEID) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := *f.snap.Load()
-	ed := new(mapping.Table[struct{}]).Edit(len(local))
+	ed := new(mapping.Table[mapping.Version]).Edit(len(local))
 	for _, l := range local {
-		ed.Insert(l.EID, struct{}{})
+		ed.Insert(l.EID, l.Version)
 	}
 	s.local = *ed.Table()
 	f.publish(&s)
@@ -250,7 +252,7 @@ func (f *FIB) compile(eid mapping.EID, r *mapping.Record, expires time.Time, use
 	var best []mapping.Locator
 	e.drop = DropNoLocator
 	for _, l := range r.Locators {
-		if !l.Usable() {
+		if !l.Usable() || !encap.Routable(l.Addr) {
 			continue
 		}
 		if !s.Source(l.Addr).IsValid() {

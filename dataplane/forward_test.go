@@ -187,6 +187,7 @@ func TestDropReasons(t *testing.T) {
 	reached := map[dataplane.DropReason]bool{
 		dataplane.DropHostQueue: true, dataplane.DropReceiveBuffer: true, // the kernel's, in dataplane/tun
 		dataplane.DropHoldFull: true, dataplane.DropHoldTimeout: true, // TestHoldLimits, TestHoldTimeout
+		dataplane.DropVersionNewer: true, dataplane.DropVersionOld: true, // TestDP25_ReceivedVersions
 	}
 	for _, c := range tests {
 		reached[c.want] = true

@@ -3,6 +3,7 @@ package dataplane
 import (
 	"context"
 	"iter"
+	"net/netip"
 	"time"
 )
 
@@ -10,6 +11,11 @@ import (
 type Config struct {
 	// Miss says what becomes of packets without a mapping.
 	Miss MissPolicy
+	// MapVersioning sends and checks map-versions (RFC 9302). Only for an
+	// underlay where nobody forges packets: never on the public Internet
+	// (section 8). Without it a packet that carries versions is dropped, as
+	// all mappings have the null version then (section 6.1).
+	MapVersioning bool
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
@@ -17,22 +23,27 @@ type Config struct {
 // Forwarder is the core of a plane: it makes the workers and holds what they
 // share. All methods may be called from any goroutine.
 type Forwarder struct {
-	fib    *FIB
-	now    func() time.Time
-	stats  Stats
-	watch  <-chan struct{} // of the FIB, for RunHold
-	misses *misses
-	hold   *hold // nil when the policy is to drop
+	fib      *FIB
+	now      func() time.Time
+	stats    Stats
+	watch    <-chan struct{} // of the FIB, for RunHold
+	misses   *misses
+	hold     *hold // nil when the policy is to drop
+	heard    *heard
+	versions *versions // nil without map-versioning
 }
 
 // NewForwarder returns a core that forwards by fib. It starts no goroutine.
 func NewForwarder(fib *FIB, cfg Config) *Forwarder {
-	f := &Forwarder{fib: fib, now: cfg.Now, watch: fib.Watch(), misses: newMisses()}
+	f := &Forwarder{fib: fib, now: cfg.Now, watch: fib.Watch(), misses: newMisses(), heard: newHeard()}
 	if f.now == nil {
 		f.now = time.Now
 	}
 	if cfg.Miss.Hold {
 		f.hold = newHold(cfg.Miss)
+	}
+	if cfg.MapVersioning {
+		f.versions = newVersions()
 	}
 	return f
 }
@@ -43,6 +54,21 @@ func (f *Forwarder) FIB() *FIB { return f.fib }
 // Misses returns the queue of destinations that want a mapping. It is bounded;
 // what finds it full is counted and lost.
 func (f *Forwarder) Misses() <-chan Miss { return f.misses.queue }
+
+// Heard returns the outer sources of packets that were decapsulated since the
+// last call, at most 4096, in no order; what found no room is counted. It is
+// for one caller, who tells their sites when a mapping changes (RFC 9301
+// section 6.1).
+func (f *Forwarder) Heard() []netip.Addr { return f.heard.drain() }
+
+// Versions returns the queue of what map-versions say. It is bounded; what
+// finds it full is counted and lost. Nothing comes without map-versioning.
+func (f *Forwarder) Versions() <-chan VersionEvent {
+	if f.versions == nil {
+		return nil
+	}
+	return f.versions.queue
+}
 
 // Counters returns new counters that are part of Stats, for a part of the
 // plane outside of the core.

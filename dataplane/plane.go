@@ -13,6 +13,12 @@ type Plane interface {
 	Run(ctx context.Context) error
 	// Misses returns the destinations for which a mapping is wanted.
 	Misses() <-chan Miss
+	// Heard returns the outer sources of packets that were decapsulated since
+	// the last call, at most 4096, in no order. It is for one caller.
+	Heard() []netip.Addr
+	// Versions returns what map-versions of received packets say about
+	// mappings; nothing comes without map-versioning.
+	Versions() <-chan VersionEvent
 	// Stats returns name and value of every counter and every drop reason.
 	Stats() iter.Seq2[string, uint64]
 }

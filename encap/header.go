@@ -163,3 +163,10 @@ func PutHeader(b []byte, iid uint32) {
 	binary.BigEndian.PutUint32(b, flags<<24)
 	binary.BigEndian.PutUint32(b[4:], iid<<8)
 }
+
+// PutVersions sets in the header that PutHeader wrote to b the V bit and the
+// map-versions (RFC 9302 section 4): source version << 12 | destination
+// version, 12 bits each.
+func PutVersions(b []byte, pair uint32) {
+	binary.BigEndian.PutUint32(b, uint32(b[0]|flagV)<<24|pair&maxNonce)
+}

@@ -37,7 +37,8 @@ func main() {
 	}.Main(os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// usageRound is how often the map-cache hears which entries carried traffic.
+// usageRound is how often the control plane hears which entries of the
+// map-cache carried traffic, and from which RLOCs packets came.
 const usageRound = 5 * time.Second
 
 func run(ctx context.Context, path string) error {
@@ -95,7 +96,7 @@ func run(ctx context.Context, path string) error {
 		defer stopPlane()
 		return x.Run(ctx, conn, misses)
 	})
-	g.Go(func() error { return pass(ctx, fib, plane, x, misses) })
+	g.Go(func() error { return pass(ctx, usageRound, fib, plane, x, misses) })
 	g.Go(func() error {
 		return api.Serve(ctx, api.Config{Socket: cfg.API.Socket, Logger: log},
 			api.Admin("xtr", concat(x.Stats, plane.Stats)), api.Router(x))
@@ -103,10 +104,17 @@ func run(ctx context.Context, path string) error {
 	return g.Wait()
 }
 
-// pass carries misses from the plane to the control plane, and back which
-// entries are in use.
-func pass(ctx context.Context, fib *dataplane.FIB, plane dataplane.Plane, x *xtr.XTR, misses chan<- xtr.Miss) error {
-	round := time.NewTicker(usageRound)
+// control is what the control plane wants to know of the data plane besides
+// misses.
+type control interface {
+	Used([]mapping.EID)
+	Heard([]netip.Addr)
+}
+
+// pass carries misses from the plane to the control plane, and in rounds which
+// entries of the map-cache are in use and from where packets came.
+func pass(ctx context.Context, every time.Duration, fib *dataplane.FIB, plane dataplane.Plane, x control, misses chan<- xtr.Miss) error {
+	round := time.NewTicker(every)
 	defer round.Stop()
 	for {
 		select {
@@ -120,6 +128,7 @@ func pass(ctx context.Context, fib *dataplane.FIB, plane dataplane.Plane, x *xtr
 			var used []mapping.EID
 			fib.Usage(func(e mapping.EID, _, _ uint64) { used = append(used, e) })
 			x.Used(used)
+			x.Heard(plane.Heard())
 		case <-ctx.Done():
 			return nil
 		}

@@ -1,18 +1,23 @@
 package main
 
 import (
+	"context"
 	"log/slog"
 	"net/netip"
 	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/eidolon-lisp/eidolon/dataplane"
 	"github.com/eidolon-lisp/eidolon/internal/config"
 	"github.com/eidolon-lisp/eidolon/internal/netns"
 	"github.com/eidolon-lisp/eidolon/internal/udp"
 	"github.com/eidolon-lisp/eidolon/mapping"
 	"github.com/eidolon-lisp/eidolon/mapping/wire"
+	"github.com/eidolon-lisp/eidolon/mapping/xtr"
 )
 
 // TestLocalLocators: every locator that is returned can be listened on, a new
@@ -83,4 +88,53 @@ func TestWithoutOneFamily(t *testing.T) {
 	if c := controlConfig(cfg, []netip.Addr{netip.MustParseAddr("192.0.2.1")}, nil, log); len(c.MapResolvers) != 1 {
 		t.Errorf("map-resolvers %v: none is left to complain about", c.MapResolvers)
 	}
+}
+
+// plane has what a data plane tells the control plane.
+type plane struct {
+	dataplane.Plane
+	misses chan dataplane.Miss
+	heard  []netip.Addr
+}
+
+func (p *plane) Misses() <-chan dataplane.Miss { return p.misses }
+
+func (p *plane) Heard() []netip.Addr {
+	h := p.heard
+	p.heard = nil
+	return h
+}
+
+// told has what the control plane was told.
+type told struct {
+	used  []mapping.EID
+	heard []netip.Addr
+}
+
+func (c *told) Used(eids []mapping.EID)  { c.used = append(c.used, eids...) }
+func (c *told) Heard(rlocs []netip.Addr) { c.heard = append(c.heard, rlocs...) }
+
+// TestPass: the control plane hears of misses at once, and in rounds of the
+// RLOCs that packets came from.
+func TestPass(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		p := &plane{misses: make(chan dataplane.Miss, 1), heard: []netip.Addr{netip.MustParseAddr("198.51.100.1")}}
+		c, misses, done := new(told), make(chan xtr.Miss), make(chan error, 1)
+		go func() { done <- pass(ctx, 5*time.Second, dataplane.NewFIB(), p, c, misses) }()
+		want := dataplane.Miss{IID: 7, Dst: netip.MustParseAddr("10.2.0.1"), Src: netip.MustParseAddr("10.1.0.1")}
+		p.misses <- want
+		if got := <-misses; got != xtr.Miss(want) {
+			t.Errorf("%+v, want %+v", got, want)
+		}
+		time.Sleep(11 * time.Second)
+		synctest.Wait()
+		if !slices.Equal(c.heard, []netip.Addr{netip.MustParseAddr("198.51.100.1")}) {
+			t.Errorf("heard of %v", c.heard)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }

@@ -54,6 +54,9 @@ type childConfig struct {
 	UplinkMTU int
 	Hold      bool
 	Entries   []entry
+	// Version, if not 0, is the map-version of all Locals, and switches
+	// map-versioning on.
+	Version mapping.Version
 	// DropCapability takes CAP_NET_ADMIN away before the plane starts.
 	DropCapability bool
 }
@@ -62,6 +65,7 @@ type childConfig struct {
 type entry struct {
 	EID      mapping.EID
 	Locators []mapping.Locator
+	Version  uint16
 	Removed  bool
 }
 
@@ -71,6 +75,8 @@ type answer struct {
 	Missing  []netip.Addr
 	Warnings []string
 	Misses   []dataplane.Miss
+	Heard    []netip.Addr
+	Versions []dataplane.VersionEvent
 	MTU      map[string]int
 	Mallocs  uint64
 }
@@ -80,7 +86,7 @@ func changes(entries []entry) []mapping.CacheChange {
 	for _, e := range entries {
 		c := mapping.CacheChange{EID: e.EID, Expires: time.Now().Add(time.Hour)}
 		if !e.Removed {
-			c.Record = &mapping.Record{EID: e.EID, TTL: 60, Locators: e.Locators}
+			c.Record = &mapping.Record{EID: e.EID, TTL: 60, Locators: e.Locators, Version: e.Version}
 		}
 		list = append(list, c)
 	}
@@ -109,11 +115,18 @@ func child() error {
 	fib.Apply(changes(cfg.Entries))
 	p, err := New(Config{
 		Instances: cfg.Instances, Locals: cfg.Locals, Sources: cfg.Sources, Table: cfg.Table, Queues: cfg.Queues,
-		UplinkMTU: cfg.UplinkMTU, Miss: dataplane.MissPolicy{Hold: cfg.Hold},
+		UplinkMTU: cfg.UplinkMTU, Miss: dataplane.MissPolicy{Hold: cfg.Hold}, MapVersioning: cfg.Version != 0,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	}, fib)
 	if err != nil {
 		return err
+	}
+	if cfg.Version != 0 {
+		var local []dataplane.LocalEID
+		for _, e := range cfg.Locals {
+			local = append(local, dataplane.LocalEID{EID: e, Version: cfg.Version})
+		}
+		fib.SetLocal(local)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -143,6 +156,12 @@ func child() error {
 			var m runtime.MemStats
 			runtime.ReadMemStats(&m)
 			a.Mallocs = m.Mallocs
+		case "heard":
+			a.Heard = p.Heard()
+		case "versions":
+			for len(p.Versions()) > 0 {
+				a.Versions = append(a.Versions, <-p.Versions())
+			}
 		case "misses":
 			for len(p.Misses()) > 0 {
 				a.Misses = append(a.Misses, <-p.Misses())

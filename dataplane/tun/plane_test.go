@@ -32,8 +32,9 @@ func onlyDrops(t *testing.T, a answer, allowed ...dataplane.DropReason) {
 	}
 }
 
-// All four combinations of families carry TCP both ways, unchanged.
-func TestTCP(t *testing.T) {
+// All four combinations of families carry TCP both ways, unchanged, and the
+// planes know from which RLOCs the packets came.
+func TestDP1_TCPThroughAllFamilies(t *testing.T) {
 	tp := newTopology(t)
 	for _, outer6 := range []bool{false, true} {
 		a, b := tp.sites(t, outer6)
@@ -52,8 +53,53 @@ func TestTCP(t *testing.T) {
 				t.Errorf("counters %v", s.Stats)
 			}
 		}
+		fromB, fromA := rlocB4, rlocA4
+		if outer6 {
+			fromB, fromA = rlocB6, rlocA6
+		}
+		if h := a.ask("heard").Heard; !slices.Equal(h, []netip.Addr{fromB}) {
+			t.Errorf("one site heard of %v, want %v", h, fromB)
+		}
+		if h := b.ask("heard").Heard; !slices.Equal(h, []netip.Addr{fromA}) {
+			t.Errorf("the other heard of %v, want %v", h, fromA)
+		}
 		a.exit()
 		b.exit()
+	}
+}
+
+// With map-versions on both sides traffic flows, with offloads; a site whose
+// mapping has gone on tells that packets come by the old one, and still takes
+// them.
+func TestDP25_VersionsOnTheWire(t *testing.T) {
+	tp := newTopology(t)
+	withVersion := func(c childConfig, own mapping.Version, other uint16) childConfig {
+		c.Version = own
+		for i := range c.Entries {
+			c.Entries[i].Version = other
+		}
+		return c
+	}
+	a := startXTR(t, tp.xtrA, withVersion(configA(rlocB4), 7, 4094))
+	b := startXTR(t, tp.xtrB, withVersion(configB(rlocA4), 4094, 7))
+	transfer(t, tp.hostA, tp.hostB, hostB4, 1<<20)
+	for _, x := range []*xtr{a, b} {
+		s := x.state()
+		onlyDrops(t, s, dataplane.DropTooBig)
+		if ev := x.ask("versions").Versions; len(ev) != 0 || s.Stats["decap_packets"] == 0 {
+			t.Errorf("told %+v, counters %v", ev, s.Stats)
+		}
+	}
+	b.exit()
+	b = startXTR(t, tp.xtrB, withVersion(configB(rlocA4), 1, 7)) // two after 4094, around the circle
+	transfer(t, tp.hostA, tp.hostB, hostB4, 1<<20)
+	want := dataplane.VersionEvent{Outdated: true, EID: eidB4, RLOC: rlocA4, Host: hostA4}
+	if ev := b.ask("versions").Versions; len(ev) == 0 || ev[0] != want {
+		t.Errorf("told %+v, want %+v", ev, want)
+	}
+	wantA := dataplane.VersionEvent{EID: eidB4, RLOC: rlocB4, Host: hostB4}
+	if ev := a.ask("versions").Versions; len(ev) == 0 || ev[0] != wantA {
+		t.Errorf("told %+v, want %+v", ev, wantA)
 	}
 }
 

@@ -68,6 +68,9 @@ type Config struct {
 	Queues int
 	// Miss says what becomes of packets without a mapping.
 	Miss dataplane.MissPolicy
+	// MapVersioning sends and checks map-versions; only for a trusted
+	// underlay. The versions of Locals are told to the FIB with SetLocal.
+	MapVersioning bool
 	// Logger gets what happens rarely; nil discards.
 	Logger *slog.Logger
 }
@@ -105,7 +108,7 @@ func New(cfg Config, fib *dataplane.FIB) (_ *Plane, err error) {
 		return nil, err
 	}
 	p := &Plane{
-		cfg: cfg, log: cfg.Logger, fib: fib, fwd: dataplane.NewForwarder(fib, dataplane.Config{Miss: cfg.Miss}),
+		cfg: cfg, log: cfg.Logger, fib: fib, fwd: dataplane.NewForwarder(fib, dataplane.Config{Miss: cfg.Miss, MapVersioning: cfg.MapVersioning}),
 		devices: make(map[uint32][]*queue), missing: slices.Clone(cfg.Sources),
 	}
 	p.c = p.fwd.Counters()
@@ -191,6 +194,12 @@ func firstOf(list []netip.Addr, ok func(netip.Addr) bool) netip.Addr {
 
 // Misses implements dataplane.Plane.
 func (p *Plane) Misses() <-chan dataplane.Miss { return p.fwd.Misses() }
+
+// Heard implements dataplane.Plane.
+func (p *Plane) Heard() []netip.Addr { return p.fwd.Heard() }
+
+// Versions implements dataplane.Plane.
+func (p *Plane) Versions() <-chan dataplane.VersionEvent { return p.fwd.Versions() }
 
 // Stats implements dataplane.Plane.
 func (p *Plane) Stats() iter.Seq2[string, uint64] {
