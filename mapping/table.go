@@ -108,6 +108,34 @@ func (t *Table[V]) Covered(e EID) iter.Seq2[EID, V] {
 	}
 }
 
+// Walker is Covered for those who walk for every packet: it allocates nothing
+// where no EID has a source. It is for one goroutine.
+type Walker[V any] struct {
+	visit func(EID, V) bool
+	iid   uint32
+	plain func(netip.Prefix, V) bool
+}
+
+// NewWalker returns a Walker that calls visit until it returns false.
+func NewWalker[V any](visit func(EID, V) bool) *Walker[V] {
+	w := &Walker[V]{visit: visit}
+	w.plain = func(p netip.Prefix, v V) bool { return w.visit(EID{IID: w.iid, Prefix: p}, v) }
+	return w
+}
+
+// Covered walks the EIDs of t that lie inside e, as Table.Covered does.
+func (w *Walker[V]) Covered(t *Table[V], e EID) {
+	in := t.instances[e.IID]
+	switch {
+	case in == nil:
+	case in.sourced == nil && !e.Source.IsValid():
+		w.iid = e.IID
+		in.any.Subnets(e.Prefix)(w.plain)
+	default:
+		t.Covered(e)(w.visit)
+	}
+}
+
 // Covering walks the EIDs that hold e, e itself included, most-specific first.
 func (t *Table[V]) Covering(e EID) iter.Seq2[EID, V] {
 	return func(yield func(EID, V) bool) {

@@ -20,7 +20,7 @@ type datagram struct {
 }
 
 // reader handles the messages that one goroutine receives. It owns what it
-// decodes into and encodes to, so that answering allocates little.
+// decodes into and encodes to, so that answering allocates nothing.
 type reader struct {
 	s   *Server
 	ecm wire.ECM
@@ -34,10 +34,17 @@ type reader struct {
 	reply []byte // of the Map-Replies
 
 	found   []*mapping.Record // the answer to one requested EID
-	scratch mapping.Record    // what of it is being encoded
+	made    mapping.Record    // one of them that is not in the table
+	walker  *mapping.Walker[entry]
+	more    more
+	scratch mapping.Record // what of it is being encoded
 }
 
-func (s *Server) newReader() *reader { return &reader{s: s} }
+func (s *Server) newReader() *reader {
+	r := &reader{s: s}
+	r.walker = mapping.NewWalker(r.addMore)
+	return r
+}
 
 // handle processes one message, which it borrows until it returns. out is what
 // to send, valid until the next call. reg is an authenticated Map-Register for
@@ -257,9 +264,9 @@ func (r *reader) resolve(t *table, e mapping.EID, authoritative bool, limit int)
 	}
 	part.Source = found.Source
 	if part != rec.EID {
-		narrowed := *rec
-		narrowed.EID = part
-		rec = &narrowed
+		r.made = *rec
+		r.made.EID = part
+		rec = &r.made
 	}
 	r.found = append(r.found[:0], rec)
 	return nil
@@ -280,21 +287,32 @@ func lookup(t *table, e mapping.EID) (found mapping.EID, v entry, ok bool) {
 // many for one Map-Reply, or when one of them is for an ETR to answer.
 func (r *reader) withMoreSpecifics(t *table, rec *mapping.Record, found mapping.EID, limit int) bool {
 	r.found = append(r.found[:0], rec)
-	size := replyHeader + recordSize(rec)
-	for e, v := range t.Covered(found) {
-		if e == found {
-			continue
-		}
-		if n, ok := v.(*node); ok && n.forward {
-			return false
-		}
-		more, _ := v.current()
-		if size += recordSize(more); size > limit || len(r.found) == wire.MaxRecords {
-			return false
-		}
-		r.found = append(r.found, more)
+	r.more = more{of: found, size: replyHeader + recordSize(rec), limit: limit, fits: true}
+	r.walker.Covered(t, found)
+	return r.more.fits
+}
+
+// more is the state of a walk of withMoreSpecifics.
+type more struct {
+	of          mapping.EID
+	size, limit int
+	fits        bool
+}
+
+// addMore takes one EID of the walk of withMoreSpecifics.
+func (r *reader) addMore(e mapping.EID, v entry) bool {
+	m := &r.more
+	if e == m.of {
+		return true
 	}
-	return true
+	rec, _ := v.current()
+	n, ok := v.(*node)
+	m.size += recordSize(rec)
+	m.fits = !(ok && n.forward) && m.size <= m.limit && len(r.found) < wire.MaxRecords
+	if m.fits {
+		r.found = append(r.found, rec)
+	}
+	return m.fits
 }
 
 // hole answers for an EID that nothing covers: a negative record for the
@@ -307,16 +325,18 @@ func (r *reader) hole(t *table, e mapping.EID, limit int) bool {
 	if !ok || hole.Prefix.Bits() > e.Prefix.Bits() {
 		if !e.IsHost() {
 			all := mapping.EID{IID: e.IID, Prefix: e.Prefix}
-			return r.withMoreSpecifics(t, negative(all), all, limit)
+			return r.withMoreSpecifics(t, r.negative(all), all, limit)
 		}
 		hole = mapping.HostEID(e.IID, addr) // only EIDs with a source hold it
 	}
-	r.found = append(r.found[:0], negative(hole))
+	r.found = append(r.found[:0], r.negative(hole))
 	return true
 }
 
-func negative(e mapping.EID) *mapping.Record {
-	return mapping.NegativeRecord(e, mapping.NativelyForward, mapping.NegativeTTL)
+// negative returns the record of a hole, in r.made.
+func (r *reader) negative(e mapping.EID) *mapping.Record {
+	r.made = mapping.Record{EID: e, TTL: mapping.NegativeTTL, Action: mapping.NativelyForward}
+	return &r.made
 }
 
 // forward sends the Map-Request as it is to one of the ETRs of n (RFC 9301

@@ -128,9 +128,16 @@ func EIDAddress(iid uint32, ip netip.Addr) Address {
 	if iid == 0 {
 		return IPAddress(ip)
 	}
-	b := make([]byte, 0, lcafHeader+4+18)
-	b, _ = InstanceID{IID: iid, Address: IPAddress(ip)}.AppendBinary(b)
-	return Address{b}
+	return Address{appendEID(make([]byte, 0, lcafHeader+4+18), iid, ip)}
+}
+
+// appendEID appends what EIDAddress returns.
+func appendEID(b []byte, iid uint32, ip netip.Addr) []byte {
+	if iid != 0 {
+		b = append(b, byte(AFILCAF>>8), byte(AFILCAF&0xff), 0, 0, byte(LCAFInstanceID), 0, 0, uint8(4+2+ip.BitLen()/8))
+		b = binary.BigEndian.AppendUint32(b, iid)
+	}
+	return appendIP(b, ip)
 }
 
 // PrefixAddress returns the address and the mask length that stand for e in a

@@ -187,8 +187,8 @@ func AppendRecord(b []byte, r *mapping.Record) ([]byte, error) {
 	if err != nil {
 		return b, fmt.Errorf("record of %v: %w", r.EID, err)
 	}
-	if r.EID.IID == 0 && !r.EID.Source.IsValid() {
-		b = appendIP(b, r.EID.Prefix.Addr())
+	if !r.EID.Source.IsValid() {
+		b = appendEID(b, r.EID.IID, r.EID.Prefix.Addr())
 	} else {
 		a, _ := PrefixAddress(r.EID)
 		b = append(b, a.Bytes()...)

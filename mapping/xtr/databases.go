@@ -24,8 +24,33 @@ func (m *machine) setDatabases(now time.Time, databases []Database) error {
 	m.cfg.Databases, m.own = next.Databases, next.databaseTable()
 	m.log.Info("database-mappings changed", "eids", fmt.Sprint(changed), "withdrawn", len(gone))
 	m.reg.replace(now, gone)
+	m.smrs.changed(now, changed, m.smrs.targets(now, m.itr.cache))
+	m.dropOwn()
 	m.advance(now)
+	m.solicitSettled(now)
 	return nil
+}
+
+// dropOwn removes the map-cache entries that are of this site now.
+func (m *machine) dropOwn() {
+	var own []mapping.EID
+	for e := range m.itr.cache.All() {
+		if _, ok := m.ownEID(e.Record.EID); ok {
+			own = append(own, e.Record.EID)
+		}
+	}
+	for _, e := range own {
+		m.itr.changes = append(m.itr.changes, m.itr.cache.Delete(e)...)
+	}
+}
+
+// solicitSettled sends the SMRs of a change once every map-server that is asked
+// to has confirmed it.
+func (m *machine) solicitSettled(now time.Time) {
+	if m.smrs.held && !m.stopping && m.reg.settled() {
+		m.smrs.hurry(now)
+		m.smrs.advance(now)
+	}
 }
 
 // difference returns the EIDs whose mapping is not the same in after as in
@@ -104,4 +129,10 @@ func (r *registrar) has(e mapping.EID) bool {
 // confirmation, or is given up: the map-server forgets by itself then.
 func (g *registration) over(now time.Time) bool {
 	return g.resend.IsZero() || !now.Before(g.expires)
+}
+
+// settled reports whether all registrations and withdrawals that are to be
+// confirmed are.
+func (r *registrar) settled() bool {
+	return !slices.ContainsFunc(r.regs, func(g *registration) bool { return g.server.WantNotify && !g.confirmed })
 }

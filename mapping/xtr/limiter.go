@@ -28,8 +28,12 @@ func (l *limiter[K]) full(k K) time.Time {
 }
 
 // ready reports whether the bucket of k holds a token.
-func (l *limiter[K]) ready(now time.Time, k K) bool {
-	return !l.full(k).After(now.Add(time.Duration(l.burst-1) * l.every))
+func (l *limiter[K]) ready(now time.Time, k K) bool { return !l.readyAt(k).After(now) }
+
+// readyAt returns when the bucket of k holds a token again, or a time in the
+// past.
+func (l *limiter[K]) readyAt(k K) time.Time {
+	return l.full(k).Add(-time.Duration(l.burst-1) * l.every)
 }
 
 // take takes a token of k, which may put the bucket in debt.

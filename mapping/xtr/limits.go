@@ -26,8 +26,9 @@ const (
 	// 5.4); here for each (RLOC, EID-prefix), with a small burst, so that one
 	// site's questions about several prefixes do not starve each other.
 	replySpacing = 3 * time.Second
-	// smrSpacing: one SMR-invoked Map-Request in 3 s for each EID-prefix
-	// (section 6.1).
+	// smrSpacing: one SMR-invoked Map-Request in 3 s for each EID-prefix, and
+	// one SMR in 3 s for each destination RLOC (section 6.1); here for each
+	// (RLOC, EID-prefix).
 	smrSpacing = 3 * time.Second
 	// smrWindow: who data was sent to in the last minute gets the SMRs (section
 	// 6.1); here also who data came from.
@@ -93,6 +94,18 @@ const (
 	// maxHeard is the number of RLOCs that are remembered as sources of
 	// decapsulated packets.
 	maxHeard = 4096
+
+	// smrTries is how often an SMR is sent that nobody asks after, 3 s and 6 s
+	// apart. smrHold is how long the first waits for the map-servers.
+	smrTries = 3
+	smrHold  = time.Second
+	// smrPace and smrBurst keep a change that many sites must hear of from
+	// filling the uplink.
+	smrPace  = 10 * time.Millisecond
+	smrBurst = 64
+	// maxSolicits is the number of (RLOC, EID-prefix) that are told of a
+	// change at one time.
+	maxSolicits = 8192
 
 	// queueLen is the number of received messages of each class that wait for
 	// the machine.

@@ -44,6 +44,7 @@ func (m *machine) advance(now time.Time) {
 	m.reg.advance(now)
 	if !m.stopping {
 		m.itr.advance(now)
+		m.smrs.advance(now)
 	}
 }
 
@@ -53,8 +54,10 @@ func (m *machine) next() (t time.Time, ok bool) {
 	if m.stopping {
 		return t, ok
 	}
-	if u, has := m.itr.next(); has && (!ok || u.Before(t)) {
-		return u, true
+	for _, next := range [...]func() (time.Time, bool){m.itr.next, m.smrs.next} {
+		if u, has := next(); has && (!ok || u.Before(t)) {
+			t, ok = u, true
+		}
 	}
 	return t, ok
 }
@@ -111,6 +114,7 @@ func (m *machine) receive(now time.Time, msg []byte, src, dst netip.AddrPort) {
 		m.itr.reply(now, msg, src)
 	case wire.TypeMapNotify:
 		m.reg.notify(now, msg, src)
+		m.solicitSettled(now)
 	case wire.TypeMapRequest:
 		m.request(now, msg, arrival{from: src, at: dst, port: src.Port()})
 	case wire.TypeECM:
@@ -142,6 +146,7 @@ func (m *machine) request(now time.Time, msg []byte, how arrival) {
 	case req.SMR:
 		m.itr.solicited(now, req)
 	default:
+		m.smrs.asked(req)
 		m.etr.request(now, req, how)
 	}
 }

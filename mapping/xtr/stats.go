@@ -39,6 +39,9 @@ const (
 	smrNotCached
 	smrRateLimited
 	heardTableFull
+	smrOut
+	smrAnswered
+	smrTableFull
 	mapRegistersOut
 	mapRegistersRetransmitted
 	mapNotifiesIn
@@ -87,6 +90,9 @@ var counterNames = [numCounters]string{
 	smrNotCached:                 "smr_not_cached",
 	smrRateLimited:               "smr_rate_limited",
 	heardTableFull:               "heard_table_full",
+	smrOut:                       "smr_out",
+	smrAnswered:                  "smr_answered",
+	smrTableFull:                 "smr_table_full",
 	mapRegistersOut:              "map_registers_out",
 	mapRegistersRetransmitted:    "map_registers_retransmitted",
 	mapNotifiesIn:                "map_notifies_in",
