@@ -140,7 +140,7 @@ func newControl(b []byte, nesting int) *ControlSummary {
 			s.EID = m.EID.PrefixString(m.MaskLen)
 		}
 		if !m.Body.IsZero() {
-			s.Body = bodyString(m.Body)
+			s.Body = m.Body.String()
 		}
 	case *wire.ECM:
 		s.Flags = letters("SDEM", m.Security, m.DDT, m.ToETR, m.ToMapServer)
@@ -233,24 +233,3 @@ func (s *ControlSummary) ids(has bool, xtr []byte, site uint64) {
 }
 
 func nonceString(n uint64) string { return fmt.Sprintf("%016x", n) }
-
-// bodyString returns the addresses of a NAT-Traversal LCAF by their names (RFC
-// 8060 section 4.4), and any other address as it is.
-func bodyString(a wire.Address) string {
-	l, ok := a.LCAF()
-	if !ok || l.Type != wire.LCAFNAT || len(l.Payload) < 4 {
-		return a.String()
-	}
-	b := l.Payload
-	s := fmt.Sprintf("map-server port %d, etr port %d", int(b[0])<<8|int(b[1]), int(b[2])<<8|int(b[3]))
-	b = b[4:]
-	for i := 0; len(b) > 0; i++ {
-		x, n, err := wire.DecodeAddress(b)
-		if err != nil {
-			return s + fmt.Sprintf(", %v", err)
-		}
-		s += fmt.Sprintf(", %s %v", [...]string{"global etr", "map-server", "private etr", "rtr"}[min(i, 3)], x)
-		b = b[n:]
-	}
-	return s
-}

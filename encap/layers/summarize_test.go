@@ -122,7 +122,7 @@ func TestContent(t *testing.T) {
 			22: {"lisp-sec data: 56 octets"},
 			23: {"map-referral", "nonce 1122334455667788", "40 octets, not decoded"},
 			25: {"info-request"},
-			26: {"info-reply", "ttl 15 min", "map-server port 4342, etr port 61000, global etr 203.0.113.10, map-server 203.0.113.1, private etr 10.0.0.2, rtr 203.0.113.200"},
+			26: {"info-reply", "ttl 15 min", "nat-traversal(global etr 203.0.113.10 port 61000, private etr 10.0.0.2, ms 203.0.113.1 port 4342, rtr 203.0.113.200)"},
 			27: {"record [10]10.2.0.0/16"},
 			28: {"flags I, instance-id 5, encrypted with key-id 1", "payload of 56 octets"},
 		},

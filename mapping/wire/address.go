@@ -269,8 +269,79 @@ func (a Address) EID(maskLen uint8) (mapping.EID, error) {
 	return e, nil
 }
 
+// RLOC returns the address that packets can be encapsulated to when a is a
+// locator: a plain one, or the first one that an LCAF adds something to: an
+// AFI-List (with a name, or a place), an AS number, Geo-Coordinates, JSON, an
+// Encapsulation Format that includes LISP. ok is false for all others: to use
+// them takes more than an address (a path, a nonce, keys, an instance).
+func (a Address) RLOC() (ip netip.Addr, ok bool) {
+	l, isLCAF := a.LCAF()
+	if !isLCAF {
+		return a.IP()
+	}
+	switch l.Type {
+	case LCAFAFIList:
+		var list AFIList
+		if list.Decode(l) != nil {
+			return netip.Addr{}, false
+		}
+		for x := range list.All() {
+			if ip, ok = x.RLOC(); ok {
+				return ip, true
+			}
+		}
+	case LCAFASNumber:
+		var x ASNumber
+		if x.Decode(l) == nil {
+			return x.Address.RLOC()
+		}
+	case LCAFGeo:
+		var x Geo
+		if x.Decode(l) == nil {
+			return x.Address.RLOC()
+		}
+	case LCAFJSON:
+		var x JSON
+		if x.Decode(l) == nil {
+			return x.Address.RLOC()
+		}
+	case LCAFEncap:
+		var x EncapFormat
+		if x.Decode(l) == nil && x.Formats&EncapLISP != 0 {
+			return x.Address.RLOC()
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// IsLocator reports whether a is of a kind that can be a locator, usable or
+// not. One that is not, such as an LCAF of an unknown type, is ignored where a
+// locator is expected (RFC 9306 section 3).
+func (a Address) IsLocator() bool {
+	l, ok := a.LCAF()
+	return !ok && !a.IsZero() || ok && lcafKinds[l.Type].rloc
+}
+
+// checkEID fails for an LCAF that cannot be an EID: the message around it must
+// be dropped (RFC 9306 section 3).
+func (a Address) checkEID() error {
+	l, ok := a.LCAF()
+	switch {
+	case !ok:
+	case l.Type == LCAFInstanceID:
+		var i InstanceID
+		if i.Decode(l) == nil {
+			return i.Address.checkEID()
+		}
+	case !lcafKinds[l.Type].eid:
+		return fmt.Errorf("%w for an EID: %v", ErrUnknownLCAF, l.Type)
+	}
+	return nil
+}
+
 // maskBits returns the largest mask length of a, and false where the family
-// sets no bound. A mask belongs to the address inside an Instance-ID.
+// sets no bound. A mask belongs to the address inside an Instance-ID; that of a
+// name may count its NUL (RFC 9735 section 3).
 func (a Address) maskBits() (bits uint8, bounded bool) {
 	switch a.AFI() {
 	case AFIIPv4:
@@ -279,6 +350,9 @@ func (a Address) maskBits() (bits uint8, bounded bool) {
 		return 128, true
 	case AFIMAC, AFIEUI48:
 		return 48, true
+	case AFIName:
+		bits := 8 * (len(a.b) - 2)
+		return uint8(min(bits, 255)), bits <= 255
 	case AFILCAF:
 		var i InstanceID
 		if l, _ := a.LCAF(); l.Type == LCAFInstanceID && i.Decode(l) == nil {
@@ -288,12 +362,15 @@ func (a Address) maskBits() (bits uint8, bounded bool) {
 	return 0, false
 }
 
-// prefix reads an address that a mask length belongs to.
+// prefix reads the EID that a mask length belongs to.
 func (c *cursor) prefix(field string, maskLen uint8) Address {
 	off := c.off
 	a := c.address(field)
 	if bits, bounded := a.maskBits(); bounded && maskLen > bits {
 		c.failAt(off, field, fmt.Errorf("%w: %d of %d bits", ErrBadMaskLen, maskLen, bits))
+	}
+	if err := a.checkEID(); err != nil {
+		c.failAt(off, field, err)
 	}
 	return a
 }

@@ -32,14 +32,8 @@ func NewAFIList(addrs ...Address) AFIList {
 
 // Decode reads the payload of an LCAF of type LCAFAFIList, which it borrows.
 func (l *AFIList) Decode(f LCAF) error {
-	*l = AFIList{}
 	c := lcafCursor(f, LCAFAFIList)
-	for c.err == nil && c.left() > 0 {
-		c.address("address")
-	}
-	if c.err == nil {
-		l.b = f.Payload
-	}
+	*l = c.addresses("address")
 	return c.err
 }
 
@@ -61,13 +55,11 @@ func (l AFIList) AppendBinary(b []byte) ([]byte, error) {
 	return LCAF{Type: LCAFAFIList, Payload: l.b}.AppendBinary(b)
 }
 
-func checkAFIList(body []byte, depth int) (at int, err error) {
-	for at < len(body) {
-		n, off, err := checkAddress(body[at:], depth)
-		if err != nil {
-			return at + off, err
-		}
-		at += n
+// String returns "afi-list(address, address)".
+func (l AFIList) String() string {
+	var s []string
+	for a := range l.All() {
+		s = append(s, a.String())
 	}
-	return at, nil
+	return lcafText(LCAFAFIList, s...)
 }

@@ -15,6 +15,8 @@ type cursor struct {
 	b   []byte
 	off int
 	err error
+
+	depth int // how many LCAFs are around b
 }
 
 // start begins a message of type t. The decoders for which two types are
@@ -98,12 +100,24 @@ func (c *cursor) address(field string) Address {
 	if c.err != nil {
 		return Address{}
 	}
-	n, at, err := checkAddress(c.b[c.off:], 0)
+	n, at, err := checkAddress(c.b[c.off:], c.depth)
 	if err != nil {
 		c.failAt(c.off+at, field, err)
 		return Address{}
 	}
 	return Address{c.take(n, field)}
+}
+
+// addresses reads addresses up to the end.
+func (c *cursor) addresses(field string) AFIList {
+	from := c.off
+	for c.err == nil && c.left() > 0 {
+		c.address(field)
+	}
+	if c.err != nil {
+		return AFIList{}
+	}
+	return AFIList{c.b[from:c.off:c.off]}
 }
 
 // siteIDs is the size of the xTR-ID and the Site-ID that the I bit announces.

@@ -25,9 +25,14 @@
 // Every length and count is checked against the octets that are there.
 // Reserved bits are ignored on receipt and zero when sent. An address family
 // that is not known makes the whole message undecodable (RFC 9301 section
-// 5.1: ErrUnknownAFI), because its length is not known either; an LCAF type
-// that is not known keeps its octets and passes through unchanged (RFC 9306
-// section 3 says what a receiver does with it). Octets that follow a complete
+// 5.1: ErrUnknownAFI), because its length is not known either. So do an EID of
+// an LCAF type that is not known, or is none for EIDs (RFC 9306 section 3:
+// ErrUnknownLCAF), and a Vendor-Specific LCAF anywhere (section 4:
+// ErrUnknownOUI): what must be dropped does not decode. A locator of an LCAF
+// type that is not known keeps its octets and passes through unchanged;
+// Address.IsLocator tells an ITR to ignore it, Address.RLOC what it can
+// encapsulate to. Addresses inside the LCAFs of known types are checked with
+// them, up to MaxDepth. Octets that follow a complete
 // message are ignored, as a receiver of RFC 6833 had to do when RFC 9437
 // appended the xTR-ID to Map-Requests under a bit reserved until then.
 package wire

@@ -7,7 +7,8 @@ import (
 
 // What can be wrong with a message. Decode wraps one of these in a
 // *DecodeError. In all these cases the message is dropped and nothing else is
-// done with it (RFC 9301 section 5.1 for ErrUnknownAFI).
+// done with it (RFC 9301 section 5.1 for ErrUnknownAFI, RFC 9306 sections 3 and
+// 4 for ErrUnknownLCAF and ErrUnknownOUI).
 var (
 	// ErrTruncated: the message ends before the field does.
 	ErrTruncated = errors.New("truncated")
@@ -23,6 +24,14 @@ var (
 	ErrBadLength = errors.New("bad length")
 	// ErrBadMaskLen: a mask longer than the address that it masks.
 	ErrBadMaskLen = errors.New("mask longer than the address")
+	// ErrBadValue: a value outside the range that its RFC gives.
+	ErrBadValue = errors.New("value out of range")
+	// ErrUnknownLCAF: an EID-prefix that is an LCAF of a type that is not
+	// known, or is none for EIDs (RFC 9306 section 3).
+	ErrUnknownLCAF = errors.New("unknown LCAF type")
+	// ErrUnknownOUI: a Vendor-Specific LCAF, wherever it stands (RFC 9306
+	// section 4).
+	ErrUnknownOUI = errors.New("unknown vendor")
 	// ErrBadChecksum: an inner checksum of an ECM that is zero or wrong.
 	ErrBadChecksum = errors.New("bad checksum")
 	// ErrBadHeader: the inner packet of an ECM is not an unfragmented UDP

@@ -148,37 +148,63 @@ func FuzzAddress(f *testing.F) {
 	})
 }
 
-// fuzzLCAF holds the round trip of the LCAFs that are looked into.
+// fuzzLCAF holds that what a known type accepts encodes again, to something
+// that decodes to the same, as an address too, and encodes the same from then on.
 func fuzzLCAF(t *testing.T, l LCAF) {
-	type codec interface {
-		Decode(LCAF) error
-		AppendBinary([]byte) ([]byte, error)
-		String() string
-	}
-	var x, y codec
-	switch l.Type {
-	case LCAFInstanceID:
-		x, y = new(InstanceID), new(InstanceID)
-	case LCAFAFIList:
-		x, y = new(AFIList), new(AFIList)
-	case LCAFSourceDest:
-		x, y = new(SourceDest), new(SourceDest)
-	default:
+	k := &lcafKinds[l.Type]
+	if k.body == nil {
 		return
 	}
-	if err := x.Decode(l); err != nil {
-		t.Fatalf("%v was accepted: %v", l, err)
+	x, y := k.body(), k.body()
+	err := x.Decode(l)
+	if l.Type != LCAFVendor {
+		if c := k.check(l); (c == nil) != (err == nil) {
+			t.Fatalf("%v: %v, but the check said %v", l, err, c)
+		}
 	}
-	b, err := x.AppendBinary(nil)
 	if err != nil {
-		t.Fatal(err)
+		return
 	}
-	a, _, err := DecodeAddress(b)
+	once, err := x.AppendBinary(nil)
 	if err != nil {
-		t.Fatalf("%v encodes to %x: %v", x, b, err)
+		t.Fatalf("%v: %v", x, err)
 	}
-	back, _ := a.LCAF()
+	if len(once) > lcafHeader+len(l.Payload) {
+		t.Fatalf("%d octets of payload became %d", len(l.Payload), len(once)-lcafHeader)
+	}
+	if _, n, err := DecodeAddress(once); l.Type != LCAFVendor && (err != nil || n != len(once)) {
+		t.Fatalf("%v encodes to %x: %d octets, %v", x, once, n, err)
+	}
+	back := LCAF{Type: LCAFType(once[4]), Rsvd2: once[5], Payload: once[lcafHeader:]}
 	if err := y.Decode(back); err != nil || x.String() != y.String() {
 		t.Fatalf("%v became %v, %v", x, y, err)
 	}
+	if twice, err := y.AppendBinary(nil); err != nil || !bytes.Equal(once, twice) {
+		t.Fatalf("%x became %x, %v", once, twice, err)
+	}
+}
+
+func FuzzLCAF(f *testing.F) {
+	for typ, p := range map[LCAFType]string{
+		LCAFNull: "", LCAFAFIList: v4Hex + "0011 6100", LCAFInstanceID: "00000007" + v4Hex, LCAFASNumber: "0000fbf4" + v4Hex,
+		LCAFAppData: "00002e06 03e807cf 01bb01bc" + v4Hex, LCAFGeo: "80341f07 800d181d 00000022 0000",
+		LCAFOpaqueKey: "01 0002 0a0b", LCAFNAT: "10f61f90" + v4Hex + v4Hex + v4Hex + v4Hex, LCAFNonceLocator: "00123456" + v4Hex,
+		LCAFMulticast: "00000007 0000 1820" + v4Hex + v4Hex, LCAFELP: "0005" + v4Hex + "0000" + v6Hex,
+		LCAFSecurityKey: "02 00 05 01 0001 61 0000" + v4Hex, LCAFSourceDest: "0000 1818" + v4Hex + v4Hex,
+		LCAFRLE: "00000080" + v4Hex + "0011 6100 00000001" + v6Hex, LCAFJSON: "0002 7b7d" + v4Hex, LCAFKeyValue: v4Hex + "0000",
+		LCAFEncap: "00000041" + v4Hex, LCAFVendor: "0000005e 01",
+	} {
+		f.Add(uint8(typ), uint8(0), unhex(f, p))
+	}
+	f.Fuzz(func(t *testing.T, typ, rsvd2 uint8, payload []byte) {
+		if len(payload) > 0xffff {
+			return
+		}
+		l := LCAF{Type: LCAFType(typ), Rsvd2: rsvd2, Payload: payload}
+		fuzzLCAF(t, l)
+		if a, err := l.Address(); err == nil {
+			_, _ = a.RLOC()
+			_ = a.String()
+		}
+	})
 }

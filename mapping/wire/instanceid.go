@@ -1,6 +1,9 @@
 package wire
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"fmt"
+)
 
 // InstanceID is the LCAF that puts an address into an instance (RFC 8060
 // section 4.1).
@@ -41,10 +44,10 @@ func (i InstanceID) AppendBinary(b []byte) ([]byte, error) {
 	})
 }
 
-func checkInstanceID(body []byte, depth int) (at int, err error) {
-	if len(body) < 4 {
-		return 0, ErrTruncated
+// String returns "[IID]address", or "[IID/mask-len]" for a range of instances.
+func (i InstanceID) String() string {
+	if i.Address.IsZero() {
+		return fmt.Sprintf("[%d/%d]", i.IID, i.MaskLen)
 	}
-	_, at, err = checkAddress(body[4:], depth)
-	return 4 + at, err
+	return fmt.Sprintf("[%d]%v", i.IID, i.Address)
 }

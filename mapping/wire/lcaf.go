@@ -9,8 +9,7 @@ import (
 // LCAFType is the type of a LISP Canonical Address Format (RFC 8060).
 type LCAFType uint8
 
-// The types of RFC 8060 and RFC 9306. This package looks into AFI-List,
-// Instance-ID and Source/Dest-Key; all others it carries as they are.
+// The types of RFC 8060 and RFC 9306.
 const (
 	LCAFNull         LCAFType = 0
 	LCAFAFIList      LCAFType = 1
@@ -32,39 +31,61 @@ const (
 	LCAFVendor       LCAFType = 255
 )
 
-var lcafNames = [...]string{
-	LCAFNull:         "null-body",
-	LCAFAFIList:      "afi-list",
-	LCAFInstanceID:   "instance-id",
-	LCAFASNumber:     "as-number",
-	LCAFAppData:      "application-data",
-	LCAFGeo:          "geo-coordinates",
-	LCAFOpaqueKey:    "opaque-key",
-	LCAFNAT:          "nat-traversal",
-	LCAFNonceLocator: "nonce-locator",
-	LCAFMulticast:    "multicast-info",
-	LCAFELP:          "explicit-locator-path",
-	LCAFSecurityKey:  "security-key",
-	LCAFSourceDest:   "source-dest-key",
-	LCAFRLE:          "replication-list-entry",
-	LCAFJSON:         "json-data-model",
-	LCAFKeyValue:     "key-value-address-pair",
-	LCAFEncap:        "encapsulation-format",
+// lcafKind is what is known of one type.
+type lcafKind struct {
+	name string
+	// eid and rloc: it may be an EID, or a locator.
+	eid, rloc bool
+	// check decodes, for the error alone; it allocates nothing.
+	check func(LCAF) error
+	body  func() lcafBody
+}
+
+// lcafBody is what the payload of a type says.
+type lcafBody interface {
+	Decode(LCAF) error
+	AppendBinary([]byte) ([]byte, error)
+	String() string
+}
+
+// lcafKinds has the types that are known, the others are zero. It is filled by
+// init because decoders of addresses and of LCAFs call each other.
+var lcafKinds [256]lcafKind
+
+func init() {
+	const eid, rloc, no = true, true, false
+	lcafKinds = [256]lcafKind{
+		LCAFNull:         {"null-body", no, no, func(l LCAF) error { return new(NullBody).Decode(l) }, func() lcafBody { return new(NullBody) }},
+		LCAFAFIList:      {"afi-list", eid, rloc, func(l LCAF) error { return new(AFIList).Decode(l) }, func() lcafBody { return new(AFIList) }},
+		LCAFInstanceID:   {"instance-id", eid, rloc, func(l LCAF) error { return new(InstanceID).Decode(l) }, func() lcafBody { return new(InstanceID) }},
+		LCAFASNumber:     {"as-number", eid, rloc, func(l LCAF) error { return new(ASNumber).Decode(l) }, func() lcafBody { return new(ASNumber) }},
+		LCAFAppData:      {"application-data", eid, rloc, func(l LCAF) error { return new(AppData).Decode(l) }, func() lcafBody { return new(AppData) }},
+		LCAFGeo:          {"geo-coordinates", eid, rloc, func(l LCAF) error { return new(Geo).Decode(l) }, func() lcafBody { return new(Geo) }},
+		LCAFOpaqueKey:    {"opaque-key", eid, no, func(l LCAF) error { return new(OpaqueKey).Decode(l) }, func() lcafBody { return new(OpaqueKey) }},
+		LCAFNAT:          {"nat-traversal", no, no, func(l LCAF) error { return new(NAT).Decode(l) }, func() lcafBody { return new(NAT) }},
+		LCAFNonceLocator: {"nonce-locator", no, rloc, func(l LCAF) error { return new(NonceLocator).Decode(l) }, func() lcafBody { return new(NonceLocator) }},
+		LCAFMulticast:    {"multicast-info", eid, no, func(l LCAF) error { return new(Multicast).Decode(l) }, func() lcafBody { return new(Multicast) }},
+		LCAFELP:          {"explicit-locator-path", no, rloc, func(l LCAF) error { return new(ELP).Decode(l) }, func() lcafBody { return new(ELP) }},
+		LCAFSecurityKey:  {"security-key", eid, rloc, func(l LCAF) error { return new(SecurityKey).Decode(l) }, func() lcafBody { return new(SecurityKey) }},
+		LCAFSourceDest:   {"source-dest-key", eid, no, func(l LCAF) error { return new(SourceDest).Decode(l) }, func() lcafBody { return new(SourceDest) }},
+		LCAFRLE:          {"replication-list-entry", no, rloc, func(l LCAF) error { return new(RLE).Decode(l) }, func() lcafBody { return new(RLE) }},
+		LCAFJSON:         {"json-data-model", eid, rloc, func(l LCAF) error { return new(JSON).Decode(l) }, func() lcafBody { return new(JSON) }},
+		LCAFKeyValue:     {"key-value-address-pair", eid, rloc, func(l LCAF) error { return new(KeyValue).Decode(l) }, func() lcafBody { return new(KeyValue) }},
+		LCAFEncap:        {"encapsulation-format", no, rloc, func(l LCAF) error { return new(EncapFormat).Decode(l) }, func() lcafBody { return new(EncapFormat) }},
+		LCAFVendor:       {"vendor-specific", eid, rloc, checkVendor, func() lcafBody { return new(Vendor) }},
+	}
 }
 
 // String returns the name of the type, such as "instance-id".
 func (t LCAFType) String() string {
-	switch {
-	case int(t) < len(lcafNames):
-		return lcafNames[t]
-	case t == LCAFVendor:
-		return "vendor-specific"
+	if k := &lcafKinds[t]; k.name != "" {
+		return k.name
 	}
 	return fmt.Sprintf("lcaf-type-%d", uint8(t))
 }
 
 // LCAF is a LISP Canonical Address Format (RFC 8060 section 3), its payload
-// not looked into. InstanceID, AFIList and SourceDest decode their types.
+// not looked into: that is what InstanceID, AFIList and the other types do.
 //
 //	 0                   1                   2                   3
 //	 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
@@ -83,6 +104,8 @@ type LCAF struct {
 	Rsvd2 uint8
 	// Payload is what follows the Length field.
 	Payload []byte
+
+	depth int // how many LCAFs are around it
 }
 
 const lcafHeader = 8
@@ -134,27 +157,28 @@ func checkLCAF(b []byte, depth int) (n, at int, err error) {
 	if len(b) < n {
 		return 0, 6, ErrTruncated
 	}
-	body := b[lcafHeader:n]
-	switch LCAFType(b[4]) {
-	case LCAFAFIList:
-		at, err = checkAFIList(body, depth+1)
-	case LCAFInstanceID:
-		at, err = checkInstanceID(body, depth+1)
-	case LCAFSourceDest:
-		at, err = checkSourceDest(body, depth+1)
+	l := LCAF{Type: LCAFType(b[4]), Rsvd2: b[5], Payload: b[lcafHeader:n:n], depth: depth}
+	check := lcafKinds[l.Type].check
+	if check == nil {
+		return n, 0, nil
+	}
+	switch e := check(l).(type) {
+	case nil:
+		return n, 0, nil
+	case *DecodeError:
+		at, err = lcafHeader+e.Offset, e.Err
+	default:
+		at, err = lcafHeader, e
 	}
 	if errors.Is(err, ErrTruncated) {
-		err = fmt.Errorf("%w of %v", ErrBadLength, LCAFType(b[4]))
+		err = fmt.Errorf("%w of %v", ErrBadLength, l.Type)
 	}
-	if err != nil {
-		return 0, lcafHeader + at, err
-	}
-	return n, 0, nil
+	return 0, at, err
 }
 
 // lcafCursor begins to decode the payload of an LCAF of type t.
 func lcafCursor(l LCAF, t LCAFType) cursor {
-	c := cursor{msg: t.String(), b: l.Payload}
+	c := cursor{msg: t.String(), b: l.Payload, depth: l.depth + 1}
 	if l.Type != t {
 		c.fail("lcaf_type", fmt.Errorf("%w: %v", ErrUnknownType, l.Type))
 	}

@@ -155,7 +155,7 @@ func TestRecordMapping(t *testing.T) {
 		{"unassigned action", "00000001 00 10 c000 0000 0001 0a010000", nil, "10.1.0.0/16 ttl 1m action-6"},
 		{"name", "00000001 00 10 1000 0000 0011 6100", ErrNotIPEID, ""},
 		{"MAC", "00000001 00 30 1000 0000 0006 020000000001", ErrNotIPEID, ""},
-		{"unknown LCAF", "00000001 00 30 1000 0000 4003 0000 aa00 0000", ErrNotIPEID, ""},
+		{"list", "00000001 00 30 1000 0000 4003 0000 0100 0000", ErrNotIPEID, ""},
 	}
 	for _, test := range tests {
 		c := cursor{b: unhex(t, test.hex)}
@@ -184,8 +184,8 @@ func TestRecordMaskLen(t *testing.T) {
 		{"4005 020000000001", 48},
 		{"4003 0000 0200 000a 00000007 0001 0a010000", 32},
 		{"4003 0000 0200 000c 00000007 0006 020000000001", 48},
-		{"0011 6100", 255},
-		{"4003 0000 0900 0000", 255},
+		{"0011 6100", 16}, // the NUL included, RFC 9735 section 3
+		{"4003 0000 0f00 0004 0000 0000", 255},
 		{"0000", 255},
 	} {
 		for maskLen := range 256 {

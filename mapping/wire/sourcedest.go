@@ -1,5 +1,7 @@
 package wire
 
+import "fmt"
+
 // SourceDest is the LCAF that makes a key of a source and a destination prefix
 // (RFC 8060 section 4.8).
 //
@@ -41,20 +43,7 @@ func (s SourceDest) AppendBinary(b []byte) ([]byte, error) {
 	})
 }
 
-func checkSourceDest(body []byte, depth int) (at int, err error) {
-	if len(body) < 4 {
-		return 0, ErrTruncated
-	}
-	at = 4
-	for _, maskLen := range body[2:4] {
-		n, off, err := checkAddress(body[at:], depth)
-		if err != nil {
-			return at + off, err
-		}
-		if bits, bounded := (Address{body[at : at+n]}).maskBits(); bounded && maskLen > bits {
-			return at, ErrBadMaskLen
-		}
-		at += n
-	}
-	return at, nil
+// String returns "destination/mask-len from source/mask-len".
+func (s SourceDest) String() string {
+	return fmt.Sprintf("%v/%d from %v/%d", s.Dest, s.DestMaskLen, s.Source, s.SourceMaskLen)
 }

@@ -5,6 +5,14 @@ import (
 	"testing"
 )
 
+func TestLC12_SourceDestKey(t *testing.T) {
+	v4, v6 := mustDecodeAddress(t, v4Hex), mustDecodeAddress(t, v6Hex)
+	testLCAF(t, LCAFSourceDest,
+		lcafVector{"IPv4", "4003 0000 0c00 0010 0000 08 18" + v4Hex + v4Hex, &SourceDest{8, 24, v4, v4}, "192.0.2.1/24 from 192.0.2.1/8", nil},
+		lcafVector{"IPv6", "4003 0000 0c00 0028 0000 00 80" + v6Hex + v6Hex, &SourceDest{0, 128, v6, v6}, "2001:db8::1/128 from 2001:db8::1/0", nil})
+	refusesLCAF(t, LCAFSourceDest, ErrBadMaskLen, "0000 21 20"+v4Hex+v4Hex, "0000 20 21"+v4Hex+v4Hex)
+}
+
 func TestSourceDestDecode(t *testing.T) {
 	s := SourceDest{SourceMaskLen: 1, DestMaskLen: 2}
 	l, _ := mustDecodeAddress(t, "4003 0000 0c00 0010 ffff 1018 0001 11223344 0001 22334455").LCAF()
