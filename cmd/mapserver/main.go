@@ -88,13 +88,19 @@ func serverConfig(cfg *config.MapServer, log *slog.Logger) server.Config {
 		config.ProxyReplyAlways:       server.ProxyAlways,
 		config.ProxyReplyNever:        server.ProxyNever,
 	}
+	requests := map[config.RequestPolicy]server.RequestPolicy{
+		config.RequestPolicyAllow:           server.RequestsAllowed,
+		config.RequestPolicyDeny:            server.RequestsDenied,
+		config.RequestPolicyDenyTemporarily: server.RequestsPostponed,
+	}
 	for _, s := range cfg.Sites {
-		site := server.Site{Name: s.Name, Keys: s.Keys, MinAlgorithm: s.MinimumAlgorithm}
+		site := server.Site{Name: s.Name, Keys: s.Keys, MinAlgorithm: s.MinimumAlgorithm, XTRIDs: s.XTRIDs}
 		for _, p := range s.EIDPrefixes {
 			site.Prefixes = append(site.Prefixes, server.SitePrefix{
 				EID:                 p.Prefix,
 				AcceptMoreSpecifics: p.AcceptMoreSpecifics,
 				ProxyReply:          policies[p.ProxyReply],
+				Requests:            requests[p.RequestPolicy],
 			})
 		}
 		c.Sites = append(c.Sites, site)

@@ -93,16 +93,17 @@ func TestExampleMapServer(t *testing.T) {
 				{ID: 1, Algorithm: auth.SHA256HKDF, Secret: []byte("an example key, 128 bits or more")},
 				{ID: 2, Algorithm: auth.SHA256HKDF, Secret: []byte("the key of site-a in a file of its own")},
 			},
+			XTRIDs: []mapping.XTRID{{0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef, 0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef}},
 			EIDPrefixes: []EIDPrefix{
-				{mapping.MustParseEID("10.1.0.0/16"), false, ProxyReplyAsRegistered},
-				{mapping.MustParseEID("2001:db8:e1::/48"), false, ProxyReplyAsRegistered},
-				{mapping.MustParseEID("[7]10.7.0.0/16"), true, ProxyReplyAlways},
+				{mapping.MustParseEID("10.1.0.0/16"), false, ProxyReplyAsRegistered, RequestPolicyAllow},
+				{mapping.MustParseEID("2001:db8:e1::/48"), false, ProxyReplyAsRegistered, RequestPolicyAllow},
+				{mapping.MustParseEID("[7]10.7.0.0/16"), true, ProxyReplyAlways, RequestPolicyAllow},
 			},
 		}, {
 			Name:             "site-b",
 			MinimumAlgorithm: auth.SHA1,
 			Keys:             []auth.Key{{ID: 0, Algorithm: auth.SHA1, Secret: []byte("another example of a key")}},
-			EIDPrefixes:      []EIDPrefix{{mapping.MustParseEID("10.2.0.0/16"), false, ProxyReplyAsRegistered}},
+			EIDPrefixes:      []EIDPrefix{{mapping.MustParseEID("10.2.0.0/16"), false, ProxyReplyAsRegistered, RequestPolicyAllow}},
 		}},
 		StaticMappings: []*mapping.Record{
 			{EID: mapping.MustParseEID("10.9.0.0/16"), TTL: 1440, Locators: []mapping.Locator{mapping.MakeLocator(netip.MustParseAddr("192.0.2.5"), 1, 100)}},

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -33,7 +34,9 @@ type Site struct {
 	// strong.
 	MinimumAlgorithm auth.Algorithm
 	// Keys is not empty and has each key-id once.
-	Keys        []auth.Key `json:"-"`
+	Keys []auth.Key `json:"-"`
+	// XTRIDs are the xTR-IDs that may register; nil stands for all.
+	XTRIDs      []mapping.XTRID
 	EIDPrefixes []EIDPrefix
 }
 
@@ -43,7 +46,20 @@ type EIDPrefix struct {
 	// AcceptMoreSpecifics lets the site register prefixes inside Prefix too.
 	AcceptMoreSpecifics bool
 	ProxyReply          ProxyReply
+	RequestPolicy       RequestPolicy
 }
+
+// RequestPolicy says whether Map-Requests get what a site registered.
+type RequestPolicy string
+
+const (
+	// RequestPolicyAllow: they do.
+	RequestPolicyAllow RequestPolicy = "allow"
+	// RequestPolicyDeny answers that policy denies it.
+	RequestPolicyDeny RequestPolicy = "deny"
+	// RequestPolicyDenyTemporarily answers to ask again in a minute.
+	RequestPolicyDenyTemporarily RequestPolicy = "deny-temporarily"
+)
 
 // ProxyReply says who answers Map-Requests for a registered EID-prefix.
 type ProxyReply string
@@ -161,6 +177,14 @@ func (c *MapServer) readSites(v value) map[mapping.EID]owner {
 		}
 		s.MinimumAlgorithm = o.get("minimum_algorithm").algorithm(auth.DefaultMinimum)
 		s.readKeys(o.need("authentication_keys", "a list of keys, each "+wantKey))
+		ids := make(names[string])
+		if list := o.get("xtr_ids"); list.given() {
+			for _, item := range list.atLeastOne("xTR-IDs, each of 32 hexadecimal digits") {
+				if id := item.xtrID(); id != (mapping.XTRID{}) && ids.add(fmt.Sprintf("%x", id), item, "xTR-ID") {
+					s.XTRIDs = append(s.XTRIDs, id)
+				}
+			}
+		}
 		s.readPrefixes(o.need("eid_prefixes", "a list of EID-prefixes that the site may register"), owners)
 		o.end()
 		c.Sites = append(c.Sites, s)
@@ -197,6 +221,7 @@ func (s *Site) readPrefixes(v value, owners map[mapping.EID]owner) {
 			Prefix:              e,
 			AcceptMoreSpecifics: o.get("accept_more_specifics").boolean(false),
 			ProxyReply:          ProxyReply(o.get("proxy_reply").enum(string(ProxyReplyAsRegistered), string(ProxyReplyAlways), string(ProxyReplyNever))),
+			RequestPolicy:       RequestPolicy(o.get("request_policy").enum(string(RequestPolicyAllow), string(RequestPolicyDeny), string(RequestPolicyDenyTemporarily))),
 		}
 		o.end()
 		if !ok {

@@ -98,6 +98,9 @@ type MappingStatus struct {
 	Origin Origin
 	// Site is the site that the EID-prefix belongs to, "" for none.
 	Site string
+	// Requests is the policy of the site's EID-prefix: where Map-Requests are
+	// not allowed, they do not get Record when it is registered.
+	Requests RequestPolicy
 	// Forwarded says that Map-Requests go to an ETR instead of being answered.
 	Forwarded bool
 	// Registrants are the xTRs that registered it, also where Origin is
@@ -132,7 +135,7 @@ func (s *Server) status(v entry) MappingStatus {
 	}
 	st.Forwarded = n.forward
 	if n.prefix != nil {
-		st.Site = n.prefix.site.name
+		st.Site, st.Requests = n.prefix.site.name, n.policy()
 	}
 	for _, x := range n.regs {
 		r := RegistrantStatus{By: x.by, Record: x.record, Flags: x.flags, Since: s.timeOf(x.since), Expires: s.timeOf(x.expires.Load())}

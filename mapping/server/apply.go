@@ -26,8 +26,12 @@ func (s *Server) apply(now time.Time, ed *mapping.Editor[entry], reg *register) 
 			return true
 		}
 	}
-	if s.stale(key, nonce) {
+	if s.stale(key, nonce) || s.superseded(reg.site, key, nonce) {
 		s.refuse(now, reg.site, refusedReplay, reg.src)
+		return false
+	}
+	if outdated(ed, reg) {
+		s.refuse(now, reg.site, refusedMapVersion, reg.src)
 		return false
 	}
 	if !s.fits(ed, reg) {
@@ -57,6 +61,22 @@ func own(n *node, by mapping.Registrant) int {
 // same reports whether x says what reg and rec say.
 func (x *registration) same(reg *register, rec *mapping.Record) bool {
 	return x.site == reg.site && x.flags == reg.flags && x.record.Equal(rec)
+}
+
+// outdated reports whether one of reg's records has an older map-version than
+// what the xTR has registered: such a Map-Register is dropped (RFC 9302 section
+// 5). A record without a version is as good as any, as is the first of an xTR
+// whose former registration has expired.
+func outdated(ed *mapping.Editor[entry], reg *register) bool {
+	return slices.ContainsFunc(reg.records, func(rec *mapping.Record) bool {
+		v, _ := ed.Get(rec.EID)
+		n, ok := v.(*node)
+		if !ok {
+			return false
+		}
+		i := own(n, reg.by)
+		return i >= 0 && mapping.Version(n.regs[i].record.Version).Newer(mapping.Version(rec.Version))
+	})
 }
 
 // held reports whether everything that reg registers is registered, by

@@ -52,6 +52,10 @@ type Site struct {
 	// MinAlgorithm is the weakest algorithm accepted; 0 stands for
 	// auth.DefaultMinimum.
 	MinAlgorithm auth.Algorithm
+	// XTRIDs are the xTR-IDs that may register, checked against what the
+	// Map-Register says after its authentication; nil stands for all, and
+	// for xTRs without one.
+	XTRIDs []mapping.XTRID
 	// Prefixes are the EID-prefixes that the site may register.
 	Prefixes []SitePrefix
 	// MaxRegistrations bounds how many pairs of EID-prefix and xTR the site
@@ -65,6 +69,8 @@ type SitePrefix struct {
 	// AcceptMoreSpecifics lets the site register EID-prefixes inside EID too.
 	AcceptMoreSpecifics bool
 	ProxyReply          ProxyPolicy
+	// Requests says whether Map-Requests get what is registered.
+	Requests RequestPolicy
 }
 
 // ProxyPolicy says who answers Map-Requests for what a site registered.
@@ -96,6 +102,39 @@ func ParseProxyPolicy(s string) (ProxyPolicy, error) {
 		return ProxyPolicy(i), nil
 	}
 	return 0, fmt.Errorf("unknown proxy_reply %q, expected as-registered, always or never", s)
+}
+
+// RequestPolicy says whether Map-Requests for an EID-prefix of a site get what
+// is registered there. Static and API mappings are answered in any case.
+type RequestPolicy uint8
+
+const (
+	// RequestsAllowed: they do.
+	RequestsAllowed RequestPolicy = iota
+	// RequestsDenied: they get the action drop-policy-denied (RFC 9301
+	// section 8.3).
+	RequestsDenied
+	// RequestsPostponed: they get send-map-request for a minute, which that
+	// section has for a denial that will not last.
+	RequestsPostponed
+)
+
+var requestPolicies = [...]string{"allow", "deny", "deny-temporarily"}
+
+// String returns the name used in configuration, the API and output.
+func (p RequestPolicy) String() string {
+	if int(p) < len(requestPolicies) {
+		return requestPolicies[p]
+	}
+	return fmt.Sprintf("request-policy-%d", uint8(p))
+}
+
+// ParseRequestPolicy is the inverse of String.
+func ParseRequestPolicy(s string) (RequestPolicy, error) {
+	if i := slices.Index(requestPolicies[:], s); i >= 0 {
+		return RequestPolicy(i), nil
+	}
+	return 0, fmt.Errorf("unknown request_policy %q, expected allow, deny or deny-temporarily", s)
 }
 
 // RequestRate is a token bucket for each source of Map-Requests: an IPv4
@@ -134,6 +173,9 @@ const (
 	// replyBurst is how many Map-Replies to one (ITR-RLOC, EID-prefix) may
 	// follow each other: an ITR asks again after 1 s when one was lost.
 	replyBurst = 3
+	// mapReplyRate is how many Map-Replies a second may come in without a
+	// word in the log.
+	mapReplyRate = 10
 	// defaultRegisterQueue is some tenths of a second of registrations.
 	defaultRegisterQueue = 1024
 	// maxRequestRecords bounds the work for one Map-Request; senders put one
@@ -192,6 +234,9 @@ func (c *Config) Validate() error {
 			}
 			ids[k.ID] = true
 		}
+		if slices.Contains(s.XTRIDs, mapping.XTRID{}) {
+			fail("site %s: an xTR-ID of zeros, which names no xTR", s.Name)
+		}
 		for _, p := range s.Prefixes {
 			if err := checkEID(p.EID); err != nil {
 				fail("site %s: %w", s.Name, err)
@@ -199,6 +244,9 @@ func (c *Config) Validate() error {
 			}
 			if int(p.ProxyReply) >= len(proxyPolicies) {
 				fail("site %s, %v: unknown %v", s.Name, p.EID, p.ProxyReply)
+			}
+			if int(p.Requests) >= len(requestPolicies) {
+				fail("site %s, %v: unknown %v", s.Name, p.EID, p.Requests)
 			}
 			if other, ok := owner[p.EID]; ok {
 				fail("site %s: %v belongs to site %s already", s.Name, p.EID, other)

@@ -97,14 +97,36 @@ func (n *node) settle() {
 	switch {
 	case n.static != nil:
 		n.record, n.origin = n.static, OriginStatic
-	case n.registered != nil:
+	case n.registered != nil && n.policy() == RequestsAllowed:
 		n.record, n.origin = n.registered, OriginRegistered
 		n.settleForwarding()
 	case n.api != nil:
 		n.record, n.origin = n.api, OriginAPI
+	case n.policy() != RequestsAllowed:
+		n.record, n.origin = denied(n.key, n.policy()), OriginNone
+		if n.registered != nil {
+			n.origin = OriginRegistered
+		}
 	default:
 		n.record, n.origin = notRegistered(n.key), OriginNone
 	}
+}
+
+// policy is that of the site's prefix that n lies in.
+func (n *node) policy() RequestPolicy {
+	if n.prefix == nil {
+		return RequestsAllowed
+	}
+	return n.prefix.Requests
+}
+
+// denied is the answer where policy does not let Map-Requests have another
+// (RFC 9301 section 8.3).
+func denied(e mapping.EID, p RequestPolicy) *mapping.Record {
+	if p == RequestsPostponed {
+		return mapping.NegativeRecord(e, mapping.SendMapRequest, mapping.NotRegisteredTTL)
+	}
+	return mapping.NegativeRecord(e, mapping.DropPolicy, mapping.NegativeTTL)
 }
 
 func (n *node) settleForwarding() {

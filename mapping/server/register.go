@@ -60,6 +60,10 @@ func (r *reader) register(now time.Time, msg []byte, src, dst netip.AddrPort) *r
 	if m.HasXTRID && m.XTRID != (mapping.XTRID{}) {
 		reg.by = mapping.Registrant{XTRID: m.XTRID, SiteID: m.SiteID}
 	}
+	if !owner.knows(reg.by.XTRID) {
+		s.refuse(now, owner, refusedXTRID, src)
+		return nil
+	}
 	for _, f := range []struct {
 		set  bool
 		flag mapping.RegisterFlags

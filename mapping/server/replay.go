@@ -51,6 +51,25 @@ func (s *Server) stale(k nonceKey, nonce uint64) bool {
 	return st != nil && nonce <= st.nonce
 }
 
+// superseded reports whether the xTR of k was heard with another key since, and
+// with a nonce that is not below this one. Nonces are counted for each key, as
+// an xTR that lost its nonce begins anew with a new key (RFC 9301 section 5.6);
+// but what somebody held back of the old key must not win over the new one's
+// after a rollover. A key that the xTR has not used yet is not superseded.
+func (s *Server) superseded(owner *site, k nonceKey, nonce uint64) bool {
+	st := s.nonces[k]
+	if st == nil {
+		return false
+	}
+	for _, key := range owner.keys {
+		o := s.nonces[nonceKey{site: k.site, by: k.by, key: key.ID}]
+		if o != nil && o.seen > st.seen && nonce <= o.nonce {
+			return true
+		}
+	}
+	return false
+}
+
 // accept remembers the Map-Register as the last one of k. durable says that the
 // store must have it before the Map-Notify goes out; else it may be late.
 func (s *Server) accept(owner *site, k nonceKey, nonce uint64, digest []byte, now age, durable bool) {

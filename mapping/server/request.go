@@ -77,12 +77,21 @@ func (r *reader) take(now time.Time, msg []byte, src, dst netip.AddrPort) (reg *
 		r.encapsulated(now, msg, src, dst)
 	case wire.TypeMapRegister:
 		return r.register(now, msg, src, dst)
+	case wire.TypeMapReply:
+		r.s.unasked(now, src)
 	default:
-		// Map-Replies too: a map-server sends no Map-Requests of its own
-		// (RFC 9301 section 8.3).
 		r.s.counters.inc(dropUnexpectedType)
 	}
 	return nil
+}
+
+// unasked counts a Map-Reply: a map-server sends no Map-Requests of its own, so
+// it discards them, and says so where they are many (RFC 9301 section 8.3).
+func (s *Server) unasked(now time.Time, src netip.AddrPort) {
+	s.counters.inc(dropMapReply)
+	if !s.mapReplies.take(s.age(now), int64(time.Second)/mapReplyRate, int64(time.Second)) && s.mayLog(now) {
+		s.log.Warn("map-replies discarded, which are for an ITR", "src", src, "total", s.counters[dropMapReply].Load(), "suppressed", s.suppressed.Swap(0))
+	}
 }
 
 // malformed counts a message that can't be decoded, and logs it (RFC 9301

@@ -173,7 +173,7 @@ func TestDrops(t *testing.T) {
 		{"half a Map-Request in an ECM", wrap(inner[:len(inner)-3]), dropMalformed},
 		{"an ECM in an ECM", wrap(good), dropUnexpectedType},
 		{"a Map-Register in an ECM", wrap(b.encode(registering{records: []*mapping.Record{rec("10.1.0.0/16", "192.0.2.1")}})), dropUnexpectedType},
-		{"a Map-Reply", []byte{0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, dropUnexpectedType},
+		{"a Map-Reply", []byte{0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, dropMapReply},
 		{"a type that nobody knows", []byte{0xd0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, dropMalformed},
 	} {
 		before := b.count(c.want)

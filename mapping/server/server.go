@@ -37,6 +37,7 @@ type Server struct {
 	limiter    *limiter
 	replies    *replyLimiter
 	credits    *credits
+	mapReplies bucket        // of those received
 	refusals   *rate.Limiter // of log lines
 	suppressed atomic.Uint64 // log lines since the last
 	mappings   atomic.Int64
@@ -169,7 +170,7 @@ func (s *Server) restore(ed *mapping.Editor[entry], it mapping.Item) error {
 		s.mappings.Add(1)
 	case mapping.ItemRegistration:
 		p, why := s.sites.admit(it.EID)
-		if why != 0 || p.site.name != it.Site {
+		if why != 0 || p.site.name != it.Site || !p.site.knows(it.By.XTRID) {
 			s.log.Info("registration dropped: the configuration does not admit it any more", "eid", it.EID, "site", it.Site, "xtr", it.By)
 			s.remove(it)
 			return nil

@@ -2,6 +2,7 @@ package server
 
 import (
 	"cmp"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -15,6 +16,7 @@ type site struct {
 	name             string
 	keys             []auth.Key
 	minimum          auth.Algorithm
+	xtrIDs           []mapping.XTRID // nil: all
 	prefixes         []*sitePrefix
 	maxRegistrations int
 
@@ -27,6 +29,11 @@ type site struct {
 	accepted     atomic.Uint64
 	authFailures atomic.Uint64
 	refused      atomic.Uint64
+}
+
+// knows reports whether the xTR with this ID may register for x.
+func (x *site) knows(id mapping.XTRID) bool {
+	return x.xtrIDs == nil || slices.Contains(x.xtrIDs, id)
 }
 
 type sitePrefix struct {
@@ -44,7 +51,7 @@ func newSites(cfg []Site) sites {
 	ss := sites{table: new(mapping.Table[*sitePrefix])}
 	ed := ss.table.Edit(len(cfg))
 	for _, c := range cfg {
-		s := &site{name: c.Name, keys: c.Keys, minimum: c.MinAlgorithm, maxRegistrations: c.MaxRegistrations}
+		s := &site{name: c.Name, keys: c.Keys, minimum: c.MinAlgorithm, xtrIDs: c.XTRIDs, maxRegistrations: c.MaxRegistrations}
 		if s.maxRegistrations == 0 {
 			s.maxRegistrations = DefaultMaxRegistrations
 		}

@@ -30,6 +30,7 @@ const (
 	// Why a message was dropped.
 	dropMalformed
 	dropUnexpectedType
+	dropMapReply
 	dropProbe
 	dropSMR
 	dropNoReplyWanted
@@ -55,6 +56,8 @@ const (
 	refusedDigest
 	refusedReplay
 	refusedLocator
+	refusedMapVersion
+	refusedXTRID
 	refusedTooMany
 	refusedQueueFull
 
@@ -79,6 +82,7 @@ var counterNames = [numCounters]string{
 	receiveErrors:           "receive_errors",
 	dropMalformed:           "drop_malformed",
 	dropUnexpectedType:      "drop_unexpected_type",
+	dropMapReply:            "drop_map_reply",
 	dropProbe:               "drop_probe",
 	dropSMR:                 "drop_smr",
 	dropNoReplyWanted:       "drop_no_reply_wanted",
@@ -102,6 +106,8 @@ var counterNames = [numCounters]string{
 	refusedDigest:           "refused_digest",
 	refusedReplay:           "refused_replay",
 	refusedLocator:          "refused_locator",
+	refusedMapVersion:       "refused_map_version",
+	refusedXTRID:            "refused_xtr_id",
 	refusedTooMany:          "refused_too_many",
 	refusedQueueFull:        "refused_queue_full",
 }
