@@ -228,6 +228,7 @@ func (x *registration) lifetime() time.Duration {
 func (s *Server) refresh(x *registration, reg *register, now time.Time) {
 	x.seen.Store(s.age(now))
 	x.expires.Store(s.age(now) + age(x.lifetime()))
+	x.keyID.Store(uint32(reg.key.ID) + 1)
 	if p := x.from.Load(); p == nil || *p != reg.src {
 		src := reg.src
 		x.from.Store(&src)

@@ -37,6 +37,8 @@ type Config struct {
 	// RegisterQueue is the number of authenticated Map-Registers that may
 	// wait; 0 takes the default, 1024. Further ones are dropped and counted.
 	RegisterQueue int
+	// LISPSec is how Map-Requests are protected.
+	LISPSec LISPSec
 	// Logger; nil discards.
 	Logger *slog.Logger
 	// Now is the clock; nil is time.Now.
@@ -254,6 +256,7 @@ func (c *Config) Validate() error {
 			owner[p.EID] = s.Name
 		}
 	}
+	c.LISPSec.validate(c.Sites, fail)
 	static := make(map[mapping.EID]bool)
 	for i, r := range c.Static {
 		if r == nil {

@@ -38,8 +38,15 @@
 //     may reach another ETR.
 //   - The A bit of a Map-Request turns a proxy reply into forwarding, unless the
 //     site is configured for proxy replies only.
-//   - LISP-SEC data of an ECM is not passed on to the ETR: there is no one-time
-//     key that it could use. An ITR that insists on it discards the answer.
+//   - LISP-SEC (RFC 9303): a protected Map-Request asks for one EID-prefix. The
+//     A bit of it has no effect, as the order of section 6.7 has none; "some ETR
+//     registered P" is as the proxy policy of the site has it. When no ETR can
+//     sign, the negative reply is drop/auth-failure, for 1 minute. An
+//     unprotected Map-Request for an instance that requires protection is
+//     answered by drop/policy-denied, unprotected. The key that a one-time key
+//     is wrapped with for an ETR is the one it registered with. Where LISP-SEC
+//     is off, a protected Map-Request is dropped: its ITR could not use an
+//     answer without protection.
 //   - A Map-Reply holds the longest match and all its more-specifics (section
 //     5.5), all with the lowest of their TTLs. Where they do not fit in one
 //     packet, or one of them is not ours to answer for, it holds one record:

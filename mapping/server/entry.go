@@ -78,6 +78,7 @@ type registration struct {
 	seen    atomic.Int64
 	expires atomic.Int64
 	from    atomic.Pointer[netip.AddrPort] // where the last Map-Register came from
+	keyID   atomic.Uint32                  // 1 more than that of its key; 0 after a restart
 }
 
 // maxLocators is what the locator count of a record can say.

@@ -22,10 +22,11 @@ type datagram struct {
 // reader handles the messages that one goroutine receives. It owns what it
 // decodes into and encodes to, so that answering allocates nothing.
 type reader struct {
-	s   *Server
-	ecm wire.ECM
-	req wire.MapRequest
-	reg wire.MapRegister
+	s      *Server
+	ecm    wire.ECM
+	req    wire.MapRequest
+	reg    wire.MapRegister
+	secure exchange
 
 	// What to send for the messages of one batch, and its octets.
 	out   []datagram
@@ -117,7 +118,7 @@ func (r *reader) encapsulated(now time.Time, msg []byte, src, dst netip.AddrPort
 		return
 	}
 	r.s.counters.inc(encapsulatedMapRequests)
-	r.request(request{now: now, msg: r.ecm.Message, octets: len(msg), from: src, src: r.ecm.Src, target: r.ecm.Dst, hops: r.ecm.HopLimit, local: dst})
+	r.request(request{now: now, msg: r.ecm.Message, octets: len(msg), from: src, src: r.ecm.Src, target: r.ecm.Dst, hops: r.ecm.HopLimit, secured: r.ecm.Security, local: dst})
 }
 
 // request is what is known of a Map-Request besides its fields.
@@ -131,6 +132,8 @@ type request struct {
 	// target and hops are the inner destination and hop limit of an ECM.
 	target netip.AddrPort
 	hops   uint8
+	// secured: r.ecm has LISP-SEC data, and the reply must have some too.
+	secured bool
 }
 
 // request answers or forwards the Map-Request in r.req (RFC 9301 sections 8.3
@@ -162,10 +165,13 @@ func (r *reader) request(q request) {
 		s.counters.inc(dropNoITRRLOC)
 		return
 	}
+	if q.secured && !r.open(&q) {
+		return
+	}
 	itr := s.itrRLOC(m, q)
 	debug := s.log.Enabled(context.Background(), slog.LevelDebug)
 	t := s.table.Load()
-	reply := reply{r: r, dst: netip.AddrPortFrom(itr, q.src.Port()), limit: s.maxReply6}
+	reply := reply{r: r, dst: netip.AddrPortFrom(itr, q.src.Port()), secured: q.secured, limit: s.maxReply6}
 	if itr.Is4() {
 		reply.limit = s.maxReply4
 	}
@@ -182,7 +188,7 @@ func (r *reader) request(q request) {
 		if debug {
 			s.log.Debug("map-request received", "eid", e, "itr", itr)
 		}
-		if n := r.resolve(t, e, m.Authoritative, reply.limit); n != nil {
+		if n := r.answer(t, e, &q, reply.limit); n != nil {
 			r.forward(n, e, q)
 			continue
 		}
@@ -368,7 +374,17 @@ func (r *reader) forward(n *node, e mapping.EID, q request) {
 			ecm.Src = netip.AddrPortFrom(unspecified(ecm.Dst.Addr()), q.src.Port())
 		}
 	}
-	etr := s.pickETR(n, r.req.Nonce, q.local.Addr())
+	etr := netip.Addr{}
+	if q.secured {
+		var err error
+		if etr, ecm.SecurityData, err = r.secureFor(n, q.local.Addr()); err != nil {
+			s.counters.inc(dropTooLarge)
+			return
+		}
+		ecm.Security = true
+	} else {
+		etr = s.pickETR(n, r.req.Nonce, q.local.Addr())
+	}
 	if !etr.IsValid() {
 		s.counters.inc(dropNoETR)
 		return
@@ -453,6 +469,7 @@ type reply struct {
 	at       int // where it begins in r.reply
 	n        int // records
 	begun    bool
+	secured  bool
 	negative bool
 }
 
@@ -498,19 +515,31 @@ func (p *reply) send(local netip.AddrPort) {
 		}
 		return
 	}
+	r.reply[p.at+countOffset] = uint8(p.n)
+	if p.secured {
+		signed, err := r.protect(r.reply[p.at:], r.found[0].EID)
+		if err != nil {
+			r.reply = r.reply[:p.at]
+			r.s.counters.inc(dropTooLarge)
+			return
+		}
+		r.reply = append(r.reply[:p.at], signed...) // mostly there already
+	}
 	msg := r.reply[p.at:len(r.reply):len(r.reply)]
 	if !p.credit.spend(p.received, onWire(len(msg), p.dst.Addr())) {
 		r.s.counters.inc(dropAmplification)
 		r.reply = r.reply[:p.at]
 		return
 	}
-	msg[countOffset] = uint8(p.n)
 	d := datagram{payload: msg, dst: p.dst}
 	if p.dst.Addr().Is4() == local.Addr().Is4() {
 		d.src = local
 	}
 	r.out = append(r.out, d)
 	r.s.counters.inc(mapReplies)
+	if p.secured {
+		r.s.counters.inc(protectedMapReplies)
+	}
 	if p.negative {
 		r.s.counters.inc(negativeMapReplies)
 	}

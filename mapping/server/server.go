@@ -30,6 +30,7 @@ type Server struct {
 	maxReply4    int
 	maxReply6    int
 	queue        chan *register
+	security     security
 
 	// Safe for several goroutines.
 	table      atomic.Pointer[table]
@@ -92,6 +93,7 @@ func New(ctx context.Context, cfg Config, store mapping.Store) (*Server, error) 
 		limiter:   newLimiter(cfg.RequestRate),
 		replies:   newReplyLimiter(cfg.ReplyRate),
 		credits:   newCredits(),
+		security:  newSecurity(cfg.LISPSec),
 		refusals:  rate.NewLimiter(5, 20),
 		nonces:    make(map[nonceKey]*nonceState),
 		sharing:   newInterner(),

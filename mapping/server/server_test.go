@@ -247,6 +247,7 @@ type registering struct {
 	xtr       mapping.XTRID
 	merge     bool
 	proxy     bool
+	signs     bool // does LISP-SEC
 	ttlFlag   bool
 	quiet     bool // no Map-Notify wanted
 	truncated bool
@@ -271,7 +272,7 @@ func encodeRegister(t testing.TB, g registering) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := wire.MapRegister{ProxyReply: g.proxy, Merge: g.merge, TTLFromRegister: g.ttlFlag, WantNotify: !g.quiet, Nonce: g.nonce,
+	m := wire.MapRegister{ProxyReply: g.proxy, Security: g.signs, Merge: g.merge, TTLFromRegister: g.ttlFlag, WantNotify: !g.quiet, Nonce: g.nonce,
 		Auth: g.key.Template(), Records: recs, HasXTRID: g.xtr != mapping.XTRID{}, XTRID: g.xtr, SiteID: 5}
 	if g.truncated {
 		m.Auth.Data = m.Auth.Data[:auth.Size(g.key.Algorithm, false)]

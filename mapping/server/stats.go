@@ -16,6 +16,10 @@ const (
 	mapReplies
 	negativeMapReplies
 	forwardedMapRequests
+	protectedMapRequests
+	protectedMapReplies
+	deniedUnprotected
+	cantSignReplies
 	mapRegisters
 	acceptedMapRegisters
 	repeatedMapRegisters
@@ -44,6 +48,10 @@ const (
 	dropHopLimit
 	dropNoETR
 	dropTooLarge
+	dropSecurityOff
+	dropSecurityWrapping
+	dropSecurityUnknownKey
+	dropSecurityUnwrap
 
 	// Why a Map-Register was refused.
 	refusedNoRecords
@@ -70,6 +78,10 @@ var counterNames = [numCounters]string{
 	mapReplies:              "map_replies",
 	negativeMapReplies:      "negative_map_replies",
 	forwardedMapRequests:    "forwarded_map_requests",
+	protectedMapRequests:    "protected_map_requests",
+	protectedMapReplies:     "protected_map_replies",
+	deniedUnprotected:       "denied_unprotected",
+	cantSignReplies:         "cant_sign_replies",
 	mapRegisters:            "map_registers",
 	acceptedMapRegisters:    "accepted_map_registers",
 	repeatedMapRegisters:    "repeated_map_registers",
@@ -96,6 +108,10 @@ var counterNames = [numCounters]string{
 	dropHopLimit:            "drop_hop_limit",
 	dropNoETR:               "drop_no_etr",
 	dropTooLarge:            "drop_too_large",
+	dropSecurityOff:         "drop_lisp_sec_off",
+	dropSecurityWrapping:    "drop_lisp_sec_wrapping",
+	dropSecurityUnknownKey:  "drop_lisp_sec_unknown_key",
+	dropSecurityUnwrap:      "drop_lisp_sec_unwrap",
 	refusedNoRecords:        "refused_no_records",
 	refusedNotIPEID:         "refused_not_ip_eid",
 	refusedNoSite:           "refused_no_site",
