@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/signal"
 	"slices"
 	"syscall"
 	"time"
@@ -42,6 +43,9 @@ func main() {
 const usageRound = 5 * time.Second
 
 func run(ctx context.Context, path string) error {
+	hangups := make(chan os.Signal, 1) // before SIGHUP could end the process
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 	cfg, err := config.LoadXTR(path)
 	if err != nil {
 		return err
@@ -63,7 +67,8 @@ func run(ctx context.Context, path string) error {
 	}
 
 	fib := dataplane.NewFIB()
-	x, err := xtr.New(controlConfig(cfg, rlocs, fib, log))
+	control := controlConfig(cfg, rlocs, fib, log)
+	x, err := xtr.New(control)
 	if err != nil {
 		return err
 	}
@@ -96,6 +101,8 @@ func run(ctx context.Context, path string) error {
 		defer stopPlane()
 		return x.Run(ctx, conn, misses)
 	})
+	r := &reloader{path: path, first: cfg, servers: control.MapServers, rlocs: rlocs, site: x, log: log, local: interfaceAddrs}
+	g.Go(func() error { return r.run(ctx, hangups) })
 	g.Go(func() error { return pass(ctx, usageRound, fib, plane, x, misses) })
 	g.Go(func() error {
 		return api.Serve(ctx, api.Config{Socket: cfg.API.Socket, Logger: log},
@@ -238,7 +245,8 @@ func controlConfig(cfg *config.XTR, rlocs []netip.Addr, fib *dataplane.FIB, log 
 	for _, m := range reachable(log, rlocs, "map_server", cfg.MapServers, func(m config.XTRMapServer) netip.Addr { return m.Address.Addr() }) {
 		c.MapServers = append(c.MapServers, xtr.MapServer{
 			Addr:             m.Address,
-			Key:              m.Key,
+			Key:              m.Keys[0],
+			OtherKeys:        m.Keys[1:],
 			ProxyReply:       m.ProxyReply,
 			WantNotify:       m.WantMapNotify,
 			Merge:            m.Merge,

@@ -16,6 +16,7 @@ import (
 	"github.com/eidolon-lisp/eidolon/internal/netns"
 	"github.com/eidolon-lisp/eidolon/internal/udp"
 	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/auth"
 	"github.com/eidolon-lisp/eidolon/mapping/wire"
 	"github.com/eidolon-lisp/eidolon/mapping/xtr"
 )
@@ -73,7 +74,7 @@ func TestLocalLocators(t *testing.T) {
 func TestWithoutOneFamily(t *testing.T) {
 	v4, v6 := netip.MustParseAddrPort("203.0.113.1:4342"), netip.MustParseAddrPort("[2001:db8:ff::1]:4342")
 	cfg := &config.XTR{
-		MapServers:   []config.XTRMapServer{{Address: v6}, {Address: v4}},
+		MapServers:   []config.XTRMapServer{{Address: v6, Keys: make([]auth.Key, 1)}, {Address: v4, Keys: make([]auth.Key, 1)}},
 		MapResolvers: []netip.AddrPort{v4, v6},
 	}
 	log := slog.New(slog.DiscardHandler)

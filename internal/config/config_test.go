@@ -53,12 +53,15 @@ func TestExampleXTR(t *testing.T) {
 		Instances:        []Instance{{0, "eidolon0"}, {7, "eidolon7"}},
 		MapServers: []XTRMapServer{{
 			Address:          netip.MustParseAddrPort("203.0.113.10:4342"),
-			Key:              auth.Key{ID: 1, Algorithm: auth.SHA256HKDF, Secret: []byte("an example key, 128 bits or more")},
+			Keys:             []auth.Key{{ID: 1, Algorithm: auth.SHA256HKDF, Secret: []byte("an example key, 128 bits or more")}},
 			WantMapNotify:    true,
 			RegisterInterval: time.Minute,
 		}, {
-			Address:          netip.MustParseAddrPort("[2001:db8:113::10]:4342"),
-			Key:              auth.Key{ID: 1, Algorithm: auth.SHA256HKDF, Secret: []byte("the key of site-a in a file of its own")},
+			Address: netip.MustParseAddrPort("[2001:db8:113::10]:4342"),
+			Keys: []auth.Key{
+				{ID: 1, Algorithm: auth.SHA256HKDF, Secret: []byte("the key of site-a in a file of its own")},
+				{ID: 2, Algorithm: auth.SHA256HKDF, Secret: []byte("the key before that one")},
+			},
 			WantMapNotify:    true,
 			RegisterInterval: time.Minute,
 		}},
@@ -197,7 +200,7 @@ api: {socket: sub/x.sock}
 	if got := fmt.Sprintf("%x", x.XTRID[:]); got != "00112233445566778899001122334455" {
 		t.Errorf("xtr_id is %s", got)
 	}
-	if got := string(x.MapServers[0].Key.Secret); got != "0123456789012345" {
+	if got := string(x.MapServers[0].Keys[0].Secret); got != "0123456789012345" {
 		t.Errorf("key is %q", got)
 	}
 	for i, m := range x.DatabaseMappings {
@@ -235,7 +238,7 @@ map_servers:
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := string(x.MapServers[1].Key.Secret); got != "hunter2hunter2hunter2" {
+	if got := string(x.MapServers[1].Keys[0].Secret); got != "hunter2hunter2hunter2" {
 		t.Errorf("key is %q", got)
 	}
 	want := path + `:3:68: locator_sets[1].name: locator-set "b" is not used by any of the database_mappings
@@ -244,7 +247,7 @@ map_servers:
 	if got := x.Warnings.Error(); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
-	for _, text := range []string{fmt.Sprintf("%v", x), fmt.Sprintf("%+v", *x), fmt.Sprintf("%#v", x.MapServers[0].Key)} {
+	for _, text := range []string{fmt.Sprintf("%v", x), fmt.Sprintf("%+v", *x), fmt.Sprintf("%#v", x.MapServers[0].Keys[0])} {
 		if strings.Contains(text, "hunter2") || strings.Contains(text, "104 117 110") {
 			t.Errorf("a key shows in %s", text)
 		}

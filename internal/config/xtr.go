@@ -64,7 +64,8 @@ type Instance struct {
 // XTRMapServer is one map-server that an xTR registers with.
 type XTRMapServer struct {
 	Address netip.AddrPort
-	Key     auth.Key `json:"-"`
+	// Keys are the pre-shared keys, the preferred one first; not empty.
+	Keys []auth.Key `json:"-"`
 	// ProxyReply asks the map-server to answer Map-Requests itself.
 	ProxyReply bool
 	// WantMapNotify asks for an acknowledgement of registrations.
@@ -299,21 +300,45 @@ func (c *XTR) readMapServers(v value, underlay names[netip.Addr]) {
 		}
 		address := o.need("address", "the IP address of a map-server")
 		ap, apOK := address.addrPort(controlPort, false)
-		key, keyOK := o.need("authentication_key", wantKey).authenticationKey()
+		keys, keysOK := o.registrationKeys()
 		m := XTRMapServer{
 			Address:          ap,
-			Key:              key,
+			Keys:             keys,
 			ProxyReply:       o.get("proxy_reply").boolean(false),
 			WantMapNotify:    o.get("want_map_notify").boolean(true),
 			Merge:            o.get("merge").boolean(false),
 			RegisterInterval: o.get("register_interval").duration(5*time.Second, 2*time.Minute, time.Minute),
 		}
+		if len(keys) > 1 && !m.WantMapNotify {
+			o.get("authentication_keys").fail("found %d keys without want_map_notify, which tells which of them the map-server has", len(keys))
+		}
 		o.end()
-		if apOK && seen.add(ap, address, "map-server") && keyOK {
+		if apOK && seen.add(ap, address, "map-server") && keysOK {
 			underlay[ap.Addr()] = address
 			c.MapServers = append(c.MapServers, m)
 		}
 	}
+}
+
+// registrationKeys reads authentication_key or authentication_keys.
+func (o *object) registrationKeys() (keys []auth.Key, ok bool) {
+	one, several := o.get("authentication_key"), o.get("authentication_keys")
+	if !several.given() {
+		key, ok := o.need("authentication_key", wantKey).authenticationKey()
+		return []auth.Key{key}, ok
+	}
+	if one.given() {
+		o.fail(several.key, "found both authentication_key and authentication_keys, expected one of them")
+		return nil, false
+	}
+	ok, several.secret = true, true
+	seen := make(names[uint8])
+	for _, item := range several.atLeastOne("keys, each " + wantKey) {
+		k, keyOK := item.authenticationKey()
+		keyOK = keyOK && seen.add(k.ID, item, "key_id")
+		keys, ok = append(keys, k), ok && keyOK
+	}
+	return keys, ok && len(keys) > 0
 }
 
 func (c *XTR) readMapResolvers(v value, underlay names[netip.Addr]) {

@@ -90,6 +90,10 @@ type MapServer struct {
 	Addr netip.AddrPort
 	// Key signs Map-Registers and verifies Map-Notifies.
 	Key auth.Key
+	// OtherKeys are tried in turn when registrations with Key are not
+	// confirmed, so that a key can be changed at the site before or after the
+	// map-server. They need WantNotify.
+	OtherKeys []auth.Key
 	// ProxyReply asks the map-server to answer Map-Requests for the site.
 	ProxyReply bool
 	// WantNotify asks for a Map-Notify. Without it nobody knows whether a
@@ -287,12 +291,8 @@ func (c *Config) checkPeers(bad func(string, ...any)) {
 		if slices.ContainsFunc(c.MapServers[:i], func(o MapServer) bool { return o.Addr == m.Addr }) {
 			bad("map_server %v: given twice", m.Addr)
 		}
-		if auth.Size(m.Key.Algorithm, false) == 0 {
-			bad("map_server %v: authentication_key: unknown %v", m.Addr, m.Key.Algorithm)
-		}
-		if len(m.Key.Secret) == 0 {
-			bad("map_server %v: authentication_key: the secret is empty", m.Addr)
-		}
+		m.OtherKeys = slices.Clone(m.OtherKeys)
+		m.checkKeys(bad)
 		m.RegisterInterval = cmp.Or(m.RegisterInterval, registerInterval)
 		if m.RegisterInterval < 5*time.Second || m.RegisterInterval > time.Hour {
 			bad("map_server %v: register_interval %v: expected 5s to 1h", m.Addr, m.RegisterInterval)
@@ -314,6 +314,27 @@ func (c *Config) checkPeers(bad func(string, ...any)) {
 		if slices.Contains(c.MapResolvers[:i], c.MapResolvers[i]) {
 			bad("map_resolver %v: given twice", c.MapResolvers[i])
 		}
+	}
+}
+
+// keys returns Key and OtherKeys.
+func (m *MapServer) keys() []auth.Key { return append([]auth.Key{m.Key}, m.OtherKeys...) }
+
+func (m *MapServer) checkKeys(bad func(string, ...any)) {
+	keys := m.keys()
+	for i, k := range keys {
+		if auth.Size(k.Algorithm, false) == 0 {
+			bad("map_server %v: authentication_key: unknown %v", m.Addr, k.Algorithm)
+		}
+		if len(k.Secret) == 0 {
+			bad("map_server %v: authentication_key: the secret is empty", m.Addr)
+		}
+		if slices.ContainsFunc(keys[:i], func(o auth.Key) bool { return o.ID == k.ID }) {
+			bad("map_server %v: authentication_key: key_id %d is given twice", m.Addr, k.ID)
+		}
+	}
+	if len(keys) > 1 && !m.WantNotify {
+		bad("map_server %v: authentication_key: of %d keys the right one is found only with want_map_notify", m.Addr, len(keys))
 	}
 }
 

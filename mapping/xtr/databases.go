@@ -1,11 +1,17 @@
 package xtr
 
 import (
+	"bytes"
+	"cmp"
+	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/auth"
+	"github.com/eidolon-lisp/eidolon/mapping/wire"
 )
 
 // setDatabases replaces the site's database-mappings, or refuses them whole.
@@ -50,6 +56,53 @@ func (m *machine) solicitSettled(now time.Time) {
 	if m.smrs.held && !m.stopping && m.reg.settled() {
 		m.smrs.hurry(now)
 		m.smrs.advance(now)
+	}
+}
+
+// setKeys replaces the keys of the map-server at with.Addr.
+func (m *machine) setKeys(now time.Time, with MapServer) error {
+	m.advance(now)
+	addr := netip.AddrPortFrom(with.Addr.Addr().Unmap(), cmp.Or(with.Addr.Port(), wire.Port))
+	i := slices.IndexFunc(m.cfg.MapServers, func(s MapServer) bool { return s.Addr == addr })
+	if i < 0 {
+		return fmt.Errorf("map_server %v: not one of this xtr", addr)
+	}
+	s := &m.cfg.MapServers[i]
+	next := *s
+	next.Key, next.OtherKeys = with.Key, slices.Clone(with.OtherKeys)
+	var errs []error
+	next.checkKeys(func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) })
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if slices.EqualFunc(s.keys(), next.keys(), sameKey) {
+		return nil
+	}
+	*s = next
+	m.log.Info("keys changed", "map_server", s.Addr)
+	m.reg.rekey(now, s)
+	m.advance(now)
+	return nil
+}
+
+func sameKey(a, b auth.Key) bool {
+	return a.ID == b.ID && a.Algorithm == b.Algorithm && bytes.Equal(a.Secret, b.Secret)
+}
+
+// rekey begins anew with the first key of s.
+func (r *registrar) rekey(now time.Time, s *MapServer) {
+	for _, g := range r.regs {
+		if g.server != s {
+			continue
+		}
+		g.key = 0
+		switch {
+		case g.sent.IsZero():
+		case g.gone != nil:
+			r.compose(now, g)
+		case !g.renew.IsZero():
+			g.renew = now
+		}
 	}
 }
 

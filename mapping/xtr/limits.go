@@ -76,6 +76,10 @@ const (
 	// registration unconfirmed.
 	unconfirmedTries = 3
 
+	// keyTries is how many Map-Registers with one key go unanswered before the
+	// next one is tried.
+	keyTries = 3
+
 	// stopLinger is how long an orderly stop waits for the Map-Notify of its
 	// deregistration; there is time for one retransmission.
 	stopLinger = 2 * time.Second

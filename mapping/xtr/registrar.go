@@ -55,6 +55,7 @@ type registration struct {
 	lastNotify  time.Time
 	rtt         time.Duration
 	unconfirmed bool
+	key         int       // index in server.keys of the one in use
 	withdrawn   bool      // the message deregisters
 	expires     time.Time // when the withdrawal of gone is given up
 }
@@ -114,7 +115,8 @@ func (r *registrar) advance(now time.Time) {
 			r.begin(now, g)
 		case !g.resend.IsZero() && !now.Before(g.resend):
 			g.resends++
-			if r.overtaken(g) && !r.compose(now, g) {
+			next := r.nextKey(g)
+			if (next || r.overtaken(g)) && !r.compose(now, g) {
 				g.resend = time.Time{}
 				continue
 			}
@@ -123,6 +125,20 @@ func (r *registrar) advance(now time.Time) {
 		}
 	}
 }
+
+// nextKey takes the next key for g, if the map-server did not answer to
+// several messages with this one: it may not have it yet, or no more.
+func (r *registrar) nextKey(g *registration) bool {
+	if g.resends < keyTries || len(g.server.OtherKeys) == 0 {
+		return false
+	}
+	g.key = (g.key + 1) % len(g.server.keys())
+	r.log.Debug("registration tries another key", "map_server", g.server.Addr, "key_id", g.authKey().ID)
+	return true
+}
+
+// authKey returns the key that g uses.
+func (g *registration) authKey() auth.Key { return g.server.keys()[g.key] }
 
 // overtaken reports whether another Map-Register to the map-server of g has a
 // higher nonce.
@@ -177,7 +193,7 @@ func (r *registrar) compose(now time.Time, g *registration) bool {
 		Merge:           g.server.Merge,
 		WantNotify:      g.server.WantNotify,
 		Nonce:           g.nonce,
-		Auth:            g.server.Key.Template(),
+		Auth:            g.authKey().Template(),
 		Records:         rs,
 		HasXTRID:        r.cfg.XTRID != mapping.XTRID{},
 		XTRID:           r.cfg.XTRID,
@@ -186,7 +202,7 @@ func (r *registrar) compose(now time.Time, g *registration) bool {
 	if !ok {
 		return false
 	}
-	if err := auth.Sign(msg, g.server.Key); err != nil {
+	if err := auth.Sign(msg, g.authKey()); err != nil {
 		r.stats.inc(sendErrors)
 		r.log.Error("map-register could not be signed", "map_server", g.server.Addr, "err", err)
 		return false
@@ -263,7 +279,7 @@ func (r *registrar) notify(now time.Time, msg []byte, from netip.AddrPort) {
 }
 
 func (r *registrar) confirm(now time.Time, g *registration, msg []byte, from netip.AddrPort) {
-	if err := r.verify(msg, g.server.Key); err != nil {
+	if err := r.verify(msg, g.authKey()); err != nil {
 		r.refuseNotify(now, from, err)
 		return
 	}
@@ -305,7 +321,8 @@ func (r *registrar) unsolicited(now time.Time, msg []byte, from netip.AddrPort) 
 		r.stats.inc(mapNotifyAcksRateLimited)
 		return
 	}
-	if err := r.verify(msg, server.Key); err != nil {
+	key, err := r.verifyAny(msg, server)
+	if err != nil {
 		r.refuseNotify(now, from, err)
 		return
 	}
@@ -315,12 +332,12 @@ func (r *registrar) unsolicited(now time.Time, msg []byte, from netip.AddrPort) 
 		return
 	}
 	r.acks.take(now, server.Addr)
-	m.Ack, m.Auth = true, server.Key.Template()
+	m.Ack, m.Auth = true, key.Template()
 	ack, ok := r.encode(&m)
 	if !ok {
 		return
 	}
-	if err := auth.Sign(ack, server.Key); err != nil {
+	if err := auth.Sign(ack, key); err != nil {
 		r.stats.inc(sendErrors)
 		r.log.Error("map-notify-ack could not be signed", "map_server", server.Addr, "err", err)
 		return
@@ -336,6 +353,17 @@ func (r *registrar) unsolicited(now time.Time, msg []byte, from netip.AddrPort) 
 func (r *registrar) verify(msg []byte, k auth.Key) error {
 	_, err := auth.Verify(msg, []auth.Key{k}, k.Algorithm)
 	return err
+}
+
+// verifyAny checks a Map-Notify that answers nothing with the keys of a
+// map-server and returns the one that signed it.
+func (r *registrar) verifyAny(msg []byte, s *MapServer) (k auth.Key, err error) {
+	for _, k = range s.keys() {
+		if err = r.verify(msg, k); err == nil {
+			return k, nil
+		}
+	}
+	return auth.Key{}, err
 }
 
 func (r *registrar) refuseNotify(now time.Time, from netip.AddrPort, err error) {

@@ -133,6 +133,16 @@ func (x *XTR) SetDatabases(databases []Database) error {
 	return err
 }
 
+// SetKeys replaces the keys of the map-server at addr by those of m; nothing
+// else of m is used. Registrations with them begin at once. After an error
+// nothing has changed.
+func (x *XTR) SetKeys(m MapServer) error {
+	var err error
+	x.do(func(now time.Time) { err = x.m.setKeys(now, m) })
+	x.poke()
+	return err
+}
+
 // Clear removes exactly eid from the map-cache and reports whether it was
 // there.
 func (x *XTR) Clear(eid mapping.EID) (found bool) {

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+
+	"github.com/eidolon-lisp/eidolon/internal/config"
+	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/xtr"
+)
+
+// site is what of a running xTR a new configuration can change.
+type site interface {
+	SetDatabases([]xtr.Database) error
+	SetKeys(xtr.MapServer) error
+}
+
+// reloader applies a changed configuration file to a running xTR: locators,
+// their priorities and weights, record TTLs and keys. Everything else needs a
+// restart, and is named.
+type reloader struct {
+	path  string
+	first *config.XTR // what the xTR was started with
+	// servers are those of first that the xTR uses.
+	servers []xtr.MapServer
+	rlocs   []netip.Addr
+	site    site
+	log     *slog.Logger
+	local   func() []netip.Addr // addresses of this router
+}
+
+// run reloads at each signal until ctx ends.
+func (r *reloader) run(ctx context.Context, signals <-chan os.Signal) error {
+	for {
+		select {
+		case <-signals:
+			r.reload()
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// reload reads the file again. If it is bad, all stays as it is.
+func (r *reloader) reload() {
+	next, err := config.LoadXTR(r.path)
+	if err != nil {
+		r.log.Error("configuration not reloaded, the running one stays", "err", err)
+		return
+	}
+	for _, w := range next.Warnings {
+		r.log.Warn("configuration", "warning", w.Error())
+	}
+	if keys := r.first.NeedsRestart(next); len(keys) > 0 {
+		r.log.Warn("changes that take effect with a restart only", "keys", keys)
+	}
+	if err := r.site.SetDatabases(r.databases(next)); err != nil {
+		r.log.Error("database_mappings not reloaded, the running ones stay", "err", err)
+		return
+	}
+	for _, s := range r.servers {
+		i := slices.IndexFunc(next.MapServers, func(m config.XTRMapServer) bool { return m.Address == s.Addr })
+		if i < 0 {
+			continue // needs a restart
+		}
+		keys := next.MapServers[i].Keys
+		s.Key, s.OtherKeys = keys[0], keys[1:]
+		if err := r.site.SetKeys(s); err != nil {
+			r.log.Error("keys not reloaded, the running ones stay", "map_server", s.Addr, "err", err)
+		}
+	}
+	r.log.Info("configuration reloaded", "file", r.path)
+}
+
+// databases returns the EID-prefixes that the xTR was started with, each as
+// next has it. The data plane has routes and rules for these, so that others
+// wait for a restart.
+func (r *reloader) databases(next *config.XTR) []xtr.Database {
+	var out []xtr.Database
+	var added, removed []mapping.EID
+	find := func(in []config.DatabaseMapping, e mapping.EID) int {
+		return slices.IndexFunc(in, func(m config.DatabaseMapping) bool { return m.EID == e })
+	}
+	var here []netip.Addr
+	if r.local != nil {
+		here = r.local()
+	}
+	for _, old := range r.first.DatabaseMappings {
+		m := old
+		if i := find(next.DatabaseMappings, old.EID); i >= 0 {
+			m = next.DatabaseMappings[i]
+		} else {
+			removed = append(removed, old.EID)
+		}
+		for _, l := range m.Locators {
+			if slices.Contains(here, l.Addr) && !slices.Contains(r.rlocs, l.Addr) {
+				r.log.Warn("a locator of this router that it does not use before a restart", "eid", m.EID, "locator", l.Addr)
+			}
+		}
+		out = append(out, xtr.Database{EID: m.EID, Locators: m.Locators, TTL: m.RecordTTL})
+	}
+	for _, m := range next.DatabaseMappings {
+		if find(r.first.DatabaseMappings, m.EID) < 0 {
+			added = append(added, m.EID)
+		}
+	}
+	if len(added)+len(removed) > 0 {
+		r.log.Warn("EID-prefixes are added and removed with a restart only; the others are reloaded", "added", added, "removed", removed)
+	}
+	return out
+}
+
+// interfaceAddrs returns the addresses of this router's interfaces.
+func interfaceAddrs() []netip.Addr {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	var out []netip.Addr
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			out = append(out, p.Addr())
+		}
+	}
+	return out
+}

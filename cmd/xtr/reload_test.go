@@ -1,0 +1,104 @@
+package main
+
+import (
+	"bytes"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/eidolon-lisp/eidolon/internal/config"
+	"github.com/eidolon-lisp/eidolon/mapping/xtr"
+)
+
+const siteFile = `
+database_mappings:
+  - {eid: 10.1.0.0/16, locator_set: a}
+locator_sets:
+  - {name: a, locators: [{address: 192.0.2.1, priority: 1, weight: 100}]}
+map_servers:
+  - address: 203.0.113.10
+    authentication_key: {key_id: 1, key: an example key of enough octets}
+map_resolvers: [203.0.113.10]
+`
+
+// recorder is a site that keeps what it is told.
+type recorder struct {
+	databases []xtr.Database
+	servers   []xtr.MapServer
+}
+
+func (r *recorder) SetDatabases(d []xtr.Database) error { r.databases = d; return nil }
+func (r *recorder) SetKeys(m xtr.MapServer) error       { r.servers = append(r.servers, m); return nil }
+
+func TestReload(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "xtr.yml")
+	write := func(edits ...string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(strings.NewReplacer(edits...).Replace(siteFile)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write()
+	first, err := config.LoadXTR(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rlocs := []netip.Addr{netip.MustParseAddr("192.0.2.1")}
+	for _, c := range []struct {
+		name  string
+		edits []string
+		log   string // one line holds all of these words
+		// priority and address of the locator; 0 when nothing is applied
+		priority uint8
+		address  string
+		secret   string
+	}{
+		{"same", nil, "configuration reloaded", 1, "192.0.2.1", "an example key of enough octets"},
+		{"locator", []string{"192.0.2.1, priority: 1", "192.0.2.7, priority: 9"}, "locator 192.0.2.7 restart", 9, "192.0.2.7", "an example key of enough octets"},
+		{"key", []string{"an example key", "another key"}, "configuration reloaded", 1, "192.0.2.1", "another key of enough octets"},
+		{"bad file", []string{"priority: 1", "priority: 1000"}, "not reloaded priority 1000", 0, "", ""},
+		{"other key", []string{"map_resolvers: [203", "map_resolvers: [203.0.113.99, 203"}, "restart map_resolvers", 1, "192.0.2.1", "an example key of enough octets"},
+		{"EID", []string{"10.1.0.0/16", "10.9.0.0/16"}, "restart 10.9.0.0/16 10.1.0.0/16", 1, "192.0.2.1", "an example key of enough octets"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			write(c.edits...)
+			var log bytes.Buffer
+			var got recorder
+			logger := slog.New(slog.NewTextHandler(&log, nil))
+			control := controlConfig(first, rlocs, nil, logger)
+			r := reloader{path: path, first: first, servers: control.MapServers, rlocs: rlocs, site: &got, log: logger,
+				local: func() []netip.Addr { return append(rlocs, netip.MustParseAddr("192.0.2.7")) }}
+			r.reload()
+			found := false
+			for line := range strings.Lines(log.String()) {
+				all := true
+				for word := range strings.FieldsSeq(c.log) {
+					all = all && strings.Contains(line, word)
+				}
+				found = found || all
+			}
+			if !found {
+				t.Errorf("no line has all of %q:\n%s", c.log, &log)
+			}
+			if c.priority == 0 {
+				if got.databases != nil || got.servers != nil {
+					t.Errorf("a bad file changed %+v", got)
+				}
+				return
+			}
+			if len(got.databases) != 1 || len(got.servers) != 1 {
+				t.Fatalf("got %+v", got)
+			}
+			d, l := got.databases[0], got.databases[0].Locators[0]
+			if d.EID.String() != "10.1.0.0/16" || l.Priority != c.priority || l.Addr.String() != c.address {
+				t.Errorf("database-mapping %+v", d)
+			}
+			if s := string(got.servers[0].Key.Secret); s != c.secret {
+				t.Errorf("key %q", s)
+			}
+		})
+	}
+}

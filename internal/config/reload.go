@@ -1,0 +1,49 @@
+package config
+
+import (
+	"reflect"
+	"slices"
+	"strings"
+	"unicode"
+)
+
+// NeedsRestart returns the keys, as they stand in the file, in which next
+// differs from c and that a running xTR does not change: all but
+// database_mappings and locator_sets, and the keys of map_servers.
+func (c *XTR) NeedsRestart(next *XTR) []string {
+	a, b := *c, *next
+	for _, x := range []*XTR{&a, &b} {
+		x.DatabaseMappings, x.Warnings = nil, nil
+		x.MapServers = slices.Clone(x.MapServers)
+		for i := range x.MapServers {
+			x.MapServers[i].Keys = nil
+		}
+	}
+	var keys []string
+	va, vb := reflect.ValueOf(a), reflect.ValueOf(b)
+	for i := range va.NumField() {
+		if !reflect.DeepEqual(va.Field(i).Interface(), vb.Field(i).Interface()) {
+			keys = append(keys, keyName(va.Type().Field(i).Name))
+		}
+	}
+	return keys
+}
+
+// keyName returns the key in the file of a field of XTR.
+func keyName(field string) string {
+	switch field {
+	case "XTRID":
+		return "xtr_id"
+	case "MapCacheLimit":
+		return "map_cache"
+	}
+	var b strings.Builder
+	letters := []rune(field)
+	for i, l := range letters {
+		if i > 0 && unicode.IsUpper(l) && (unicode.IsLower(letters[i-1]) || i+1 < len(letters) && unicode.IsLower(letters[i+1])) {
+			b.WriteByte('_')
+		}
+		b.WriteRune(unicode.ToLower(l))
+	}
+	return b.String()
+}
