@@ -77,17 +77,21 @@ func (s *Server) Sites() []SiteStatus {
 			st.LastRegistration = s.timeOf(last)
 		}
 		for _, p := range x.prefixes {
-			ps := PrefixStatus{SitePrefix: p.SitePrefix}
-			for _, v := range t.Covered(p.EID) {
-				if n, ok := v.(*node); ok && n.prefix == p && len(n.regs) > 0 {
-					ps.Registered++
-				}
-			}
-			st.Prefixes = append(st.Prefixes, ps)
+			st.Prefixes = append(st.Prefixes, p.status(t))
 		}
 		out = append(out, st)
 	}
 	return out
+}
+
+func (p *sitePrefix) status(t *table) PrefixStatus {
+	ps := PrefixStatus{SitePrefix: p.SitePrefix}
+	for _, v := range t.Covered(p.EID) {
+		if n, ok := v.(*node); ok && n.prefix == p && len(n.regs) > 0 {
+			ps.Registered++
+		}
+	}
+	return ps
 }
 
 // MappingStatus is what is known about one EID.

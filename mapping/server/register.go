@@ -132,7 +132,9 @@ func (s *Server) refuse(now time.Time, owner *site, why counter, src netip.AddrP
 		name = owner.name
 	}
 	if s.mayLog(now) {
-		s.log.Warn("registration refused", "reason", why.String(), "src", src, "site", name, "suppressed", s.suppressed.Swap(0))
+		suppressed := s.suppressed.Swap(0)
+		s.log.Warn("registration refused", "reason", why.String(), "src", src, "site", name, "suppressed", suppressed)
+		s.events.Publish(Event{Time: now, Kind: EventRefused, Site: name, Peer: src, Reason: why.String(), Suppressed: suppressed})
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/eidolon-lisp/eidolon/internal/fanout"
 	"github.com/eidolon-lisp/eidolon/mapping"
 )
 
@@ -43,6 +44,7 @@ type Server struct {
 	suppressed atomic.Uint64 // log lines since the last
 	mappings   atomic.Int64
 	pendingLen atomic.Int64
+	events     fanout.Fanout[Event]
 
 	mu sync.Mutex
 	// Under mu.
