@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/eidolon-lisp/eidolon/internal/fanout"
 	"github.com/eidolon-lisp/eidolon/mapping"
 	"github.com/eidolon-lisp/eidolon/mapping/wire"
 )
@@ -30,6 +31,7 @@ type core struct {
 	// none of the family.
 	rloc4, rloc6 netip.Addr
 	itrRLOCs     []wire.Address
+	events       fanout.Fanout[Event]
 
 	out  []datagram
 	logs limiter[counter]

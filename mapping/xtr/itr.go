@@ -343,7 +343,7 @@ func (i *itr) wanted(q *query) bool {
 
 // advance does what is due at now.
 func (i *itr) advance(now time.Time) {
-	i.changes = append(i.changes, i.cache.Expire(now)...)
+	i.removed(now, i.cache.Expire(now), "it expired")
 	for len(i.timers) > 0 && !i.timers[0].at.After(now) {
 		i.fire(now, i.timers[0])
 	}

@@ -93,7 +93,7 @@ func (m *machine) heard(now time.Time, rlocs []netip.Addr) {
 func (m *machine) clear(now time.Time, eid mapping.EID) bool {
 	m.advance(now)
 	gone := m.itr.cache.Delete(eid)
-	m.itr.changes = append(m.itr.changes, gone...)
+	m.itr.removed(now, gone, "it was cleared")
 	return len(gone) > 0
 }
 

@@ -2,6 +2,7 @@ package xtr
 
 import (
 	"errors"
+	"fmt"
 	"math/bits"
 	"net/netip"
 	"slices"
@@ -222,6 +223,9 @@ func (r *registrar) renewal(now time.Time, g *registration) time.Time {
 
 func (r *registrar) transmit(now time.Time, g *registration) {
 	if g.tries >= unconfirmedTries && g.server.WantNotify {
+		if !g.unconfirmed {
+			r.tell(now, EventLost, g, fmt.Sprintf("%d map-registers in a row had no map-notify", g.tries))
+		}
 		g.unconfirmed = true
 		// Say so at once, then ever more rarely.
 		if g.tries == unconfirmedTries || g.tries >= 8 && bits.OnesCount(uint(g.tries)) == 1 {
@@ -294,6 +298,9 @@ func (r *registrar) confirm(now time.Time, g *registration, msg []byte, from net
 		return
 	}
 	g.renew = g.sent.Add(g.server.RegisterInterval)
+	if first {
+		r.tell(now, EventConfirmed, g, "")
+	}
 	for _, d := range g.databases {
 		if first {
 			r.log.Info("registered", "eid", r.cfg.Databases[d].EID, "map_server", g.server.Addr)

@@ -44,9 +44,9 @@ func (i *itr) reply(now time.Time, msg []byte, from netip.AddrPort) {
 
 	stale := i.superseded(q.eid, scope.EID, recs)
 	for _, e := range stale {
-		i.changes = append(i.changes, i.cache.Delete(e)...)
+		i.removed(now, i.cache.Delete(e), "the mapping system does not know it any more")
 	}
-	i.changes = append(i.changes, i.cache.Apply(now, recs...)...)
+	i.install(now, recs)
 	for _, r := range recs {
 		if r.TTL != 0 {
 			i.log.Debug("mapping installed", "eid", r.EID, "locators", locatorText{r})

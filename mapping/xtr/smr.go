@@ -28,6 +28,7 @@ func (i *itr) solicited(now time.Time, m *wire.MapRequest) {
 	i.smr.take(now, eid)
 	i.stats.inc(mapRequestsSMRInvoked)
 	i.log.Debug("smr received", "eid", eid)
+	i.events.Publish(Event{Time: now, Kind: EventSMR, EID: eid})
 	i.ask(now, &query{eid: eid, why: forSMR})
 }
 
