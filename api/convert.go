@@ -9,6 +9,8 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	eidolonv1 "github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1"
+	"github.com/eidolon-lisp/eidolon/dataplane"
+	"github.com/eidolon-lisp/eidolon/encap"
 	"github.com/eidolon-lisp/eidolon/mapping"
 	"github.com/eidolon-lisp/eidolon/mapping/server"
 	"github.com/eidolon-lisp/eidolon/mapping/wire"
@@ -363,4 +365,128 @@ func batchFromProto(ps []*eidolonv1.Record) ([]*mapping.Record, *fieldError) {
 		recs[i] = r
 	}
 	return recs, nil
+}
+
+func explanationToProto(x server.Explanation) *eidolonv1.ExplainMappingResponse {
+	p := &eidolonv1.ExplainMappingResponse{Eid: x.EID.String(), Site: x.Site, Reasons: x.Reasons}
+	if x.Prefix.EID.IsValid() {
+		p.SitePrefix = sitePrefixToProto(x.Prefix)
+	}
+	if x.Matched {
+		p.Mapping = mappingToProto(x.Match)
+	}
+	switch x.Outcome {
+	case server.OutcomeReply:
+		p.Outcome = eidolonv1.MapRequestOutcome_MAP_REQUEST_OUTCOME_REPLY
+	case server.OutcomeForward:
+		p.Outcome = eidolonv1.MapRequestOutcome_MAP_REQUEST_OUTCOME_FORWARD
+	case server.OutcomeNegative:
+		p.Outcome = eidolonv1.MapRequestOutcome_MAP_REQUEST_OUTCOME_NEGATIVE
+	}
+	for _, r := range x.Records {
+		p.Records = append(p.Records, recordToProto(r))
+	}
+	for _, a := range x.ETRs {
+		p.Etrs = append(p.Etrs, a.String())
+	}
+	return p
+}
+
+func flowToProto(k encap.Key, known xtr.Explanation, d dataplane.Decision) *eidolonv1.ExplainFlowResponse {
+	p := &eidolonv1.ExplainFlowResponse{Unresolvable: known.Unresolvable, Slots: dataplane.Slots, Slot: uint32(d.Slot)}
+	if known.Own {
+		p.DatabaseMapping = databaseToProto(known.Database)
+	}
+	if known.Cached {
+		p.Entry = cacheEntryToProto(known.Entry)
+	}
+	if known.Resolving {
+		r := known.Resolution
+		p.Resolution = &eidolonv1.PendingResolution{Eid: r.EID.String(), Tries: uint32(r.Tries), GivenUp: r.GivenUp, Next: timeToProto(r.Next)}
+	}
+	if d.Drop != dataplane.NotDropped {
+		p.Drop = d.Drop.String()
+	}
+	for _, u := range d.Locators {
+		p.Locators = append(p.Locators, &eidolonv1.LocatorUse{Locator: locatorToProto(u.Locator), Slots: uint32(u.Slots), Reason: u.Why})
+	}
+	if k.Src.IsValid() {
+		hash := k.Hash()
+		p.FlowHash = &hash
+	}
+	if d.RLOC != nil {
+		p.Rloc, p.SourceRloc = d.RLOC.Addr().String(), d.Source.String()
+		p.PathMtu, p.Room = uint32(d.RLOC.MTU()), uint32(d.RLOC.Room())
+	}
+	return p
+}
+
+// optionalRecord leaves a record that is not there unset.
+func optionalRecord(r *mapping.Record) *eidolonv1.Record {
+	if r == nil {
+		return nil
+	}
+	return recordToProto(r)
+}
+
+var serverEventKinds = map[server.EventKind]eidolonv1.EventKind{
+	server.EventRegistered: eidolonv1.EventKind_EVENT_KIND_REGISTERED,
+	server.EventChanged:    eidolonv1.EventKind_EVENT_KIND_REGISTRATION_CHANGED,
+	server.EventWithdrawn:  eidolonv1.EventKind_EVENT_KIND_WITHDRAWN,
+	server.EventExpired:    eidolonv1.EventKind_EVENT_KIND_EXPIRED,
+	server.EventPut:        eidolonv1.EventKind_EVENT_KIND_PUT,
+	server.EventDeleted:    eidolonv1.EventKind_EVENT_KIND_DELETED,
+	server.EventRefused:    eidolonv1.EventKind_EVENT_KIND_REGISTRATION_REFUSED,
+}
+
+func serverEventToProto(e server.Event) *eidolonv1.Event {
+	p := &eidolonv1.Event{
+		Time:       timeToProto(e.Time),
+		Kind:       serverEventKinds[e.Kind],
+		Site:       e.Site,
+		Record:     optionalRecord(e.Record),
+		Previous:   optionalRecord(e.Previous),
+		Reason:     e.Reason,
+		Suppressed: e.Suppressed,
+	}
+	if e.EID.IsValid() {
+		p.Eid = e.EID.String()
+	}
+	if e.By != (mapping.Registrant{}) {
+		p.Registrant = e.By.String()
+	}
+	if e.Peer.IsValid() {
+		p.Peer = e.Peer.String()
+	}
+	return p
+}
+
+var routerEventKinds = map[xtr.EventKind]eidolonv1.EventKind{
+	xtr.EventInstalled: eidolonv1.EventKind_EVENT_KIND_CACHE_INSTALLED,
+	xtr.EventRemoved:   eidolonv1.EventKind_EVENT_KIND_CACHE_REMOVED,
+	xtr.EventConfirmed: eidolonv1.EventKind_EVENT_KIND_REGISTRATION_CONFIRMED,
+	xtr.EventLost:      eidolonv1.EventKind_EVENT_KIND_REGISTRATION_LOST,
+	xtr.EventSMR:       eidolonv1.EventKind_EVENT_KIND_SMR_RECEIVED,
+	xtr.EventUp:        eidolonv1.EventKind_EVENT_KIND_RLOC_UP,
+	xtr.EventDown:      eidolonv1.EventKind_EVENT_KIND_RLOC_DOWN,
+}
+
+func routerEventToProto(e xtr.Event) *eidolonv1.Event {
+	p := &eidolonv1.Event{
+		Time:     timeToProto(e.Time),
+		Kind:     routerEventKinds[e.Kind],
+		Record:   optionalRecord(e.Record),
+		Previous: optionalRecord(e.Previous),
+		Reason:   e.Reason,
+	}
+	if e.EID.IsValid() {
+		p.Eid = e.EID.String()
+	}
+	switch {
+	case e.Peer.IsValid():
+		p.Peer = e.Peer.String()
+	case e.RLOC.IsValid():
+		p.Peer = e.RLOC.String()
+	}
+	return p
 }

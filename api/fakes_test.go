@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/eidolon-lisp/eidolon/internal/fanout"
 	"github.com/eidolon-lisp/eidolon/mapping"
 	"github.com/eidolon-lisp/eidolon/mapping/server"
 	"github.com/eidolon-lisp/eidolon/mapping/xtr"
@@ -21,10 +22,24 @@ type fakeDatabase struct {
 	err   error // of Put and Delete
 	sites []server.SiteStatus
 	regs  map[mapping.EID]server.MappingStatus
+
+	explained server.Explanation
+	itr       netip.Addr // of the last Explain
+	events    fanout.Fanout[server.Event]
 }
 
 func newDatabase() *fakeDatabase {
 	return &fakeDatabase{recs: map[mapping.EID]*mapping.Record{}, regs: map[mapping.EID]server.MappingStatus{}}
+}
+
+func (d *fakeDatabase) Explain(e mapping.EID, itr netip.Addr) server.Explanation {
+	x := d.explained
+	x.EID, d.itr = e, itr
+	return x
+}
+
+func (d *fakeDatabase) Watch(queue int) (*fanout.Subscription[server.Event], error) {
+	return d.events.Subscribe(queue)
 }
 
 func (d *fakeDatabase) Sites() []server.SiteStatus { return d.sites }
@@ -90,6 +105,14 @@ type fakeXTR struct {
 	resolvers []xtr.MapResolverStatus
 	mu        sync.Mutex
 	cache     []mapping.CacheEntry
+	explained xtr.Explanation
+	events    fanout.Fanout[xtr.Event]
+}
+
+func (x *fakeXTR) Explain(uint32, netip.Addr) xtr.Explanation { return x.explained }
+
+func (x *fakeXTR) Watch(queue int) (*fanout.Subscription[xtr.Event], error) {
+	return x.events.Subscribe(queue)
 }
 
 func (x *fakeXTR) Databases() []xtr.DatabaseStatus       { return x.databases }

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"net/netip"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	eidolonv1 "github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1"
+	"github.com/eidolon-lisp/eidolon/internal/fanout"
 	"github.com/eidolon-lisp/eidolon/mapping"
 	"github.com/eidolon-lisp/eidolon/mapping/server"
 )
@@ -27,6 +29,10 @@ type Database interface {
 	// Put and Delete change the mappings of the API durably, all or none.
 	Put(ctx context.Context, recs []*mapping.Record) error
 	Delete(ctx context.Context, eids []mapping.EID) error
+	// Explain tells what a Map-Request for e by an ITR would get and why.
+	Explain(e mapping.EID, itr netip.Addr) server.Explanation
+	// Watch subscribes to what happens.
+	Watch(queue int) (*fanout.Subscription[server.Event], error)
 }
 
 var _ Database = (*server.Server)(nil)
@@ -142,4 +148,35 @@ func (s *mappings) ImportMappings(stream grpc.BidiStreamingServer[eidolonv1.Impo
 			return err
 		}
 	}
+}
+
+func (s *mappings) ExplainMapping(_ context.Context, req *eidolonv1.ExplainMappingRequest) (*eidolonv1.ExplainMappingResponse, error) {
+	e, ferr := eidFromProto("eid", req.GetEid())
+	if ferr != nil {
+		return nil, invalid(ferr)
+	}
+	var itr netip.Addr
+	if text := req.GetItrRloc(); text != "" {
+		var err error
+		if itr, err = netip.ParseAddr(text); err != nil {
+			return nil, invalid(badField("itr_rloc", "found %q, expected an IPv4 or IPv6 address", text))
+		}
+	}
+	return explanationToProto(s.db.Explain(e, itr.Unmap())), nil
+}
+
+func (s *mappings) MonitorMappings(req *eidolonv1.MonitorMappingsRequest, stream grpc.ServerStreamingServer[eidolonv1.MonitorMappingsResponse]) error {
+	filter, ferr := optionalEID("eid", req.GetEid())
+	if ferr != nil {
+		return invalid(ferr)
+	}
+	sub, err := s.db.Watch(monitorQueue)
+	return monitor(stream.Context(), sub, err, func(e server.Event) *eidolonv1.Event {
+		if !wanted(filter, e.EID, false) {
+			return nil
+		}
+		return serverEventToProto(e)
+	}, func(events []*eidolonv1.Event) error {
+		return stream.Send(&eidolonv1.MonitorMappingsResponse{Events: events})
+	})
 }

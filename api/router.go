@@ -4,12 +4,16 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	eidolonv1 "github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1"
+	"github.com/eidolon-lisp/eidolon/dataplane"
+	"github.com/eidolon-lisp/eidolon/encap"
+	"github.com/eidolon-lisp/eidolon/internal/fanout"
 	"github.com/eidolon-lisp/eidolon/mapping"
 	"github.com/eidolon-lisp/eidolon/mapping/xtr"
 )
@@ -24,6 +28,15 @@ type XTR interface {
 	MapCache() []mapping.CacheEntry
 	Lookup(iid uint32, dst netip.Addr) (*mapping.Record, bool)
 	Clear(eid mapping.EID) (found bool)
+	// Explain tells what is known about a destination.
+	Explain(iid uint32, dst netip.Addr) xtr.Explanation
+	// Watch subscribes to what happens.
+	Watch(queue int) (*fanout.Subscription[xtr.Event], error)
+}
+
+// Forwarding is the forwarding table of an xTR; *dataplane.FIB has it.
+type Forwarding interface {
+	Snapshot() *dataplane.Snapshot
 }
 
 var _ XTR = (*xtr.XTR)(nil)
@@ -31,10 +44,11 @@ var _ XTR = (*xtr.XTR)(nil)
 type router struct {
 	eidolonv1.UnimplementedRouterServiceServer
 	xtr XTR
+	fib Forwarding
 }
 
-// Router is the RouterService of an xTR.
-func Router(x XTR) Service { return &router{xtr: x} }
+// Router is the RouterService of an xTR that forwards by fib.
+func Router(x XTR, fib Forwarding) Service { return &router{xtr: x, fib: fib} }
 
 func (s *router) register(r grpc.ServiceRegistrar) { eidolonv1.RegisterRouterServiceServer(r, s) }
 
@@ -128,4 +142,69 @@ func (s *router) ClearMapCache(_ context.Context, req *eidolonv1.ClearMapCacheRe
 		}
 	}
 	return resp, nil
+}
+
+func (s *router) ExplainFlow(_ context.Context, req *eidolonv1.ExplainFlowRequest) (*eidolonv1.ExplainFlowResponse, error) {
+	iid, key, ferr := flowFromProto(req)
+	if ferr != nil {
+		return nil, invalid(ferr)
+	}
+	known := s.xtr.Explain(iid, key.Dst)
+	return flowToProto(key, known, s.fib.Snapshot().Explain(iid, key, time.Now())), nil
+}
+
+// flowFromProto reads the flow of a request as the data plane sees it.
+func flowFromProto(req *eidolonv1.ExplainFlowRequest) (iid uint32, k encap.Key, ferr *fieldError) {
+	e, ferr := eidFromProto("destination", req.GetDestination())
+	if ferr != nil {
+		return 0, k, ferr
+	}
+	if !e.IsHost() || e.Source.IsValid() {
+		return 0, k, badField("destination", "found %v, expected an address, which packets are sent to", e)
+	}
+	k.Dst = e.Prefix.Addr()
+	if text := req.GetSource(); text != "" {
+		src, err := netip.ParseAddr(text)
+		if src = src.Unmap(); err != nil || src.Zone() != "" || src.Is4() != k.Dst.Is4() {
+			return 0, k, badField("source", "found %q, expected an address of the family of %v", text, k.Dst)
+		}
+		k.Src = src
+	}
+	if p := req.GetProtocol(); p > 255 {
+		return 0, k, badField("protocol", "found %d, expected 0 to 255", p)
+	}
+	for _, p := range []struct {
+		field string
+		port  uint32
+	}{{"source_port", req.GetSourcePort()}, {"destination_port", req.GetDestinationPort()}} {
+		if p.port > 65535 {
+			return 0, k, badField(p.field, "found %d, expected 0 to 65535", p.port)
+		}
+	}
+	switch req.GetProtocol() {
+	case 6, 17, 132:
+		k.Protocol, k.HasPorts = uint8(req.GetProtocol()), true
+		k.Ports = req.GetSourcePort()<<16 | req.GetDestinationPort()
+	default:
+		if req.GetSourcePort() != 0 || req.GetDestinationPort() != 0 {
+			return 0, k, badField("protocol", "found ports with protocol %d, expected 6, 17 or 132", req.GetProtocol())
+		}
+	}
+	return e.IID, k, nil
+}
+
+func (s *router) MonitorRouter(req *eidolonv1.MonitorRouterRequest, stream grpc.ServerStreamingServer[eidolonv1.MonitorRouterResponse]) error {
+	filter, ferr := optionalEID("eid", req.GetEid())
+	if ferr != nil {
+		return invalid(ferr)
+	}
+	sub, err := s.xtr.Watch(monitorQueue)
+	return monitor(stream.Context(), sub, err, func(e xtr.Event) *eidolonv1.Event {
+		if !wanted(filter, e.EID, true) {
+			return nil
+		}
+		return routerEventToProto(e)
+	}, func(events []*eidolonv1.Event) error {
+		return stream.Send(&eidolonv1.MonitorRouterResponse{Events: events})
+	})
 }

@@ -77,6 +77,7 @@ func Serve(ctx context.Context, cfg Config, services ...Service) error {
 	}
 	s := grpc.NewServer(
 		grpc.Creds(&peerCredentials{uid: uint32(os.Geteuid()), gid: gid, log: log}),
+		untilStopped(ctx),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.ConnectionTimeout(10*time.Second),

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	eidolonv1 "github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1"
+	"github.com/eidolon-lisp/eidolon/dataplane"
 	"github.com/eidolon-lisp/eidolon/mapping"
 	"github.com/eidolon-lisp/eidolon/mapping/server"
 	"github.com/eidolon-lisp/eidolon/mapping/xtr"
@@ -291,7 +292,7 @@ func TestRouter(t *testing.T) {
 		x.cache = append(x.cache, entry(fmt.Sprintf("10.%d.%d.0/24", i/256, i%256), 15))
 	}
 	x.cache = append(x.cache, entry("[7]10.0.0.0/8", 15))
-	c := eidolonv1.NewRouterServiceClient(serve(t, Router(x)))
+	c := eidolonv1.NewRouterServiceClient(serve(t, Router(x, dataplane.NewFIB())))
 	ctx := t.Context()
 
 	db, err := c.ListDatabaseMappings(ctx, &eidolonv1.ListDatabaseMappingsRequest{})

@@ -10,12 +10,15 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/eidolon-lisp/eidolon/api"
+	"github.com/eidolon-lisp/eidolon/dataplane"
+	"github.com/eidolon-lisp/eidolon/internal/fanout"
 	"github.com/eidolon-lisp/eidolon/internal/udp"
 	"github.com/eidolon-lisp/eidolon/mapping"
 	"github.com/eidolon-lisp/eidolon/mapping/auth"
@@ -39,6 +42,7 @@ func TestScripts(t *testing.T) {
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
 			h := &host{dir: env.WorkDir}
+			env.Values[hostKey{}] = h
 			ctx, cancel := context.WithCancel(context.Background())
 			env.Defer(func() { cancel(); h.wait.Wait() })
 			if err := h.mapServer(ctx); err != nil {
@@ -60,7 +64,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("SILENT", silent.LocalAddr().String())
 			return h.up()
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exit": exitCode},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exit": exitCode, "watched": watched, "happen": happen},
 	})
 }
 
@@ -79,13 +83,50 @@ func exitCode(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// watched waits until somebody monitors a daemon: watched xtr. With ! it waits
+// until nobody does.
+func watched(ts *testscript.TestScript, neg bool, args []string) {
+	h := ts.Value(hostKey{}).(*host)
+	watchers := func() bool { return h.made.events.Watched() }
+	if args[0] == programMapServer {
+		watchers = func() bool { return h.watched.watchers.Load() > 0 }
+	}
+	for n := 0; watchers() == neg; n++ {
+		if n > 4000 {
+			ts.Fatalf("%s is monitored: %v", args[0], !neg)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// happen makes events happen at a daemon: happen mapserver
+func happen(ts *testscript.TestScript, neg bool, args []string) {
+	h := ts.Value(hostKey{}).(*host)
+	if args[0] == programMapServer {
+		bad := h.key
+		bad.Secret = []byte("not the secret")
+		c, err := h.register(bad, 2)
+		ts.Check(err)
+		ts.Check(c.Close())
+		return
+	}
+	for _, e := range []string{"10.3.0.0/16", "10.2.1.0/24"} {
+		h.made.events.Publish(xtr.Event{Time: h.made.now, Kind: xtr.EventRemoved, EID: mapping.MustParseEID(e), Reason: "it expired"})
+	}
+}
+
+// hostKey is where a script finds its host.
+type hostKey struct{}
+
 // host is a machine with both daemons.
 type host struct {
-	dir  string
-	addr netip.AddrPort
-	wait sync.WaitGroup
-	srv  *server.Server
-	key  auth.Key
+	dir     string
+	addr    netip.AddrPort
+	wait    sync.WaitGroup
+	srv     *server.Server
+	watched *watchedServer
+	made    *madeUpXTR
+	key     auth.Key
 }
 
 func (h *host) socket(program string) string { return filepath.Join(h.dir, program+".sock") }
@@ -123,33 +164,53 @@ func (h *host) mapServer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	h.watched = &watchedServer{Server: h.srv}
 	h.wait.Go(func() { h.srv.Run(ctx, conn, 2) })
-	h.serve(ctx, programMapServer, api.Admin(programMapServer, h.srv.Stats), api.Mappings(h.srv), api.Sites(h.srv))
+	h.serve(ctx, programMapServer, api.Admin(programMapServer, h.srv.Stats), api.Mappings(h.watched), api.Sites(h.srv))
 	return h.registerSite()
 }
 
-func (h *host) registerSite() error {
+// watchedServer is a map-server that counts who watches its events.
+type watchedServer struct {
+	*server.Server
+	watchers atomic.Int32
+}
+
+func (s *watchedServer) Watch(queue int) (*fanout.Subscription[server.Event], error) {
+	sub, err := s.Server.Watch(queue)
+	s.watchers.Add(1)
+	return sub, err
+}
+
+// register sends a Map-Register signed with a key.
+func (h *host) register(key auth.Key, nonce uint64) (net.Conn, error) {
 	rs, err := wire.NewRecords(&mapping.Record{EID: mapping.MustParseEID("10.1.0.0/16"), TTL: 1440, Authoritative: true,
 		Locators: []mapping.Locator{locator("192.0.2.1", 1, 100)}})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	msg, err := (&wire.MapRegister{ProxyReply: true, WantNotify: true, Nonce: 1, Auth: h.key.Template(), Records: rs, HasXTRID: true, XTRID: mapping.XTRID{15: 10}, SiteID: 1}).AppendBinary(nil)
+	msg, err := (&wire.MapRegister{ProxyReply: true, WantNotify: true, Nonce: nonce, Auth: key.Template(), Records: rs, HasXTRID: true, XTRID: mapping.XTRID{15: 10}, SiteID: 1}).AppendBinary(nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := auth.Sign(msg, h.key); err != nil {
-		return err
+	if err := auth.Sign(msg, key); err != nil {
+		return nil, err
 	}
 	// Not from the LISP port, so that the Map-Notify comes back here.
 	c, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(h.addr))
 	if err != nil {
+		return nil, err
+	}
+	_, err = c.Write(msg)
+	return c, err
+}
+
+func (h *host) registerSite() error {
+	c, err := h.register(h.key, 1)
+	if err != nil {
 		return err
 	}
 	defer c.Close()
-	if _, err := c.Write(msg); err != nil {
-		return err
-	}
 	c.SetReadDeadline(time.Now().Add(10 * time.Second))
 	if _, err := c.Read(make([]byte, 1500)); err != nil {
 		return fmt.Errorf("no Map-Notify: %w", err)
@@ -166,7 +227,14 @@ func (h *host) xtr(ctx context.Context) {
 	}
 	entry(&mapping.Record{EID: mapping.MustParseEID("10.2.0.0/16"), TTL: 16, Locators: []mapping.Locator{locator("192.0.2.2", 1, 100)}})
 	entry(mapping.NegativeRecord(mapping.MustParseEID("[7]2001:db8::/32"), mapping.NativelyForward, 16))
-	h.serve(ctx, programXTR, api.Router(x), api.Admin(programXTR, func() iter.Seq2[string, uint64] {
+	fib := dataplane.NewFIB()
+	fib.SetSources(netip.MustParseAddr("192.0.2.1"), netip.Addr{})
+	fib.SetLocal([]dataplane.LocalEID{{EID: mapping.MustParseEID("10.1.0.0/16")}})
+	for _, e := range x.cache {
+		fib.Apply([]mapping.CacheChange{{EID: e.Record.EID, Record: e.Record, Expires: e.Expires}})
+	}
+	h.made = x
+	h.serve(ctx, programXTR, api.Router(x, fib), api.Admin(programXTR, func() iter.Seq2[string, uint64] {
 		return func(yield func(string, uint64) bool) { _ = yield("misses", 5) && yield("map_requests_out", 6) }
 	}))
 }
@@ -195,6 +263,7 @@ type madeUpXTR struct {
 	now      time.Time
 	mu       sync.Mutex
 	cache    []mapping.CacheEntry
+	events   fanout.Fanout[xtr.Event]
 }
 
 func (x *madeUpXTR) Databases() []xtr.DatabaseStatus {
@@ -223,6 +292,27 @@ func (x *madeUpXTR) MapCache() []mapping.CacheEntry {
 }
 
 func (x *madeUpXTR) Lookup(uint32, netip.Addr) (*mapping.Record, bool) { return nil, false }
+
+func (x *madeUpXTR) Explain(iid uint32, dst netip.Addr) (e xtr.Explanation) {
+	for _, d := range x.Databases() {
+		if d.EID.Contains(iid, dst) {
+			e.Own, e.Database, e.Unresolvable = true, d, "it is the site's own"
+		}
+	}
+	for _, c := range x.MapCache() {
+		if c.Record.EID.Contains(iid, dst) {
+			e.Cached, e.Entry = true, c
+		}
+	}
+	if dst == netip.MustParseAddr("10.3.0.1") {
+		e.Resolving, e.Resolution = true, xtr.Resolution{EID: mapping.HostEID(iid, dst), Tries: 2, Next: x.now.Add(time.Hour)}
+	}
+	return e
+}
+
+func (x *madeUpXTR) Watch(queue int) (*fanout.Subscription[xtr.Event], error) {
+	return x.events.Subscribe(queue)
+}
 
 func (x *madeUpXTR) Clear(e mapping.EID) bool {
 	x.mu.Lock()

@@ -106,7 +106,7 @@ func run(ctx context.Context, path string) error {
 	g.Go(func() error { return pass(ctx, usageRound, fib, plane, x, misses) })
 	g.Go(func() error {
 		return api.Serve(ctx, api.Config{Socket: cfg.API.Socket, Logger: log},
-			api.Admin("xtr", concat(x.Stats, plane.Stats)), api.Router(x))
+			api.Admin("xtr", concat(x.Stats, plane.Stats)), api.Router(x, fib))
 	})
 	return g.Wait()
 }

@@ -82,6 +82,62 @@ func (MappingOrigin) EnumDescriptor() ([]byte, []int) {
 	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{0}
 }
 
+// MapRequestOutcome says how a Map-Request is dealt with.
+type MapRequestOutcome int32
+
+const (
+	MapRequestOutcome_MAP_REQUEST_OUTCOME_UNSPECIFIED MapRequestOutcome = 0
+	// The map-server answers with what is registered, configured or put.
+	MapRequestOutcome_MAP_REQUEST_OUTCOME_REPLY MapRequestOutcome = 1
+	// It is forwarded to an ETR, who answers.
+	MapRequestOutcome_MAP_REQUEST_OUTCOME_FORWARD MapRequestOutcome = 2
+	// The map-server answers that there is no mapping.
+	MapRequestOutcome_MAP_REQUEST_OUTCOME_NEGATIVE MapRequestOutcome = 3
+)
+
+// Enum value maps for MapRequestOutcome.
+var (
+	MapRequestOutcome_name = map[int32]string{
+		0: "MAP_REQUEST_OUTCOME_UNSPECIFIED",
+		1: "MAP_REQUEST_OUTCOME_REPLY",
+		2: "MAP_REQUEST_OUTCOME_FORWARD",
+		3: "MAP_REQUEST_OUTCOME_NEGATIVE",
+	}
+	MapRequestOutcome_value = map[string]int32{
+		"MAP_REQUEST_OUTCOME_UNSPECIFIED": 0,
+		"MAP_REQUEST_OUTCOME_REPLY":       1,
+		"MAP_REQUEST_OUTCOME_FORWARD":     2,
+		"MAP_REQUEST_OUTCOME_NEGATIVE":    3,
+	}
+)
+
+func (x MapRequestOutcome) Enum() *MapRequestOutcome {
+	p := new(MapRequestOutcome)
+	*p = x
+	return p
+}
+
+func (x MapRequestOutcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (MapRequestOutcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_eidolon_v1_mapping_proto_enumTypes[1].Descriptor()
+}
+
+func (MapRequestOutcome) Type() protoreflect.EnumType {
+	return &file_eidolon_v1_mapping_proto_enumTypes[1]
+}
+
+func (x MapRequestOutcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use MapRequestOutcome.Descriptor instead.
+func (MapRequestOutcome) EnumDescriptor() ([]byte, []int) {
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{1}
+}
+
 // Mapping is an EID with what is known of it.
 type Mapping struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -710,12 +766,272 @@ func (x *ImportMappingsResponse) GetDurableRecords() uint64 {
 	return 0
 }
 
+// ExplainMappingRequest names an EID.
+type ExplainMappingRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The EID, usually an address; required.
+	Eid string `protobuf:"bytes,1,opt,name=eid,proto3" json:"eid,omitempty"`
+	// The RLOC of the ITR that would ask; an IPv4 address is assumed when left
+	// out. Its family decides how many records fit in a Map-Reply.
+	ItrRloc       string `protobuf:"bytes,2,opt,name=itr_rloc,json=itrRloc,proto3" json:"itr_rloc,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainMappingRequest) Reset() {
+	*x = ExplainMappingRequest{}
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainMappingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainMappingRequest) ProtoMessage() {}
+
+func (x *ExplainMappingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainMappingRequest.ProtoReflect.Descriptor instead.
+func (*ExplainMappingRequest) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ExplainMappingRequest) GetEid() string {
+	if x != nil {
+		return x.Eid
+	}
+	return ""
+}
+
+func (x *ExplainMappingRequest) GetItrRloc() string {
+	if x != nil {
+		return x.ItrRloc
+	}
+	return ""
+}
+
+// ExplainMappingResponse is all that the map-server knows about the EID.
+type ExplainMappingResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The EID that was asked for.
+	Eid string `protobuf:"bytes,1,opt,name=eid,proto3" json:"eid,omitempty"`
+	// The site that may register it; empty when there is none.
+	Site string `protobuf:"bytes,2,opt,name=site,proto3" json:"site,omitempty"`
+	// The EID-prefix by which the site may, and its policy.
+	SitePrefix *SitePrefix `protobuf:"bytes,3,opt,name=site_prefix,json=sitePrefix,proto3" json:"site_prefix,omitempty"`
+	// The mapping of the longest EID that covers it, with its registrations;
+	// unset when there is none.
+	Mapping *Mapping `protobuf:"bytes,4,opt,name=mapping,proto3" json:"mapping,omitempty"`
+	// What becomes of a Map-Request for it.
+	Outcome MapRequestOutcome `protobuf:"varint,5,opt,name=outcome,proto3,enum=eidolon.v1.MapRequestOutcome" json:"outcome,omitempty"`
+	// The records of the Map-Reply; the first one is for the EID, the others are
+	// its more-specifics.
+	Records []*Record `protobuf:"bytes,6,rep,name=records,proto3" json:"records,omitempty"`
+	// The ETRs, to one of which the Map-Request is forwarded.
+	Etrs []string `protobuf:"bytes,7,rep,name=etrs,proto3" json:"etrs,omitempty"`
+	// Why, in words, in the order in which it is decided.
+	Reasons       []string `protobuf:"bytes,8,rep,name=reasons,proto3" json:"reasons,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainMappingResponse) Reset() {
+	*x = ExplainMappingResponse{}
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainMappingResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainMappingResponse) ProtoMessage() {}
+
+func (x *ExplainMappingResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainMappingResponse.ProtoReflect.Descriptor instead.
+func (*ExplainMappingResponse) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ExplainMappingResponse) GetEid() string {
+	if x != nil {
+		return x.Eid
+	}
+	return ""
+}
+
+func (x *ExplainMappingResponse) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *ExplainMappingResponse) GetSitePrefix() *SitePrefix {
+	if x != nil {
+		return x.SitePrefix
+	}
+	return nil
+}
+
+func (x *ExplainMappingResponse) GetMapping() *Mapping {
+	if x != nil {
+		return x.Mapping
+	}
+	return nil
+}
+
+func (x *ExplainMappingResponse) GetOutcome() MapRequestOutcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return MapRequestOutcome_MAP_REQUEST_OUTCOME_UNSPECIFIED
+}
+
+func (x *ExplainMappingResponse) GetRecords() []*Record {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+func (x *ExplainMappingResponse) GetEtrs() []string {
+	if x != nil {
+		return x.Etrs
+	}
+	return nil
+}
+
+func (x *ExplainMappingResponse) GetReasons() []string {
+	if x != nil {
+		return x.Reasons
+	}
+	return nil
+}
+
+// MonitorMappingsRequest selects events.
+type MonitorMappingsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only events about an EID that lies inside this one or that this one lies
+	// inside of; empty for all.
+	Eid           string `protobuf:"bytes,1,opt,name=eid,proto3" json:"eid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MonitorMappingsRequest) Reset() {
+	*x = MonitorMappingsRequest{}
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MonitorMappingsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MonitorMappingsRequest) ProtoMessage() {}
+
+func (x *MonitorMappingsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MonitorMappingsRequest.ProtoReflect.Descriptor instead.
+func (*MonitorMappingsRequest) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *MonitorMappingsRequest) GetEid() string {
+	if x != nil {
+		return x.Eid
+	}
+	return ""
+}
+
+// MonitorMappingsResponse holds some events.
+type MonitorMappingsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order in which they happened.
+	Events        []*Event `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MonitorMappingsResponse) Reset() {
+	*x = MonitorMappingsResponse{}
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MonitorMappingsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MonitorMappingsResponse) ProtoMessage() {}
+
+func (x *MonitorMappingsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MonitorMappingsResponse.ProtoReflect.Descriptor instead.
+func (*MonitorMappingsResponse) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *MonitorMappingsResponse) GetEvents() []*Event {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
 var File_eidolon_v1_mapping_proto protoreflect.FileDescriptor
 
 const file_eidolon_v1_mapping_proto_rawDesc = "" +
 	"\n" +
 	"\x18eidolon/v1/mapping.proto\x12\n" +
-	"eidolon.v1\x1a\x16eidolon/v1/model.proto\x1a\x15eidolon/v1/site.proto\"\xda\x01\n" +
+	"eidolon.v1\x1a\x16eidolon/v1/event.proto\x1a\x16eidolon/v1/model.proto\x1a\x15eidolon/v1/site.proto\"\xda\x01\n" +
 	"\aMapping\x12*\n" +
 	"\x06record\x18\x01 \x01(\v2\x12.eidolon.v1.RecordR\x06record\x121\n" +
 	"\x06origin\x18\x02 \x01(\x0e2\x19.eidolon.v1.MappingOriginR\x06origin\x12\x12\n" +
@@ -744,13 +1060,35 @@ const file_eidolon_v1_mapping_proto_rawDesc = "" +
 	"\x15ImportMappingsRequest\x12,\n" +
 	"\arecords\x18\x01 \x03(\v2\x12.eidolon.v1.RecordR\arecords\"A\n" +
 	"\x16ImportMappingsResponse\x12'\n" +
-	"\x0fdurable_records\x18\x01 \x01(\x04R\x0edurableRecords*\x9a\x01\n" +
+	"\x0fdurable_records\x18\x01 \x01(\x04R\x0edurableRecords\"D\n" +
+	"\x15ExplainMappingRequest\x12\x10\n" +
+	"\x03eid\x18\x01 \x01(\tR\x03eid\x12\x19\n" +
+	"\bitr_rloc\x18\x02 \x01(\tR\aitrRloc\"\xbb\x02\n" +
+	"\x16ExplainMappingResponse\x12\x10\n" +
+	"\x03eid\x18\x01 \x01(\tR\x03eid\x12\x12\n" +
+	"\x04site\x18\x02 \x01(\tR\x04site\x127\n" +
+	"\vsite_prefix\x18\x03 \x01(\v2\x16.eidolon.v1.SitePrefixR\n" +
+	"sitePrefix\x12-\n" +
+	"\amapping\x18\x04 \x01(\v2\x13.eidolon.v1.MappingR\amapping\x127\n" +
+	"\aoutcome\x18\x05 \x01(\x0e2\x1d.eidolon.v1.MapRequestOutcomeR\aoutcome\x12,\n" +
+	"\arecords\x18\x06 \x03(\v2\x12.eidolon.v1.RecordR\arecords\x12\x12\n" +
+	"\x04etrs\x18\a \x03(\tR\x04etrs\x12\x18\n" +
+	"\areasons\x18\b \x03(\tR\areasons\"*\n" +
+	"\x16MonitorMappingsRequest\x12\x10\n" +
+	"\x03eid\x18\x01 \x01(\tR\x03eid\"D\n" +
+	"\x17MonitorMappingsResponse\x12)\n" +
+	"\x06events\x18\x01 \x03(\v2\x11.eidolon.v1.EventR\x06events*\x9a\x01\n" +
 	"\rMappingOrigin\x12\x1e\n" +
 	"\x1aMAPPING_ORIGIN_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15MAPPING_ORIGIN_STATIC\x10\x01\x12\x1d\n" +
 	"\x19MAPPING_ORIGIN_REGISTERED\x10\x02\x12\x16\n" +
 	"\x12MAPPING_ORIGIN_API\x10\x03\x12\x17\n" +
-	"\x13MAPPING_ORIGIN_NONE\x10\x042\x8e\x04\n" +
+	"\x13MAPPING_ORIGIN_NONE\x10\x04*\x9a\x01\n" +
+	"\x11MapRequestOutcome\x12#\n" +
+	"\x1fMAP_REQUEST_OUTCOME_UNSPECIFIED\x10\x00\x12\x1d\n" +
+	"\x19MAP_REQUEST_OUTCOME_REPLY\x10\x01\x12\x1f\n" +
+	"\x1bMAP_REQUEST_OUTCOME_FORWARD\x10\x02\x12 \n" +
+	"\x1cMAP_REQUEST_OUTCOME_NEGATIVE\x10\x032\xc5\x05\n" +
 	"\x0eMappingService\x12K\n" +
 	"\n" +
 	"GetMapping\x12\x1d.eidolon.v1.GetMappingRequest\x1a\x1e.eidolon.v1.GetMappingResponse\x12S\n" +
@@ -758,7 +1096,9 @@ const file_eidolon_v1_mapping_proto_rawDesc = "" +
 	"\rLookupMapping\x12 .eidolon.v1.LookupMappingRequest\x1a!.eidolon.v1.LookupMappingResponse\x12N\n" +
 	"\vPutMappings\x12\x1e.eidolon.v1.PutMappingsRequest\x1a\x1f.eidolon.v1.PutMappingsResponse\x12W\n" +
 	"\x0eDeleteMappings\x12!.eidolon.v1.DeleteMappingsRequest\x1a\".eidolon.v1.DeleteMappingsResponse\x12[\n" +
-	"\x0eImportMappings\x12!.eidolon.v1.ImportMappingsRequest\x1a\".eidolon.v1.ImportMappingsResponse(\x010\x01B@Z>github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1;eidolonv1b\x06proto3"
+	"\x0eImportMappings\x12!.eidolon.v1.ImportMappingsRequest\x1a\".eidolon.v1.ImportMappingsResponse(\x010\x01\x12W\n" +
+	"\x0eExplainMapping\x12!.eidolon.v1.ExplainMappingRequest\x1a\".eidolon.v1.ExplainMappingResponse\x12\\\n" +
+	"\x0fMonitorMappings\x12\".eidolon.v1.MonitorMappingsRequest\x1a#.eidolon.v1.MonitorMappingsResponse0\x01B@Z>github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1;eidolonv1b\x06proto3"
 
 var (
 	file_eidolon_v1_mapping_proto_rawDescOnce sync.Once
@@ -772,53 +1112,69 @@ func file_eidolon_v1_mapping_proto_rawDescGZIP() []byte {
 	return file_eidolon_v1_mapping_proto_rawDescData
 }
 
-var file_eidolon_v1_mapping_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_eidolon_v1_mapping_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_eidolon_v1_mapping_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_eidolon_v1_mapping_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_eidolon_v1_mapping_proto_goTypes = []any{
-	(MappingOrigin)(0),             // 0: eidolon.v1.MappingOrigin
-	(*Mapping)(nil),                // 1: eidolon.v1.Mapping
-	(*GetMappingRequest)(nil),      // 2: eidolon.v1.GetMappingRequest
-	(*GetMappingResponse)(nil),     // 3: eidolon.v1.GetMappingResponse
-	(*ListMappingsRequest)(nil),    // 4: eidolon.v1.ListMappingsRequest
-	(*ListMappingsResponse)(nil),   // 5: eidolon.v1.ListMappingsResponse
-	(*LookupMappingRequest)(nil),   // 6: eidolon.v1.LookupMappingRequest
-	(*LookupMappingResponse)(nil),  // 7: eidolon.v1.LookupMappingResponse
-	(*PutMappingsRequest)(nil),     // 8: eidolon.v1.PutMappingsRequest
-	(*PutMappingsResponse)(nil),    // 9: eidolon.v1.PutMappingsResponse
-	(*DeleteMappingsRequest)(nil),  // 10: eidolon.v1.DeleteMappingsRequest
-	(*DeleteMappingsResponse)(nil), // 11: eidolon.v1.DeleteMappingsResponse
-	(*ImportMappingsRequest)(nil),  // 12: eidolon.v1.ImportMappingsRequest
-	(*ImportMappingsResponse)(nil), // 13: eidolon.v1.ImportMappingsResponse
-	(*Record)(nil),                 // 14: eidolon.v1.Record
-	(*Registration)(nil),           // 15: eidolon.v1.Registration
+	(MappingOrigin)(0),              // 0: eidolon.v1.MappingOrigin
+	(MapRequestOutcome)(0),          // 1: eidolon.v1.MapRequestOutcome
+	(*Mapping)(nil),                 // 2: eidolon.v1.Mapping
+	(*GetMappingRequest)(nil),       // 3: eidolon.v1.GetMappingRequest
+	(*GetMappingResponse)(nil),      // 4: eidolon.v1.GetMappingResponse
+	(*ListMappingsRequest)(nil),     // 5: eidolon.v1.ListMappingsRequest
+	(*ListMappingsResponse)(nil),    // 6: eidolon.v1.ListMappingsResponse
+	(*LookupMappingRequest)(nil),    // 7: eidolon.v1.LookupMappingRequest
+	(*LookupMappingResponse)(nil),   // 8: eidolon.v1.LookupMappingResponse
+	(*PutMappingsRequest)(nil),      // 9: eidolon.v1.PutMappingsRequest
+	(*PutMappingsResponse)(nil),     // 10: eidolon.v1.PutMappingsResponse
+	(*DeleteMappingsRequest)(nil),   // 11: eidolon.v1.DeleteMappingsRequest
+	(*DeleteMappingsResponse)(nil),  // 12: eidolon.v1.DeleteMappingsResponse
+	(*ImportMappingsRequest)(nil),   // 13: eidolon.v1.ImportMappingsRequest
+	(*ImportMappingsResponse)(nil),  // 14: eidolon.v1.ImportMappingsResponse
+	(*ExplainMappingRequest)(nil),   // 15: eidolon.v1.ExplainMappingRequest
+	(*ExplainMappingResponse)(nil),  // 16: eidolon.v1.ExplainMappingResponse
+	(*MonitorMappingsRequest)(nil),  // 17: eidolon.v1.MonitorMappingsRequest
+	(*MonitorMappingsResponse)(nil), // 18: eidolon.v1.MonitorMappingsResponse
+	(*Record)(nil),                  // 19: eidolon.v1.Record
+	(*Registration)(nil),            // 20: eidolon.v1.Registration
+	(*SitePrefix)(nil),              // 21: eidolon.v1.SitePrefix
+	(*Event)(nil),                   // 22: eidolon.v1.Event
 }
 var file_eidolon_v1_mapping_proto_depIdxs = []int32{
-	14, // 0: eidolon.v1.Mapping.record:type_name -> eidolon.v1.Record
+	19, // 0: eidolon.v1.Mapping.record:type_name -> eidolon.v1.Record
 	0,  // 1: eidolon.v1.Mapping.origin:type_name -> eidolon.v1.MappingOrigin
-	15, // 2: eidolon.v1.Mapping.registrations:type_name -> eidolon.v1.Registration
-	1,  // 3: eidolon.v1.GetMappingResponse.mapping:type_name -> eidolon.v1.Mapping
+	20, // 2: eidolon.v1.Mapping.registrations:type_name -> eidolon.v1.Registration
+	2,  // 3: eidolon.v1.GetMappingResponse.mapping:type_name -> eidolon.v1.Mapping
 	0,  // 4: eidolon.v1.ListMappingsRequest.origin:type_name -> eidolon.v1.MappingOrigin
-	1,  // 5: eidolon.v1.ListMappingsResponse.mappings:type_name -> eidolon.v1.Mapping
-	1,  // 6: eidolon.v1.LookupMappingResponse.mapping:type_name -> eidolon.v1.Mapping
-	14, // 7: eidolon.v1.PutMappingsRequest.records:type_name -> eidolon.v1.Record
-	14, // 8: eidolon.v1.ImportMappingsRequest.records:type_name -> eidolon.v1.Record
-	2,  // 9: eidolon.v1.MappingService.GetMapping:input_type -> eidolon.v1.GetMappingRequest
-	4,  // 10: eidolon.v1.MappingService.ListMappings:input_type -> eidolon.v1.ListMappingsRequest
-	6,  // 11: eidolon.v1.MappingService.LookupMapping:input_type -> eidolon.v1.LookupMappingRequest
-	8,  // 12: eidolon.v1.MappingService.PutMappings:input_type -> eidolon.v1.PutMappingsRequest
-	10, // 13: eidolon.v1.MappingService.DeleteMappings:input_type -> eidolon.v1.DeleteMappingsRequest
-	12, // 14: eidolon.v1.MappingService.ImportMappings:input_type -> eidolon.v1.ImportMappingsRequest
-	3,  // 15: eidolon.v1.MappingService.GetMapping:output_type -> eidolon.v1.GetMappingResponse
-	5,  // 16: eidolon.v1.MappingService.ListMappings:output_type -> eidolon.v1.ListMappingsResponse
-	7,  // 17: eidolon.v1.MappingService.LookupMapping:output_type -> eidolon.v1.LookupMappingResponse
-	9,  // 18: eidolon.v1.MappingService.PutMappings:output_type -> eidolon.v1.PutMappingsResponse
-	11, // 19: eidolon.v1.MappingService.DeleteMappings:output_type -> eidolon.v1.DeleteMappingsResponse
-	13, // 20: eidolon.v1.MappingService.ImportMappings:output_type -> eidolon.v1.ImportMappingsResponse
-	15, // [15:21] is the sub-list for method output_type
-	9,  // [9:15] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	2,  // 5: eidolon.v1.ListMappingsResponse.mappings:type_name -> eidolon.v1.Mapping
+	2,  // 6: eidolon.v1.LookupMappingResponse.mapping:type_name -> eidolon.v1.Mapping
+	19, // 7: eidolon.v1.PutMappingsRequest.records:type_name -> eidolon.v1.Record
+	19, // 8: eidolon.v1.ImportMappingsRequest.records:type_name -> eidolon.v1.Record
+	21, // 9: eidolon.v1.ExplainMappingResponse.site_prefix:type_name -> eidolon.v1.SitePrefix
+	2,  // 10: eidolon.v1.ExplainMappingResponse.mapping:type_name -> eidolon.v1.Mapping
+	1,  // 11: eidolon.v1.ExplainMappingResponse.outcome:type_name -> eidolon.v1.MapRequestOutcome
+	19, // 12: eidolon.v1.ExplainMappingResponse.records:type_name -> eidolon.v1.Record
+	22, // 13: eidolon.v1.MonitorMappingsResponse.events:type_name -> eidolon.v1.Event
+	3,  // 14: eidolon.v1.MappingService.GetMapping:input_type -> eidolon.v1.GetMappingRequest
+	5,  // 15: eidolon.v1.MappingService.ListMappings:input_type -> eidolon.v1.ListMappingsRequest
+	7,  // 16: eidolon.v1.MappingService.LookupMapping:input_type -> eidolon.v1.LookupMappingRequest
+	9,  // 17: eidolon.v1.MappingService.PutMappings:input_type -> eidolon.v1.PutMappingsRequest
+	11, // 18: eidolon.v1.MappingService.DeleteMappings:input_type -> eidolon.v1.DeleteMappingsRequest
+	13, // 19: eidolon.v1.MappingService.ImportMappings:input_type -> eidolon.v1.ImportMappingsRequest
+	15, // 20: eidolon.v1.MappingService.ExplainMapping:input_type -> eidolon.v1.ExplainMappingRequest
+	17, // 21: eidolon.v1.MappingService.MonitorMappings:input_type -> eidolon.v1.MonitorMappingsRequest
+	4,  // 22: eidolon.v1.MappingService.GetMapping:output_type -> eidolon.v1.GetMappingResponse
+	6,  // 23: eidolon.v1.MappingService.ListMappings:output_type -> eidolon.v1.ListMappingsResponse
+	8,  // 24: eidolon.v1.MappingService.LookupMapping:output_type -> eidolon.v1.LookupMappingResponse
+	10, // 25: eidolon.v1.MappingService.PutMappings:output_type -> eidolon.v1.PutMappingsResponse
+	12, // 26: eidolon.v1.MappingService.DeleteMappings:output_type -> eidolon.v1.DeleteMappingsResponse
+	14, // 27: eidolon.v1.MappingService.ImportMappings:output_type -> eidolon.v1.ImportMappingsResponse
+	16, // 28: eidolon.v1.MappingService.ExplainMapping:output_type -> eidolon.v1.ExplainMappingResponse
+	18, // 29: eidolon.v1.MappingService.MonitorMappings:output_type -> eidolon.v1.MonitorMappingsResponse
+	22, // [22:30] is the sub-list for method output_type
+	14, // [14:22] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_eidolon_v1_mapping_proto_init() }
@@ -826,6 +1182,7 @@ func file_eidolon_v1_mapping_proto_init() {
 	if File_eidolon_v1_mapping_proto != nil {
 		return
 	}
+	file_eidolon_v1_event_proto_init()
 	file_eidolon_v1_model_proto_init()
 	file_eidolon_v1_site_proto_init()
 	type x struct{}
@@ -833,8 +1190,8 @@ func file_eidolon_v1_mapping_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_eidolon_v1_mapping_proto_rawDesc), len(file_eidolon_v1_mapping_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   13,
+			NumEnums:      2,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

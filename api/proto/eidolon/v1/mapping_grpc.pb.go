@@ -19,12 +19,14 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	MappingService_GetMapping_FullMethodName     = "/eidolon.v1.MappingService/GetMapping"
-	MappingService_ListMappings_FullMethodName   = "/eidolon.v1.MappingService/ListMappings"
-	MappingService_LookupMapping_FullMethodName  = "/eidolon.v1.MappingService/LookupMapping"
-	MappingService_PutMappings_FullMethodName    = "/eidolon.v1.MappingService/PutMappings"
-	MappingService_DeleteMappings_FullMethodName = "/eidolon.v1.MappingService/DeleteMappings"
-	MappingService_ImportMappings_FullMethodName = "/eidolon.v1.MappingService/ImportMappings"
+	MappingService_GetMapping_FullMethodName      = "/eidolon.v1.MappingService/GetMapping"
+	MappingService_ListMappings_FullMethodName    = "/eidolon.v1.MappingService/ListMappings"
+	MappingService_LookupMapping_FullMethodName   = "/eidolon.v1.MappingService/LookupMapping"
+	MappingService_PutMappings_FullMethodName     = "/eidolon.v1.MappingService/PutMappings"
+	MappingService_DeleteMappings_FullMethodName  = "/eidolon.v1.MappingService/DeleteMappings"
+	MappingService_ImportMappings_FullMethodName  = "/eidolon.v1.MappingService/ImportMappings"
+	MappingService_ExplainMapping_FullMethodName  = "/eidolon.v1.MappingService/ExplainMapping"
+	MappingService_MonitorMappings_FullMethodName = "/eidolon.v1.MappingService/MonitorMappings"
 )
 
 // MappingServiceClient is the client API for MappingService service.
@@ -56,6 +58,13 @@ type MappingServiceClient interface {
 	// and is acknowledged in order when it is durable. An error ends the stream;
 	// batches acknowledged before it stay. Sorted by EID it is fastest.
 	ImportMappings(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ImportMappingsRequest, ImportMappingsResponse], error)
+	// ExplainMapping tells what the map-server knows about an EID, what a
+	// Map-Request for it would get now, and why. It sends nothing.
+	ExplainMapping(ctx context.Context, in *ExplainMappingRequest, opts ...grpc.CallOption) (*ExplainMappingResponse, error)
+	// MonitorMappings streams what happens to mappings from now on, until the
+	// caller ends it. A caller that is too slow loses events and is told how
+	// many. The first message is empty and says that the watch has begun.
+	MonitorMappings(ctx context.Context, in *MonitorMappingsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[MonitorMappingsResponse], error)
 }
 
 type mappingServiceClient struct {
@@ -138,6 +147,35 @@ func (c *mappingServiceClient) ImportMappings(ctx context.Context, opts ...grpc.
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type MappingService_ImportMappingsClient = grpc.BidiStreamingClient[ImportMappingsRequest, ImportMappingsResponse]
 
+func (c *mappingServiceClient) ExplainMapping(ctx context.Context, in *ExplainMappingRequest, opts ...grpc.CallOption) (*ExplainMappingResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExplainMappingResponse)
+	err := c.cc.Invoke(ctx, MappingService_ExplainMapping_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *mappingServiceClient) MonitorMappings(ctx context.Context, in *MonitorMappingsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[MonitorMappingsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &MappingService_ServiceDesc.Streams[2], MappingService_MonitorMappings_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[MonitorMappingsRequest, MonitorMappingsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type MappingService_MonitorMappingsClient = grpc.ServerStreamingClient[MonitorMappingsResponse]
+
 // MappingServiceServer is the server API for MappingService service.
 // All implementations must embed UnimplementedMappingServiceServer
 // for forward compatibility.
@@ -167,6 +205,13 @@ type MappingServiceServer interface {
 	// and is acknowledged in order when it is durable. An error ends the stream;
 	// batches acknowledged before it stay. Sorted by EID it is fastest.
 	ImportMappings(grpc.BidiStreamingServer[ImportMappingsRequest, ImportMappingsResponse]) error
+	// ExplainMapping tells what the map-server knows about an EID, what a
+	// Map-Request for it would get now, and why. It sends nothing.
+	ExplainMapping(context.Context, *ExplainMappingRequest) (*ExplainMappingResponse, error)
+	// MonitorMappings streams what happens to mappings from now on, until the
+	// caller ends it. A caller that is too slow loses events and is told how
+	// many. The first message is empty and says that the watch has begun.
+	MonitorMappings(*MonitorMappingsRequest, grpc.ServerStreamingServer[MonitorMappingsResponse]) error
 	mustEmbedUnimplementedMappingServiceServer()
 }
 
@@ -194,6 +239,12 @@ func (UnimplementedMappingServiceServer) DeleteMappings(context.Context, *Delete
 }
 func (UnimplementedMappingServiceServer) ImportMappings(grpc.BidiStreamingServer[ImportMappingsRequest, ImportMappingsResponse]) error {
 	return status.Error(codes.Unimplemented, "method ImportMappings not implemented")
+}
+func (UnimplementedMappingServiceServer) ExplainMapping(context.Context, *ExplainMappingRequest) (*ExplainMappingResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExplainMapping not implemented")
+}
+func (UnimplementedMappingServiceServer) MonitorMappings(*MonitorMappingsRequest, grpc.ServerStreamingServer[MonitorMappingsResponse]) error {
+	return status.Error(codes.Unimplemented, "method MonitorMappings not implemented")
 }
 func (UnimplementedMappingServiceServer) mustEmbedUnimplementedMappingServiceServer() {}
 func (UnimplementedMappingServiceServer) testEmbeddedByValue()                        {}
@@ -306,6 +357,35 @@ func _MappingService_ImportMappings_Handler(srv interface{}, stream grpc.ServerS
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type MappingService_ImportMappingsServer = grpc.BidiStreamingServer[ImportMappingsRequest, ImportMappingsResponse]
 
+func _MappingService_ExplainMapping_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainMappingRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MappingServiceServer).ExplainMapping(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: MappingService_ExplainMapping_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MappingServiceServer).ExplainMapping(ctx, req.(*ExplainMappingRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _MappingService_MonitorMappings_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(MonitorMappingsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(MappingServiceServer).MonitorMappings(m, &grpc.GenericServerStream[MonitorMappingsRequest, MonitorMappingsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type MappingService_MonitorMappingsServer = grpc.ServerStreamingServer[MonitorMappingsResponse]
+
 // MappingService_ServiceDesc is the grpc.ServiceDesc for MappingService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -329,6 +409,10 @@ var MappingService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "DeleteMappings",
 			Handler:    _MappingService_DeleteMappings_Handler,
 		},
+		{
+			MethodName: "ExplainMapping",
+			Handler:    _MappingService_ExplainMapping_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -341,6 +425,11 @@ var MappingService_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _MappingService_ImportMappings_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "MonitorMappings",
+			Handler:       _MappingService_MonitorMappings_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "eidolon/v1/mapping.proto",

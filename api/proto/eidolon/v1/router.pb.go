@@ -1062,12 +1062,484 @@ func (x *ClearMapCacheResponse) GetRemoved() uint32 {
 	return 0
 }
 
+// ExplainFlowRequest names a flow.
+type ExplainFlowRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The destination, an address with its instance-ID: "[7]10.2.0.1"; required.
+	Destination string `protobuf:"bytes,1,opt,name=destination,proto3" json:"destination,omitempty"`
+	// The source address; when it is left out, what depends on it is left open.
+	Source string `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	// The IP protocol. The ports count for TCP (6), UDP (17) and SCTP (132).
+	Protocol uint32 `protobuf:"varint,3,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// Needs a protocol with ports, like destination_port.
+	SourcePort uint32 `protobuf:"varint,4,opt,name=source_port,json=sourcePort,proto3" json:"source_port,omitempty"`
+	// 0 to 65535.
+	DestinationPort uint32 `protobuf:"varint,5,opt,name=destination_port,json=destinationPort,proto3" json:"destination_port,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *ExplainFlowRequest) Reset() {
+	*x = ExplainFlowRequest{}
+	mi := &file_eidolon_v1_router_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainFlowRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainFlowRequest) ProtoMessage() {}
+
+func (x *ExplainFlowRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_router_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainFlowRequest.ProtoReflect.Descriptor instead.
+func (*ExplainFlowRequest) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ExplainFlowRequest) GetDestination() string {
+	if x != nil {
+		return x.Destination
+	}
+	return ""
+}
+
+func (x *ExplainFlowRequest) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *ExplainFlowRequest) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
+func (x *ExplainFlowRequest) GetSourcePort() uint32 {
+	if x != nil {
+		return x.SourcePort
+	}
+	return 0
+}
+
+func (x *ExplainFlowRequest) GetDestinationPort() uint32 {
+	if x != nil {
+		return x.DestinationPort
+	}
+	return 0
+}
+
+// ExplainFlowResponse is all that the xTR knows about the flow.
+type ExplainFlowResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The site's own EID-prefix that holds the destination; unset when there is
+	// none.
+	DatabaseMapping *DatabaseMapping `protobuf:"bytes,1,opt,name=database_mapping,json=databaseMapping,proto3" json:"database_mapping,omitempty"`
+	// The map-cache entry that packets match; unset when there is none.
+	Entry *MapCacheEntry `protobuf:"bytes,2,opt,name=entry,proto3" json:"entry,omitempty"`
+	// The question to the mapping system that is under way; unset when there is
+	// none.
+	Resolution *PendingResolution `protobuf:"bytes,3,opt,name=resolution,proto3" json:"resolution,omitempty"`
+	// Why the mapping system would not be asked for the destination; empty when
+	// it would.
+	Unresolvable string `protobuf:"bytes,4,opt,name=unresolvable,proto3" json:"unresolvable,omitempty"`
+	// Why the packets are dropped, as in the name of the counter drop_...; empty
+	// when they are encapsulated. "no_mapping" also means that the mapping system
+	// is asked, and that packets may be held until it answers.
+	Drop string `protobuf:"bytes,5,opt,name=drop,proto3" json:"drop,omitempty"`
+	// The locators of the mapping and what each of them gets.
+	Locators []*LocatorUse `protobuf:"bytes,6,rep,name=locators,proto3" json:"locators,omitempty"`
+	// The flow hash; unset without a source.
+	FlowHash *uint32 `protobuf:"varint,7,opt,name=flow_hash,json=flowHash,proto3,oneof" json:"flow_hash,omitempty"`
+	// The slot that it picks, of those that the locators share.
+	Slot uint32 `protobuf:"varint,8,opt,name=slot,proto3" json:"slot,omitempty"`
+	// How many slots there are.
+	Slots uint32 `protobuf:"varint,9,opt,name=slots,proto3" json:"slots,omitempty"`
+	// The outer destination; empty when packets are dropped, or when it depends
+	// on the source.
+	Rloc string `protobuf:"bytes,10,opt,name=rloc,proto3" json:"rloc,omitempty"`
+	// The outer source.
+	SourceRloc string `protobuf:"bytes,11,opt,name=source_rloc,json=sourceRloc,proto3" json:"source_rloc,omitempty"`
+	// The path MTU toward the RLOC in octets, outer headers included.
+	PathMtu uint32 `protobuf:"varint,12,opt,name=path_mtu,json=pathMtu,proto3" json:"path_mtu,omitempty"`
+	// The largest packet of a host that reaches the RLOC whole, in octets.
+	Room          uint32 `protobuf:"varint,13,opt,name=room,proto3" json:"room,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainFlowResponse) Reset() {
+	*x = ExplainFlowResponse{}
+	mi := &file_eidolon_v1_router_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainFlowResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainFlowResponse) ProtoMessage() {}
+
+func (x *ExplainFlowResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_router_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainFlowResponse.ProtoReflect.Descriptor instead.
+func (*ExplainFlowResponse) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ExplainFlowResponse) GetDatabaseMapping() *DatabaseMapping {
+	if x != nil {
+		return x.DatabaseMapping
+	}
+	return nil
+}
+
+func (x *ExplainFlowResponse) GetEntry() *MapCacheEntry {
+	if x != nil {
+		return x.Entry
+	}
+	return nil
+}
+
+func (x *ExplainFlowResponse) GetResolution() *PendingResolution {
+	if x != nil {
+		return x.Resolution
+	}
+	return nil
+}
+
+func (x *ExplainFlowResponse) GetUnresolvable() string {
+	if x != nil {
+		return x.Unresolvable
+	}
+	return ""
+}
+
+func (x *ExplainFlowResponse) GetDrop() string {
+	if x != nil {
+		return x.Drop
+	}
+	return ""
+}
+
+func (x *ExplainFlowResponse) GetLocators() []*LocatorUse {
+	if x != nil {
+		return x.Locators
+	}
+	return nil
+}
+
+func (x *ExplainFlowResponse) GetFlowHash() uint32 {
+	if x != nil && x.FlowHash != nil {
+		return *x.FlowHash
+	}
+	return 0
+}
+
+func (x *ExplainFlowResponse) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *ExplainFlowResponse) GetSlots() uint32 {
+	if x != nil {
+		return x.Slots
+	}
+	return 0
+}
+
+func (x *ExplainFlowResponse) GetRloc() string {
+	if x != nil {
+		return x.Rloc
+	}
+	return ""
+}
+
+func (x *ExplainFlowResponse) GetSourceRloc() string {
+	if x != nil {
+		return x.SourceRloc
+	}
+	return ""
+}
+
+func (x *ExplainFlowResponse) GetPathMtu() uint32 {
+	if x != nil {
+		return x.PathMtu
+	}
+	return 0
+}
+
+func (x *ExplainFlowResponse) GetRoom() uint32 {
+	if x != nil {
+		return x.Room
+	}
+	return 0
+}
+
+// PendingResolution is a question to the mapping system without an answer.
+type PendingResolution struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is asked for.
+	Eid string `protobuf:"bytes,1,opt,name=eid,proto3" json:"eid,omitempty"`
+	// Map-Requests so far.
+	Tries uint32 `protobuf:"varint,2,opt,name=tries,proto3" json:"tries,omitempty"`
+	// None was answered; nothing is asked before next.
+	GivenUp bool `protobuf:"varint,3,opt,name=given_up,json=givenUp,proto3" json:"given_up,omitempty"`
+	// When the next Map-Request goes out.
+	Next          *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=next,proto3" json:"next,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PendingResolution) Reset() {
+	*x = PendingResolution{}
+	mi := &file_eidolon_v1_router_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PendingResolution) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PendingResolution) ProtoMessage() {}
+
+func (x *PendingResolution) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_router_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PendingResolution.ProtoReflect.Descriptor instead.
+func (*PendingResolution) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *PendingResolution) GetEid() string {
+	if x != nil {
+		return x.Eid
+	}
+	return ""
+}
+
+func (x *PendingResolution) GetTries() uint32 {
+	if x != nil {
+		return x.Tries
+	}
+	return 0
+}
+
+func (x *PendingResolution) GetGivenUp() bool {
+	if x != nil {
+		return x.GivenUp
+	}
+	return false
+}
+
+func (x *PendingResolution) GetNext() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Next
+	}
+	return nil
+}
+
+// LocatorUse is a locator and how much it is used.
+type LocatorUse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The locator.
+	Locator *Locator `protobuf:"bytes,1,opt,name=locator,proto3" json:"locator,omitempty"`
+	// How many of the slots it has.
+	Slots uint32 `protobuf:"varint,2,opt,name=slots,proto3" json:"slots,omitempty"`
+	// Why it has none; empty when it has some.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LocatorUse) Reset() {
+	*x = LocatorUse{}
+	mi := &file_eidolon_v1_router_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LocatorUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LocatorUse) ProtoMessage() {}
+
+func (x *LocatorUse) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_router_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LocatorUse.ProtoReflect.Descriptor instead.
+func (*LocatorUse) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *LocatorUse) GetLocator() *Locator {
+	if x != nil {
+		return x.Locator
+	}
+	return nil
+}
+
+func (x *LocatorUse) GetSlots() uint32 {
+	if x != nil {
+		return x.Slots
+	}
+	return 0
+}
+
+func (x *LocatorUse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// MonitorRouterRequest selects events.
+type MonitorRouterRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only events about an EID that lies inside this one or that this one lies
+	// inside of, and those about no EID; empty for all.
+	Eid           string `protobuf:"bytes,1,opt,name=eid,proto3" json:"eid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MonitorRouterRequest) Reset() {
+	*x = MonitorRouterRequest{}
+	mi := &file_eidolon_v1_router_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MonitorRouterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MonitorRouterRequest) ProtoMessage() {}
+
+func (x *MonitorRouterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_router_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MonitorRouterRequest.ProtoReflect.Descriptor instead.
+func (*MonitorRouterRequest) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *MonitorRouterRequest) GetEid() string {
+	if x != nil {
+		return x.Eid
+	}
+	return ""
+}
+
+// MonitorRouterResponse holds some events.
+type MonitorRouterResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order in which they happened.
+	Events        []*Event `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MonitorRouterResponse) Reset() {
+	*x = MonitorRouterResponse{}
+	mi := &file_eidolon_v1_router_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MonitorRouterResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MonitorRouterResponse) ProtoMessage() {}
+
+func (x *MonitorRouterResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_router_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MonitorRouterResponse.ProtoReflect.Descriptor instead.
+func (*MonitorRouterResponse) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *MonitorRouterResponse) GetEvents() []*Event {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
 var File_eidolon_v1_router_proto protoreflect.FileDescriptor
 
 const file_eidolon_v1_router_proto_rawDesc = "" +
 	"\n" +
 	"\x17eidolon/v1/router.proto\x12\n" +
-	"eidolon.v1\x1a\x16eidolon/v1/model.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"/\n" +
+	"eidolon.v1\x1a\x16eidolon/v1/event.proto\x1a\x16eidolon/v1/model.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"/\n" +
 	"\x1bListDatabaseMappingsRequest\x12\x10\n" +
 	"\x03eid\x18\x01 \x01(\tR\x03eid\"h\n" +
 	"\x1cListDatabaseMappingsResponse\x12H\n" +
@@ -1129,21 +1601,64 @@ const file_eidolon_v1_router_proto_rawDesc = "" +
 	"\x14ClearMapCacheRequest\x12\x16\n" +
 	"\x06within\x18\x01 \x01(\tR\x06within\"1\n" +
 	"\x15ClearMapCacheResponse\x12\x18\n" +
-	"\aremoved\x18\x01 \x01(\rR\aremoved*\xdd\x01\n" +
+	"\aremoved\x18\x01 \x01(\rR\aremoved\"\xb6\x01\n" +
+	"\x12ExplainFlowRequest\x12 \n" +
+	"\vdestination\x18\x01 \x01(\tR\vdestination\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\tR\x06source\x12\x1a\n" +
+	"\bprotocol\x18\x03 \x01(\rR\bprotocol\x12\x1f\n" +
+	"\vsource_port\x18\x04 \x01(\rR\n" +
+	"sourcePort\x12)\n" +
+	"\x10destination_port\x18\x05 \x01(\rR\x0fdestinationPort\"\xf7\x03\n" +
+	"\x13ExplainFlowResponse\x12F\n" +
+	"\x10database_mapping\x18\x01 \x01(\v2\x1b.eidolon.v1.DatabaseMappingR\x0fdatabaseMapping\x12/\n" +
+	"\x05entry\x18\x02 \x01(\v2\x19.eidolon.v1.MapCacheEntryR\x05entry\x12=\n" +
+	"\n" +
+	"resolution\x18\x03 \x01(\v2\x1d.eidolon.v1.PendingResolutionR\n" +
+	"resolution\x12\"\n" +
+	"\funresolvable\x18\x04 \x01(\tR\funresolvable\x12\x12\n" +
+	"\x04drop\x18\x05 \x01(\tR\x04drop\x122\n" +
+	"\blocators\x18\x06 \x03(\v2\x16.eidolon.v1.LocatorUseR\blocators\x12 \n" +
+	"\tflow_hash\x18\a \x01(\rH\x00R\bflowHash\x88\x01\x01\x12\x12\n" +
+	"\x04slot\x18\b \x01(\rR\x04slot\x12\x14\n" +
+	"\x05slots\x18\t \x01(\rR\x05slots\x12\x12\n" +
+	"\x04rloc\x18\n" +
+	" \x01(\tR\x04rloc\x12\x1f\n" +
+	"\vsource_rloc\x18\v \x01(\tR\n" +
+	"sourceRloc\x12\x19\n" +
+	"\bpath_mtu\x18\f \x01(\rR\apathMtu\x12\x12\n" +
+	"\x04room\x18\r \x01(\rR\x04roomB\f\n" +
+	"\n" +
+	"_flow_hash\"\x86\x01\n" +
+	"\x11PendingResolution\x12\x10\n" +
+	"\x03eid\x18\x01 \x01(\tR\x03eid\x12\x14\n" +
+	"\x05tries\x18\x02 \x01(\rR\x05tries\x12\x19\n" +
+	"\bgiven_up\x18\x03 \x01(\bR\agivenUp\x12.\n" +
+	"\x04next\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04next\"i\n" +
+	"\n" +
+	"LocatorUse\x12-\n" +
+	"\alocator\x18\x01 \x01(\v2\x13.eidolon.v1.LocatorR\alocator\x12\x14\n" +
+	"\x05slots\x18\x02 \x01(\rR\x05slots\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"(\n" +
+	"\x14MonitorRouterRequest\x12\x10\n" +
+	"\x03eid\x18\x01 \x01(\tR\x03eid\"B\n" +
+	"\x15MonitorRouterResponse\x12)\n" +
+	"\x06events\x18\x01 \x03(\v2\x11.eidolon.v1.EventR\x06events*\xdd\x01\n" +
 	"\x11RegistrationState\x12\"\n" +
 	"\x1eREGISTRATION_STATE_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aREGISTRATION_STATE_PENDING\x10\x01\x12!\n" +
 	"\x1dREGISTRATION_STATE_REGISTERED\x10\x02\x12\"\n" +
 	"\x1eREGISTRATION_STATE_UNCONFIRMED\x10\x03\x12\x1b\n" +
 	"\x17REGISTRATION_STATE_SENT\x10\x04\x12 \n" +
-	"\x1cREGISTRATION_STATE_WITHDRAWN\x10\x052\xb6\x04\n" +
+	"\x1cREGISTRATION_STATE_WITHDRAWN\x10\x052\xde\x05\n" +
 	"\rRouterService\x12i\n" +
 	"\x14ListDatabaseMappings\x12'.eidolon.v1.ListDatabaseMappingsRequest\x1a(.eidolon.v1.ListDatabaseMappingsResponse\x12W\n" +
 	"\x0eListMapServers\x12!.eidolon.v1.ListMapServersRequest\x1a\".eidolon.v1.ListMapServersResponse\x12]\n" +
 	"\x10ListMapResolvers\x12#.eidolon.v1.ListMapResolversRequest\x1a$.eidolon.v1.ListMapResolversResponse\x12S\n" +
 	"\fListMapCache\x12\x1f.eidolon.v1.ListMapCacheRequest\x1a .eidolon.v1.ListMapCacheResponse0\x01\x12W\n" +
 	"\x0eLookupMapCache\x12!.eidolon.v1.LookupMapCacheRequest\x1a\".eidolon.v1.LookupMapCacheResponse\x12T\n" +
-	"\rClearMapCache\x12 .eidolon.v1.ClearMapCacheRequest\x1a!.eidolon.v1.ClearMapCacheResponseB@Z>github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1;eidolonv1b\x06proto3"
+	"\rClearMapCache\x12 .eidolon.v1.ClearMapCacheRequest\x1a!.eidolon.v1.ClearMapCacheResponse\x12N\n" +
+	"\vExplainFlow\x12\x1e.eidolon.v1.ExplainFlowRequest\x1a\x1f.eidolon.v1.ExplainFlowResponse\x12V\n" +
+	"\rMonitorRouter\x12 .eidolon.v1.MonitorRouterRequest\x1a!.eidolon.v1.MonitorRouterResponse0\x01B@Z>github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1;eidolonv1b\x06proto3"
 
 var (
 	file_eidolon_v1_router_proto_rawDescOnce sync.Once
@@ -1158,7 +1673,7 @@ func file_eidolon_v1_router_proto_rawDescGZIP() []byte {
 }
 
 var file_eidolon_v1_router_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_eidolon_v1_router_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_eidolon_v1_router_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_eidolon_v1_router_proto_goTypes = []any{
 	(RegistrationState)(0),               // 0: eidolon.v1.RegistrationState
 	(*ListDatabaseMappingsRequest)(nil),  // 1: eidolon.v1.ListDatabaseMappingsRequest
@@ -1178,49 +1693,68 @@ var file_eidolon_v1_router_proto_goTypes = []any{
 	(*LookupMapCacheResponse)(nil),       // 15: eidolon.v1.LookupMapCacheResponse
 	(*ClearMapCacheRequest)(nil),         // 16: eidolon.v1.ClearMapCacheRequest
 	(*ClearMapCacheResponse)(nil),        // 17: eidolon.v1.ClearMapCacheResponse
-	(*Record)(nil),                       // 18: eidolon.v1.Record
-	(*timestamppb.Timestamp)(nil),        // 19: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),          // 20: google.protobuf.Duration
+	(*ExplainFlowRequest)(nil),           // 18: eidolon.v1.ExplainFlowRequest
+	(*ExplainFlowResponse)(nil),          // 19: eidolon.v1.ExplainFlowResponse
+	(*PendingResolution)(nil),            // 20: eidolon.v1.PendingResolution
+	(*LocatorUse)(nil),                   // 21: eidolon.v1.LocatorUse
+	(*MonitorRouterRequest)(nil),         // 22: eidolon.v1.MonitorRouterRequest
+	(*MonitorRouterResponse)(nil),        // 23: eidolon.v1.MonitorRouterResponse
+	(*Record)(nil),                       // 24: eidolon.v1.Record
+	(*timestamppb.Timestamp)(nil),        // 25: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),          // 26: google.protobuf.Duration
+	(*Locator)(nil),                      // 27: eidolon.v1.Locator
+	(*Event)(nil),                        // 28: eidolon.v1.Event
 }
 var file_eidolon_v1_router_proto_depIdxs = []int32{
 	3,  // 0: eidolon.v1.ListDatabaseMappingsResponse.database_mappings:type_name -> eidolon.v1.DatabaseMapping
-	18, // 1: eidolon.v1.DatabaseMapping.record:type_name -> eidolon.v1.Record
+	24, // 1: eidolon.v1.DatabaseMapping.record:type_name -> eidolon.v1.Record
 	4,  // 2: eidolon.v1.DatabaseMapping.registrations:type_name -> eidolon.v1.DatabaseRegistration
 	0,  // 3: eidolon.v1.DatabaseRegistration.state:type_name -> eidolon.v1.RegistrationState
-	19, // 4: eidolon.v1.DatabaseRegistration.last_sent:type_name -> google.protobuf.Timestamp
-	19, // 5: eidolon.v1.DatabaseRegistration.last_notify:type_name -> google.protobuf.Timestamp
-	19, // 6: eidolon.v1.DatabaseRegistration.next:type_name -> google.protobuf.Timestamp
-	20, // 7: eidolon.v1.DatabaseRegistration.round_trip_time:type_name -> google.protobuf.Duration
+	25, // 4: eidolon.v1.DatabaseRegistration.last_sent:type_name -> google.protobuf.Timestamp
+	25, // 5: eidolon.v1.DatabaseRegistration.last_notify:type_name -> google.protobuf.Timestamp
+	25, // 6: eidolon.v1.DatabaseRegistration.next:type_name -> google.protobuf.Timestamp
+	26, // 7: eidolon.v1.DatabaseRegistration.round_trip_time:type_name -> google.protobuf.Duration
 	7,  // 8: eidolon.v1.ListMapServersResponse.map_servers:type_name -> eidolon.v1.MapServer
-	19, // 9: eidolon.v1.MapServer.last_sent:type_name -> google.protobuf.Timestamp
-	19, // 10: eidolon.v1.MapServer.last_notify:type_name -> google.protobuf.Timestamp
-	20, // 11: eidolon.v1.MapServer.round_trip_time:type_name -> google.protobuf.Duration
+	25, // 9: eidolon.v1.MapServer.last_sent:type_name -> google.protobuf.Timestamp
+	25, // 10: eidolon.v1.MapServer.last_notify:type_name -> google.protobuf.Timestamp
+	26, // 11: eidolon.v1.MapServer.round_trip_time:type_name -> google.protobuf.Duration
 	10, // 12: eidolon.v1.ListMapResolversResponse.map_resolvers:type_name -> eidolon.v1.MapResolver
-	20, // 13: eidolon.v1.MapResolver.round_trip_time:type_name -> google.protobuf.Duration
-	19, // 14: eidolon.v1.MapResolver.last_reply:type_name -> google.protobuf.Timestamp
+	26, // 13: eidolon.v1.MapResolver.round_trip_time:type_name -> google.protobuf.Duration
+	25, // 14: eidolon.v1.MapResolver.last_reply:type_name -> google.protobuf.Timestamp
 	13, // 15: eidolon.v1.ListMapCacheResponse.entries:type_name -> eidolon.v1.MapCacheEntry
-	18, // 16: eidolon.v1.MapCacheEntry.record:type_name -> eidolon.v1.Record
-	19, // 17: eidolon.v1.MapCacheEntry.installed:type_name -> google.protobuf.Timestamp
-	19, // 18: eidolon.v1.MapCacheEntry.expires:type_name -> google.protobuf.Timestamp
-	19, // 19: eidolon.v1.MapCacheEntry.last_used:type_name -> google.protobuf.Timestamp
+	24, // 16: eidolon.v1.MapCacheEntry.record:type_name -> eidolon.v1.Record
+	25, // 17: eidolon.v1.MapCacheEntry.installed:type_name -> google.protobuf.Timestamp
+	25, // 18: eidolon.v1.MapCacheEntry.expires:type_name -> google.protobuf.Timestamp
+	25, // 19: eidolon.v1.MapCacheEntry.last_used:type_name -> google.protobuf.Timestamp
 	13, // 20: eidolon.v1.LookupMapCacheResponse.entry:type_name -> eidolon.v1.MapCacheEntry
-	1,  // 21: eidolon.v1.RouterService.ListDatabaseMappings:input_type -> eidolon.v1.ListDatabaseMappingsRequest
-	5,  // 22: eidolon.v1.RouterService.ListMapServers:input_type -> eidolon.v1.ListMapServersRequest
-	8,  // 23: eidolon.v1.RouterService.ListMapResolvers:input_type -> eidolon.v1.ListMapResolversRequest
-	11, // 24: eidolon.v1.RouterService.ListMapCache:input_type -> eidolon.v1.ListMapCacheRequest
-	14, // 25: eidolon.v1.RouterService.LookupMapCache:input_type -> eidolon.v1.LookupMapCacheRequest
-	16, // 26: eidolon.v1.RouterService.ClearMapCache:input_type -> eidolon.v1.ClearMapCacheRequest
-	2,  // 27: eidolon.v1.RouterService.ListDatabaseMappings:output_type -> eidolon.v1.ListDatabaseMappingsResponse
-	6,  // 28: eidolon.v1.RouterService.ListMapServers:output_type -> eidolon.v1.ListMapServersResponse
-	9,  // 29: eidolon.v1.RouterService.ListMapResolvers:output_type -> eidolon.v1.ListMapResolversResponse
-	12, // 30: eidolon.v1.RouterService.ListMapCache:output_type -> eidolon.v1.ListMapCacheResponse
-	15, // 31: eidolon.v1.RouterService.LookupMapCache:output_type -> eidolon.v1.LookupMapCacheResponse
-	17, // 32: eidolon.v1.RouterService.ClearMapCache:output_type -> eidolon.v1.ClearMapCacheResponse
-	27, // [27:33] is the sub-list for method output_type
-	21, // [21:27] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	3,  // 21: eidolon.v1.ExplainFlowResponse.database_mapping:type_name -> eidolon.v1.DatabaseMapping
+	13, // 22: eidolon.v1.ExplainFlowResponse.entry:type_name -> eidolon.v1.MapCacheEntry
+	20, // 23: eidolon.v1.ExplainFlowResponse.resolution:type_name -> eidolon.v1.PendingResolution
+	21, // 24: eidolon.v1.ExplainFlowResponse.locators:type_name -> eidolon.v1.LocatorUse
+	25, // 25: eidolon.v1.PendingResolution.next:type_name -> google.protobuf.Timestamp
+	27, // 26: eidolon.v1.LocatorUse.locator:type_name -> eidolon.v1.Locator
+	28, // 27: eidolon.v1.MonitorRouterResponse.events:type_name -> eidolon.v1.Event
+	1,  // 28: eidolon.v1.RouterService.ListDatabaseMappings:input_type -> eidolon.v1.ListDatabaseMappingsRequest
+	5,  // 29: eidolon.v1.RouterService.ListMapServers:input_type -> eidolon.v1.ListMapServersRequest
+	8,  // 30: eidolon.v1.RouterService.ListMapResolvers:input_type -> eidolon.v1.ListMapResolversRequest
+	11, // 31: eidolon.v1.RouterService.ListMapCache:input_type -> eidolon.v1.ListMapCacheRequest
+	14, // 32: eidolon.v1.RouterService.LookupMapCache:input_type -> eidolon.v1.LookupMapCacheRequest
+	16, // 33: eidolon.v1.RouterService.ClearMapCache:input_type -> eidolon.v1.ClearMapCacheRequest
+	18, // 34: eidolon.v1.RouterService.ExplainFlow:input_type -> eidolon.v1.ExplainFlowRequest
+	22, // 35: eidolon.v1.RouterService.MonitorRouter:input_type -> eidolon.v1.MonitorRouterRequest
+	2,  // 36: eidolon.v1.RouterService.ListDatabaseMappings:output_type -> eidolon.v1.ListDatabaseMappingsResponse
+	6,  // 37: eidolon.v1.RouterService.ListMapServers:output_type -> eidolon.v1.ListMapServersResponse
+	9,  // 38: eidolon.v1.RouterService.ListMapResolvers:output_type -> eidolon.v1.ListMapResolversResponse
+	12, // 39: eidolon.v1.RouterService.ListMapCache:output_type -> eidolon.v1.ListMapCacheResponse
+	15, // 40: eidolon.v1.RouterService.LookupMapCache:output_type -> eidolon.v1.LookupMapCacheResponse
+	17, // 41: eidolon.v1.RouterService.ClearMapCache:output_type -> eidolon.v1.ClearMapCacheResponse
+	19, // 42: eidolon.v1.RouterService.ExplainFlow:output_type -> eidolon.v1.ExplainFlowResponse
+	23, // 43: eidolon.v1.RouterService.MonitorRouter:output_type -> eidolon.v1.MonitorRouterResponse
+	36, // [36:44] is the sub-list for method output_type
+	28, // [28:36] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_eidolon_v1_router_proto_init() }
@@ -1228,14 +1762,16 @@ func file_eidolon_v1_router_proto_init() {
 	if File_eidolon_v1_router_proto != nil {
 		return
 	}
+	file_eidolon_v1_event_proto_init()
 	file_eidolon_v1_model_proto_init()
+	file_eidolon_v1_router_proto_msgTypes[18].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_eidolon_v1_router_proto_rawDesc), len(file_eidolon_v1_router_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   17,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

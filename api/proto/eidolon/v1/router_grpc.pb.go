@@ -25,6 +25,8 @@ const (
 	RouterService_ListMapCache_FullMethodName         = "/eidolon.v1.RouterService/ListMapCache"
 	RouterService_LookupMapCache_FullMethodName       = "/eidolon.v1.RouterService/LookupMapCache"
 	RouterService_ClearMapCache_FullMethodName        = "/eidolon.v1.RouterService/ClearMapCache"
+	RouterService_ExplainFlow_FullMethodName          = "/eidolon.v1.RouterService/ExplainFlow"
+	RouterService_MonitorRouter_FullMethodName        = "/eidolon.v1.RouterService/MonitorRouter"
 )
 
 // RouterServiceClient is the client API for RouterService service.
@@ -48,6 +50,14 @@ type RouterServiceClient interface {
 	LookupMapCache(ctx context.Context, in *LookupMapCacheRequest, opts ...grpc.CallOption) (*LookupMapCacheResponse, error)
 	// ClearMapCache removes entries; the next packets ask again.
 	ClearMapCache(ctx context.Context, in *ClearMapCacheRequest, opts ...grpc.CallOption) (*ClearMapCacheResponse, error)
+	// ExplainFlow tells what becomes of the packets of a flow, and why. It asks
+	// and changes nothing.
+	ExplainFlow(ctx context.Context, in *ExplainFlowRequest, opts ...grpc.CallOption) (*ExplainFlowResponse, error)
+	// MonitorRouter streams what happens to the map-cache, the registrations and
+	// remote locators from now on, until the caller ends it. A caller that is too
+	// slow loses events and is told how many. The first message is empty and says
+	// that the watch has begun.
+	MonitorRouter(ctx context.Context, in *MonitorRouterRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[MonitorRouterResponse], error)
 }
 
 type routerServiceClient struct {
@@ -127,6 +137,35 @@ func (c *routerServiceClient) ClearMapCache(ctx context.Context, in *ClearMapCac
 	return out, nil
 }
 
+func (c *routerServiceClient) ExplainFlow(ctx context.Context, in *ExplainFlowRequest, opts ...grpc.CallOption) (*ExplainFlowResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExplainFlowResponse)
+	err := c.cc.Invoke(ctx, RouterService_ExplainFlow_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *routerServiceClient) MonitorRouter(ctx context.Context, in *MonitorRouterRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[MonitorRouterResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &RouterService_ServiceDesc.Streams[1], RouterService_MonitorRouter_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[MonitorRouterRequest, MonitorRouterResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type RouterService_MonitorRouterClient = grpc.ServerStreamingClient[MonitorRouterResponse]
+
 // RouterServiceServer is the server API for RouterService service.
 // All implementations must embed UnimplementedRouterServiceServer
 // for forward compatibility.
@@ -148,6 +187,14 @@ type RouterServiceServer interface {
 	LookupMapCache(context.Context, *LookupMapCacheRequest) (*LookupMapCacheResponse, error)
 	// ClearMapCache removes entries; the next packets ask again.
 	ClearMapCache(context.Context, *ClearMapCacheRequest) (*ClearMapCacheResponse, error)
+	// ExplainFlow tells what becomes of the packets of a flow, and why. It asks
+	// and changes nothing.
+	ExplainFlow(context.Context, *ExplainFlowRequest) (*ExplainFlowResponse, error)
+	// MonitorRouter streams what happens to the map-cache, the registrations and
+	// remote locators from now on, until the caller ends it. A caller that is too
+	// slow loses events and is told how many. The first message is empty and says
+	// that the watch has begun.
+	MonitorRouter(*MonitorRouterRequest, grpc.ServerStreamingServer[MonitorRouterResponse]) error
 	mustEmbedUnimplementedRouterServiceServer()
 }
 
@@ -175,6 +222,12 @@ func (UnimplementedRouterServiceServer) LookupMapCache(context.Context, *LookupM
 }
 func (UnimplementedRouterServiceServer) ClearMapCache(context.Context, *ClearMapCacheRequest) (*ClearMapCacheResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ClearMapCache not implemented")
+}
+func (UnimplementedRouterServiceServer) ExplainFlow(context.Context, *ExplainFlowRequest) (*ExplainFlowResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExplainFlow not implemented")
+}
+func (UnimplementedRouterServiceServer) MonitorRouter(*MonitorRouterRequest, grpc.ServerStreamingServer[MonitorRouterResponse]) error {
+	return status.Error(codes.Unimplemented, "method MonitorRouter not implemented")
 }
 func (UnimplementedRouterServiceServer) mustEmbedUnimplementedRouterServiceServer() {}
 func (UnimplementedRouterServiceServer) testEmbeddedByValue()                       {}
@@ -298,6 +351,35 @@ func _RouterService_ClearMapCache_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RouterService_ExplainFlow_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainFlowRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RouterServiceServer).ExplainFlow(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RouterService_ExplainFlow_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RouterServiceServer).ExplainFlow(ctx, req.(*ExplainFlowRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RouterService_MonitorRouter_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(MonitorRouterRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(RouterServiceServer).MonitorRouter(m, &grpc.GenericServerStream[MonitorRouterRequest, MonitorRouterResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type RouterService_MonitorRouterServer = grpc.ServerStreamingServer[MonitorRouterResponse]
+
 // RouterService_ServiceDesc is the grpc.ServiceDesc for RouterService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -325,11 +407,20 @@ var RouterService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "ClearMapCache",
 			Handler:    _RouterService_ClearMapCache_Handler,
 		},
+		{
+			MethodName: "ExplainFlow",
+			Handler:    _RouterService_ExplainFlow_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "ListMapCache",
 			Handler:       _RouterService_ListMapCache_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "MonitorRouter",
+			Handler:       _RouterService_MonitorRouter_Handler,
 			ServerStreams: true,
 		},
 	},
