@@ -64,9 +64,9 @@ func TestRegisterAndNotify(t *testing.T) {
 	}
 }
 
-// TestAuthenticationData: the digest of the Map-Notify is as long as that of
+// TestA9_AuthenticationData: the digest of the Map-Notify is as long as that of
 // the Map-Register was, and by the same key and algorithm.
-func TestAuthenticationData(t *testing.T) {
+func TestA9_AuthenticationData(t *testing.T) {
 	for _, c := range []struct {
 		key       auth.Key
 		truncated bool
@@ -89,9 +89,9 @@ func TestAuthenticationData(t *testing.T) {
 	}
 }
 
-// TestRefusals: what is refused has its counter, leaves table and store as they
+// TestS3_Refusals: what is refused has its counter, leaves table and store as they
 // were, and is not answered.
-func TestRefusals(t *testing.T) {
+func TestS3_Refusals(t *testing.T) {
 	ok := rec("10.1.0.0/16", "192.0.2.1")
 	forged := leftKey
 	forged.Secret = []byte("guessed")
@@ -178,7 +178,7 @@ func TestNotifyPort(t *testing.T) {
 	}
 }
 
-func TestReplay(t *testing.T) {
+func TestS2_Replay(t *testing.T) {
 	b := newBench(t, twoSites(), newMemStore())
 	one := []*mapping.Record{rec("10.1.0.0/16", "192.0.2.1")}
 	two := []*mapping.Record{rec("10.1.0.0/16", "192.0.2.2")}
@@ -234,9 +234,9 @@ func TestReplay(t *testing.T) {
 	}
 }
 
-// TestRetransmissionAfterRestart: the server died before the Map-Notify got
+// TestS2_RetransmissionAfterRestart: the server died before the Map-Notify got
 // through. What was asked for is there, so the ETR hears that.
-func TestRetransmissionAfterRestart(t *testing.T) {
+func TestS2_RetransmissionAfterRestart(t *testing.T) {
 	b := newBench(t, twoSites(), newMemStore())
 	b.register(registering{records: []*mapping.Record{rec("10.1.1.0/24", "192.0.2.1")}})
 	msg := b.encode(registering{nonce: 5000, records: []*mapping.Record{rec("10.1.0.0/16", "192.0.2.1"), withTTL(0, rec("10.1.1.0/24"))}})
@@ -251,9 +251,9 @@ func TestRetransmissionAfterRestart(t *testing.T) {
 	b.check()
 }
 
-// TestManyRegistrants: what a site's xTRs leave in memory is bounded, and a
+// TestS2_ForgottenXTRs: what a site's xTRs leave in memory is bounded, and a
 // forgotten one's Map-Registers can't be replayed.
-func TestManyRegistrants(t *testing.T) {
+func TestS2_ForgottenXTRs(t *testing.T) {
 	b := newBench(t, twoSites(), newMemStore())
 	records := []*mapping.Record{rec("10.1.0.0/16", "192.0.2.1")}
 	source := func(i int) netip.AddrPort {

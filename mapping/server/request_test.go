@@ -13,8 +13,8 @@ import (
 	"github.com/eidolon-lisp/eidolon/mapping/wire"
 )
 
-// TestAnswers walks through RFC 9301 section 8.3 and the overlap rule of 5.5.
-func TestAnswers(t *testing.T) {
+// TestS8_Answers walks through RFC 9301 section 8.3 and the overlap rule of 5.5.
+func TestS8_Answers(t *testing.T) {
 	b := newBench(t, twoSites(), newMemStore())
 	b.register(registering{proxy: true, records: []*mapping.Record{rec("10.1.0.0/16", "192.0.2.1"), withTTL(60, rec("10.1.1.0/24", "192.0.2.3"))}})
 	b.register(registering{proxy: true, records: []*mapping.Record{rec("2001:db8:1::/48", "2001:db8::1", "192.0.2.1")}})
@@ -189,9 +189,9 @@ func mustAddress(t testing.TB, b []byte) wire.Address {
 	return a
 }
 
-// TestMalformedIsLogged: an unknown address family is logged (RFC 9301 section
+// TestA4_MalformedIsLogged: an unknown address family is logged (RFC 9301 section
 // 5.1), but a flood of such messages does not fill the disk.
-func TestMalformedIsLogged(t *testing.T) {
+func TestA4_MalformedIsLogged(t *testing.T) {
 	var log bytes.Buffer
 	cfg := twoSites()
 	cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
@@ -210,9 +210,9 @@ func TestMalformedIsLogged(t *testing.T) {
 	}
 }
 
-// TestForward: the Map-Request reaches the ETR as it was (RFC 9301 section
+// TestR4_Forward: the Map-Request reaches the ETR as it was (RFC 9301 section
 // 8.3).
-func TestForward(t *testing.T) {
+func TestR4_Forward(t *testing.T) {
 	b := newBench(t, twoSites(), nil)
 	r := rec("10.2.0.0/16", "192.0.2.21", "192.0.2.22", "2001:db8::23", "192.0.2.24", "192.0.2.25")
 	r.Locators[3].Flags = 0 // not reachable
@@ -332,7 +332,7 @@ func TestAuthoritative(t *testing.T) {
 	}
 }
 
-func TestSeveralRecords(t *testing.T) {
+func TestR2_SeveralRecords(t *testing.T) {
 	b := newBench(t, twoSites(), nil)
 	b.register(registering{key: rightKey, records: []*mapping.Record{rec("10.2.0.0/16", "192.0.2.2")}})
 	got := b.texts(b.ask(asking{eids: []mapping.EID{eid("11.0.0.1"), eid("10.2.0.1"), eid("10.9.0.1"), eid("2001:db8::1")}}))
@@ -342,9 +342,9 @@ func TestSeveralRecords(t *testing.T) {
 	}
 }
 
-// TestReplySize: a Map-Reply that would be too long for the family's packet
+// TestS13_ReplySize: a Map-Reply that would be too long for the family's packet
 // holds one record instead, narrowed to what overlaps nothing else.
-func TestReplySize(t *testing.T) {
+func TestS13_ReplySize(t *testing.T) {
 	b := newBench(t, Config{}, nil)
 	put := []*mapping.Record{rec("10.0.0.0/8", "203.0.113.1", "2001:db8::1")}
 	for i := range 30 {
@@ -389,9 +389,9 @@ func TestReplySize(t *testing.T) {
 	}
 }
 
-// TestMoreSpecificElsewhere: where a more-specific is for an ETR to answer, we
+// TestS13_MoreSpecificElsewhere: where a more-specific is for an ETR to answer, we
 // answer for the rest only.
-func TestMoreSpecificElsewhere(t *testing.T) {
+func TestS13_MoreSpecificElsewhere(t *testing.T) {
 	b := newBench(t, twoSites(), nil)
 	b.register(registering{proxy: true, records: []*mapping.Record{rec("10.1.0.0/16", "192.0.2.1")}})
 	b.register(registering{key: rightKey, records: []*mapping.Record{rec("10.1.64.0/20", "192.0.2.2")}})

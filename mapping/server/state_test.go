@@ -9,7 +9,7 @@ import (
 	"github.com/eidolon-lisp/eidolon/mapping"
 )
 
-func TestExpiry(t *testing.T) {
+func TestS7_Expiry(t *testing.T) {
 	b := newBench(t, twoSites(), newMemStore())
 	b.register(registering{records: []*mapping.Record{rec("10.1.0.0/16", "192.0.2.1")}})
 	b.register(registering{ttlFlag: true, records: []*mapping.Record{withTTL(10, rec("10.1.1.0/24", "192.0.2.1")), withTTL(1, rec("10.1.2.0/24", "192.0.2.1"))}})

@@ -111,7 +111,7 @@ func TestECMHeaders(t *testing.T) {
 }
 
 // A sum of zero is sent as all ones, which is as right (RFC 768).
-func TestECMChecksumZero(t *testing.T) {
+func TestA3_ECMChecksumZero(t *testing.T) {
 	m := ECM{Src: netip.MustParseAddrPort("192.0.2.1:1024"), Dst: netip.MustParseAddrPort("10.2.0.1:4342"), Message: make([]byte, 2)}
 	found := 0
 	for v := range 1 << 16 {
