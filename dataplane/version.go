@@ -15,8 +15,8 @@ import (
 const (
 	versionQueue  = 256 // events that wait for the control plane
 	versionRecent = 1024
-	versionRepeat = time.Second // between two events about the same
-	versionTries  = 11          // the first and ten retries; then packets with an old version are dropped
+	versionRepeat = 4 * time.Second // between two events about the same: SMRs are 3 s apart at least
+	versionTries  = 11              // the first and ten retries; then packets with an old version are dropped
 	versionPause  = 30 * time.Second
 )
 

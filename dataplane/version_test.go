@@ -118,13 +118,13 @@ func count(b bool) uint64 {
 }
 
 // RFC 9302 section 7.1: an ITR with an old mapping is told once and ten times
-// more, once a second; after that its packets are dropped, and it is told every
+// more, every 4 s; after that its packets are dropped, and it is told every
 // 30 s. When it has the mapping, its packets pass again.
 func TestDP25_OldVersionIsToldThenDropped(t *testing.T) {
 	s := newVersionedSite(t)
 	var at []time.Duration
 	delivered := 0
-	for d := time.Duration(0); d < 75*time.Second; d += 250 * time.Millisecond {
+	for d := time.Duration(0); d < 105*time.Second; d += 250 * time.Millisecond {
 		s.now = t0.Add(d)
 		s.in.Batch([]dataplane.Packet{versioned(back4(10), 3<<12|4), versioned(back4(10), 3<<12|4)})
 		for range s.events() {
@@ -132,12 +132,12 @@ func TestDP25_OldVersionIsToldThenDropped(t *testing.T) {
 		}
 		if n := len(s.host.Written()); n > 0 {
 			delivered += n
-			if d >= 11*time.Second {
+			if d >= 44*time.Second {
 				t.Fatalf("a packet passed after %v", d)
 			}
 		}
 	}
-	want := []time.Duration{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 40, 70}
+	want := []time.Duration{0, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 70, 100}
 	if len(at) != len(want) {
 		t.Fatalf("told at %v", at)
 	}
@@ -146,10 +146,10 @@ func TestDP25_OldVersionIsToldThenDropped(t *testing.T) {
 			t.Errorf("told at %v", at)
 		}
 	}
-	if delivered != 2*4*11 {
-		t.Errorf("%d packets passed, want %d", delivered, 2*4*11)
+	if delivered != 2*4*44 {
+		t.Errorf("%d packets passed, want %d", delivered, 2*4*44)
 	}
-	s.wantDrops(dataplane.DropVersionOld, 2*4*64)
+	s.wantDrops(dataplane.DropVersionOld, 2*4*61)
 	s.in.Batch([]dataplane.Packet{versioned(back4(10), 3<<12|5)})
 	if n := len(s.host.Written()); n != 1 {
 		t.Errorf("with the new version %d packets passed", n)

@@ -67,6 +67,10 @@ type Config struct {
 	// OnCache is called, if set, with every batch of changes of the map-cache,
 	// in order, from the goroutine of Run. It owns the slice, not the records.
 	OnCache func([]mapping.CacheChange)
+	// OnDatabases is called, if set, by SetDatabases unless it fails, with the
+	// databases in effect: versions may differ from those that were given. It
+	// owns the slice, not the locators.
+	OnDatabases func([]Database)
 	// Logger gets events; nil discards them. Single packets are counted, and
 	// logged at most at debug level.
 	Logger *slog.Logger
@@ -82,6 +86,11 @@ type Database struct {
 	Locators []mapping.Locator
 	// TTL is the Record TTL in minutes; mapping.DefaultTTL by default.
 	TTL uint32
+	// Version is the map-version (RFC 9302), 0 for none. It is to be given
+	// only where the underlay is trusted (section 8), and when the mapping
+	// changed while the xTR did not run, has to be a newer one. SetDatabases
+	// replaces it by the next when locators change.
+	Version mapping.Version
 }
 
 // MapServer is a map-server to register with.
@@ -194,6 +203,10 @@ func (c *Config) checkDatabases(bad func(string, ...any)) {
 			bad("database_mapping %v: no locator", d.EID)
 		}
 		seen[d.EID] = true
+		if err := d.Version.Valid(); err != nil {
+			bad("database_mapping %v: %w", d.EID, err)
+			d.Version = mapping.NullVersion
+		}
 		d.TTL = cmp.Or(d.TTL, mapping.DefaultTTL)
 		d.Locators = slices.Clone(d.Locators)
 		slices.SortFunc(d.Locators, mapping.Locator.Compare)
@@ -351,5 +364,5 @@ func (c *Config) maxPayload(a netip.Addr) int {
 
 // record returns the EID-record of d as this ETR sends it.
 func (d *Database) record() *mapping.Record {
-	return &mapping.Record{EID: d.EID, TTL: d.TTL, Authoritative: true, Locators: d.Locators}
+	return &mapping.Record{EID: d.EID, TTL: d.TTL, Authoritative: true, Version: uint16(d.Version), Locators: d.Locators}
 }

@@ -23,6 +23,7 @@ func (m *machine) setDatabases(now time.Time, databases []Database) error {
 	if err != nil {
 		return fmt.Errorf("xtr configuration: %w", err)
 	}
+	succeed(m.cfg.Databases, next.Databases)
 	changed, gone := difference(m.cfg.Databases, next.Databases)
 	if len(changed) == 0 || m.stopping {
 		return nil

@@ -42,6 +42,9 @@ const (
 	smrOut
 	smrAnswered
 	smrTableFull
+	mapVersionsOutdated
+	mapVersionsNewer
+	mapVersionsRateLimited
 	mapRegistersOut
 	mapRegistersRetransmitted
 	mapNotifiesIn
@@ -93,6 +96,9 @@ var counterNames = [numCounters]string{
 	smrOut:                       "smr_out",
 	smrAnswered:                  "smr_answered",
 	smrTableFull:                 "smr_table_full",
+	mapVersionsOutdated:          "map_versions_outdated",
+	mapVersionsNewer:             "map_versions_newer",
+	mapVersionsRateLimited:       "map_versions_rate_limited",
 	mapRegistersOut:              "map_registers_out",
 	mapRegistersRetransmitted:    "map_registers_retransmitted",
 	mapNotifiesIn:                "map_notifies_in",

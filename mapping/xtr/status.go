@@ -59,6 +59,7 @@ type DatabaseStatus struct {
 	EID           mapping.EID
 	Locators      []mapping.Locator
 	TTL           uint32 // minutes
+	Version       mapping.Version
 	Registrations []Registration
 }
 
@@ -112,7 +113,7 @@ func (g *registration) status() Registration {
 func (r *registrar) databases() []DatabaseStatus {
 	out := make([]DatabaseStatus, len(r.cfg.Databases))
 	for i, d := range r.cfg.Databases {
-		out[i] = DatabaseStatus{EID: d.EID, Locators: slices.Clone(d.Locators), TTL: d.TTL}
+		out[i] = DatabaseStatus{EID: d.EID, Locators: slices.Clone(d.Locators), TTL: d.TTL, Version: d.Version}
 	}
 	for _, g := range r.regs {
 		for _, d := range g.databases {

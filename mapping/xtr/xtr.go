@@ -18,9 +18,10 @@ import (
 // XTR drives the machine: it owns the clock, the timer and the connection.
 // Everything but Run may be called from any goroutine.
 type XTR struct {
-	onCache func([]mapping.CacheChange)
-	stats   counters
-	wake    chan struct{} // holds a token when there is output to flush
+	onCache     func([]mapping.CacheChange)
+	onDatabases func([]Database)
+	stats       counters
+	wake        chan struct{} // holds a token when there is output to flush
 
 	mu      sync.Mutex // guards what follows
 	m       *machine
@@ -34,7 +35,7 @@ func New(cfg Config) (*XTR, error) {
 	if err != nil {
 		return nil, fmt.Errorf("xtr configuration: %w", err)
 	}
-	x := &XTR{onCache: c.OnCache, wake: make(chan struct{}, 1)}
+	x := &XTR{onCache: c.OnCache, onDatabases: c.OnDatabases, wake: make(chan struct{}, 1)}
 	x.m = newMachine(c, &x.stats)
 	return x, nil
 }
@@ -128,7 +129,14 @@ func (x *XTR) Heard(rlocs []netip.Addr) {
 // the present ones cause nothing. The slice stays the caller's.
 func (x *XTR) SetDatabases(databases []Database) error {
 	var err error
-	x.do(func(now time.Time) { err = x.m.setDatabases(now, databases) })
+	var effect []Database
+	x.do(func(now time.Time) {
+		err = x.m.setDatabases(now, databases)
+		effect = slices.Clone(x.m.cfg.Databases)
+	})
+	if err == nil && x.onDatabases != nil {
+		x.onDatabases(effect)
+	}
 	x.poke()
 	return err
 }
