@@ -161,6 +161,13 @@ func (s *Snapshot) Local(iid uint32, a netip.Addr) bool {
 	return ok
 }
 
+// LocalVersion returns the map-version of the longest local EID that holds a;
+// mapping.NullVersion if there is none.
+func (s *Snapshot) LocalVersion(iid uint32, a netip.Addr) mapping.Version {
+	v, _ := s.local.Lookup(iid, a)
+	return v
+}
+
 // Source returns the RLOC to send from toward the locator.
 func (s *Snapshot) Source(rloc netip.Addr) netip.Addr {
 	if rloc.Is4() {

@@ -90,8 +90,7 @@ func versionPair(src, dst mapping.Version) uint32 { return uint32(src)<<12 | uin
 // entry: those of both mappings, or 0 when one has the null version, and the
 // packet then goes without (RFC 9302 sections 6.1 and 7).
 func (s *Snapshot) outgoing(iid uint32, src netip.Addr, e *Entry) uint32 {
-	local, _ := s.local.Lookup(iid, src)
-	remote := mapping.Version(e.record.Version)
+	local, remote := s.LocalVersion(iid, src), mapping.Version(e.record.Version)
 	if local == mapping.NullVersion || remote == mapping.NullVersion {
 		return 0
 	}

@@ -85,6 +85,7 @@ func run(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
+	fib.SetLocal(local(control.Databases)) // the plane knows no versions
 	for _, w := range plane.Warnings() {
 		log.Warn("host setting", "warning", w)
 	}
@@ -116,10 +117,12 @@ func run(ctx context.Context, path string) error {
 type control interface {
 	Used([]mapping.EID)
 	Heard([]netip.Addr)
+	VersionFound(xtr.VersionEvent)
 }
 
-// pass carries misses from the plane to the control plane, and in rounds which
-// entries of the map-cache are in use and from where packets came.
+// pass carries misses and findings about map-versions from the plane to the
+// control plane, and in rounds which entries of the map-cache are in use and
+// from where packets came.
 func pass(ctx context.Context, every time.Duration, fib *dataplane.FIB, plane dataplane.Plane, x control, misses chan<- xtr.Miss) error {
 	round := time.NewTicker(every)
 	defer round.Stop()
@@ -131,6 +134,8 @@ func pass(ctx context.Context, every time.Duration, fib *dataplane.FIB, plane da
 			case <-ctx.Done():
 				return nil
 			}
+		case ev := <-plane.Versions():
+			x.VersionFound(xtr.VersionEvent(ev))
 		case <-round.C:
 			var used []mapping.EID
 			fib.Usage(func(e mapping.EID, _, _ uint64) { used = append(used, e) })
@@ -237,10 +242,11 @@ func controlConfig(cfg *config.XTR, rlocs []netip.Addr, fib *dataplane.FIB, log 
 		MapResolvers: reachable(log, rlocs, "map_resolver", cfg.MapResolvers, netip.AddrPort.Addr),
 		CacheLimit:   cfg.MapCacheLimit,
 		OnCache:      fib.Apply,
+		OnDatabases:  func(d []xtr.Database) { fib.SetLocal(local(d)) },
 		Logger:       log,
 	}
 	for _, m := range cfg.DatabaseMappings {
-		c.Databases = append(c.Databases, xtr.Database{EID: m.EID, Locators: m.Locators, TTL: m.RecordTTL})
+		c.Databases = append(c.Databases, database(m))
 	}
 	for _, m := range reachable(log, rlocs, "map_server", cfg.MapServers, func(m config.XTRMapServer) netip.Addr { return m.Address.Addr() }) {
 		c.MapServers = append(c.MapServers, xtr.MapServer{
@@ -256,12 +262,26 @@ func controlConfig(cfg *config.XTR, rlocs []netip.Addr, fib *dataplane.FIB, log 
 	return c
 }
 
+func database(m config.DatabaseMapping) xtr.Database {
+	return xtr.Database{EID: m.EID, Locators: m.Locators, TTL: m.RecordTTL, Version: m.MapVersion}
+}
+
+// local returns the site's EIDs with their map-versions for the data plane.
+func local(databases []xtr.Database) []dataplane.LocalEID {
+	list := make([]dataplane.LocalEID, len(databases))
+	for i, d := range databases {
+		list[i] = dataplane.LocalEID{EID: d.EID, Version: d.Version}
+	}
+	return list
+}
+
 func planeConfig(cfg *config.XTR, rlocs []netip.Addr, log *slog.Logger) tun.Config {
 	c := tun.Config{
-		Sources:   rlocs,
-		Table:     cfg.Plane.RouteTable,
-		UplinkMTU: cfg.Plane.UplinkMTU,
-		Logger:    log,
+		Sources:       rlocs,
+		Table:         cfg.Plane.RouteTable,
+		UplinkMTU:     cfg.Plane.UplinkMTU,
+		MapVersioning: cfg.MapVersioning,
+		Logger:        log,
 	}
 	if cfg.Miss == config.MissHold {
 		c.Miss = dataplane.DefaultMissPolicy

@@ -94,9 +94,12 @@ func TestWithoutOneFamily(t *testing.T) {
 // plane has what a data plane tells the control plane.
 type plane struct {
 	dataplane.Plane
-	misses chan dataplane.Miss
-	heard  []netip.Addr
+	misses   chan dataplane.Miss
+	versions chan dataplane.VersionEvent
+	heard    []netip.Addr
 }
+
+func (p *plane) Versions() <-chan dataplane.VersionEvent { return p.versions }
 
 func (p *plane) Misses() <-chan dataplane.Miss { return p.misses }
 
@@ -108,19 +111,21 @@ func (p *plane) Heard() []netip.Addr {
 
 // told has what the control plane was told.
 type told struct {
-	used  []mapping.EID
-	heard []netip.Addr
+	used     []mapping.EID
+	heard    []netip.Addr
+	versions []xtr.VersionEvent
 }
 
-func (c *told) Used(eids []mapping.EID)  { c.used = append(c.used, eids...) }
-func (c *told) Heard(rlocs []netip.Addr) { c.heard = append(c.heard, rlocs...) }
+func (c *told) Used(eids []mapping.EID)          { c.used = append(c.used, eids...) }
+func (c *told) Heard(rlocs []netip.Addr)         { c.heard = append(c.heard, rlocs...) }
+func (c *told) VersionFound(ev xtr.VersionEvent) { c.versions = append(c.versions, ev) }
 
-// TestPass: the control plane hears of misses at once, and in rounds of the
-// RLOCs that packets came from.
+// TestPass: the control plane hears of misses and of map-versions at once, and
+// in rounds of the RLOCs that packets came from.
 func TestPass(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		p := &plane{misses: make(chan dataplane.Miss, 1), heard: []netip.Addr{netip.MustParseAddr("198.51.100.1")}}
+		p := &plane{misses: make(chan dataplane.Miss, 1), versions: make(chan dataplane.VersionEvent), heard: []netip.Addr{netip.MustParseAddr("198.51.100.1")}}
 		c, misses, done := new(told), make(chan xtr.Miss), make(chan error, 1)
 		go func() { done <- pass(ctx, 5*time.Second, dataplane.NewFIB(), p, c, misses) }()
 		want := dataplane.Miss{IID: 7, Dst: netip.MustParseAddr("10.2.0.1"), Src: netip.MustParseAddr("10.1.0.1")}
@@ -128,8 +133,13 @@ func TestPass(t *testing.T) {
 		if got := <-misses; got != xtr.Miss(want) {
 			t.Errorf("%+v, want %+v", got, want)
 		}
+		found := dataplane.VersionEvent{Outdated: true, EID: mapping.MustParseEID("10.1.0.0/16"), RLOC: netip.MustParseAddr("198.51.100.1")}
+		p.versions <- found
 		time.Sleep(11 * time.Second)
 		synctest.Wait()
+		if !slices.Equal(c.versions, []xtr.VersionEvent{xtr.VersionEvent(found)}) {
+			t.Errorf("told of %+v", c.versions)
+		}
 		if !slices.Equal(c.heard, []netip.Addr{netip.MustParseAddr("198.51.100.1")}) {
 			t.Errorf("heard of %v", c.heard)
 		}
@@ -138,4 +148,29 @@ func TestPass(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestVersionsReachThePlane: the data plane knows the configured map-versions,
+// and those that follow a change of locators.
+func TestVersionsReachThePlane(t *testing.T) {
+	rloc := netip.MustParseAddr("192.0.2.1")
+	eid := mapping.MustParseEID("10.1.0.0/16")
+	m := config.DatabaseMapping{EID: eid, Locators: []mapping.Locator{mapping.MakeLocator(rloc, 1, 100)}, MapVersion: 41}
+	fib := dataplane.NewFIB()
+	c := controlConfig(&config.XTR{DatabaseMappings: []config.DatabaseMapping{m}, MapVersioning: true},
+		[]netip.Addr{rloc}, fib, slog.New(slog.DiscardHandler))
+	if d := local(c.Databases); len(d) != 1 || d[0] != (dataplane.LocalEID{EID: eid, Version: 41}) {
+		t.Errorf("at the start %+v", d)
+	}
+	x, err := xtr.New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Locators = []mapping.Locator{mapping.MakeLocator(rloc, 2, 100)}
+	if err := x.SetDatabases([]xtr.Database{database(m)}); err != nil {
+		t.Fatal(err)
+	}
+	if v := fib.Snapshot().LocalVersion(0, netip.MustParseAddr("10.1.2.3")); v != 42 {
+		t.Errorf("after a change of locators version %d", v)
+	}
 }

@@ -101,7 +101,10 @@ func (r *reloader) databases(next *config.XTR) []xtr.Database {
 				r.log.Warn("a locator of this router that it does not use before a restart", "eid", m.EID, "locator", l.Addr)
 			}
 		}
-		out = append(out, xtr.Database{EID: m.EID, Locators: m.Locators, TTL: m.RecordTTL})
+		if !r.first.MapVersioning {
+			m.MapVersion = mapping.NullVersion
+		}
+		out = append(out, database(m))
 	}
 	for _, m := range next.DatabaseMappings {
 		if find(r.first.DatabaseMappings, m.EID) < 0 {

@@ -67,6 +67,7 @@ func TestExampleXTR(t *testing.T) {
 		}},
 		MapResolvers:  []netip.AddrPort{netip.MustParseAddrPort("203.0.113.10:4342"), netip.MustParseAddrPort("[2001:db8:113::10]:4342")},
 		MapCacheLimit: 100000,
+		Underlay:      UnderlayInternet,
 		Miss:          MissHold,
 		Plane:         Plane{Kind: "tun", RouteTable: 4341},
 		API:           API{Socket: "/run/eidolon/xtr.sock"},
@@ -180,6 +181,25 @@ database_mappings: [{eid: "[16777215]10.0.0.0/8", locator_set: a}, {eid: "[2]11.
 	if m.Listen[0] != netip.MustParseAddrPort("[::]:4342") || m.StateDir != "/var/lib/eidolon" ||
 		m.RequestRate != (RequestRate{10000, 20000}) || m.API.Socket != "/run/eidolon/mapserver.sock" {
 		t.Errorf("got %+v", m)
+	}
+}
+
+// TestMapVersions: a mapping has the version that it is given, and none
+// otherwise.
+func TestMapVersions(t *testing.T) {
+	x, err := LoadXTR(write(t, `
+underlay: trusted
+map_versioning: true
+map_resolvers: [192.0.2.1]
+map_servers: [{address: 192.0.2.1, authentication_key: {key_id: 1, key: 0123456789abcdef}}]
+locator_sets: [{name: a, locators: [{address: 192.0.2.2}]}]
+database_mappings: [{eid: 10.0.0.0/8, locator_set: a, map_version: 4095}, {eid: 11.0.0.0/8, locator_set: a}]
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if x.Underlay != UnderlayTrusted || !x.MapVersioning || x.DatabaseMappings[0].MapVersion != 4095 || x.DatabaseMappings[1].MapVersion != 0 {
+		t.Errorf("got %+v", x)
 	}
 }
 

@@ -33,6 +33,9 @@ type XTR struct {
 	MapResolvers []netip.AddrPort
 	// MapCacheLimit is the largest number of map-cache entries.
 	MapCacheLimit int
+	Underlay      Underlay
+	// MapVersioning is true only on a trusted underlay.
+	MapVersioning bool
 	// Miss is what happens to packets while their mapping is asked for.
 	Miss  Miss
 	Plane Plane
@@ -52,7 +55,20 @@ type DatabaseMapping struct {
 	Locators []mapping.Locator
 	// RecordTTL is in minutes.
 	RecordTTL uint32
+	// MapVersion is 0 without XTR.MapVersioning.
+	MapVersion mapping.Version
 }
+
+// Underlay says who can send to the RLOCs.
+type Underlay string
+
+const (
+	// UnderlayInternet: anybody. What RFC 9300 section 4.1 forbids there is
+	// not used.
+	UnderlayInternet Underlay = "internet"
+	// UnderlayTrusted: only routers that forge nothing.
+	UnderlayTrusted Underlay = "trusted"
+)
 
 // Instance is one instance-ID and its TUN device.
 type Instance struct {
@@ -124,6 +140,7 @@ func (c *XTR) read(o *object) {
 	if c.SiteID != 0 && !id.given() {
 		site.fail("found %d without an xtr_id; the two are sent together", c.SiteID)
 	}
+	c.readUnderlay(o.get("underlay"), o.get("map_versioning"))
 	underlay := make(names[netip.Addr])
 	c.readMappings(o.need("database_mappings", "a list with at least one EID-prefix of the site; its locators tell the xtr which addresses to use"),
 		readLocatorSets(o.get("locator_sets"), underlay))
@@ -141,6 +158,26 @@ func (c *XTR) read(o *object) {
 	c.readPlane(o.get("plane"))
 	c.API = o.get("api").api("/run/eidolon/xtr.sock")
 	c.Log = o.get("log").log()
+}
+
+func (c *XTR) readUnderlay(underlay, versioning value) {
+	c.Underlay = Underlay(underlay.enum(string(UnderlayInternet), string(UnderlayTrusted)))
+	c.MapVersioning = versioning.boolean(false)
+	if c.MapVersioning && c.Underlay != UnderlayTrusted {
+		versioning.fail("found true without underlay: trusted; map-versions must not be used where others can send packets (RFC 9302 section 8)")
+	}
+}
+
+// mapVersion reads the version of a database_mapping; 0 is none.
+func (c *XTR) mapVersion(v value) mapping.Version {
+	if !v.given() {
+		return mapping.NullVersion
+	}
+	n := mapping.Version(v.integer(1, mapping.MaxVersion, 1))
+	if !c.MapVersioning {
+		v.fail("found a map_version without map_versioning: true")
+	}
+	return n
 }
 
 // locatorSet is one entry of locator_sets.
@@ -180,7 +217,7 @@ func (c *XTR) readMappings(v value, sets map[string]*locatorSet) {
 		eid, eidOK := at.eid()
 		ref := o.need("locator_set", "the name of one of the locator_sets")
 		name, nameOK := ref.text("the name of one of the locator_sets")
-		m := DatabaseMapping{EID: eid, LocatorSet: name, RecordTTL: o.get("record_ttl").recordTTL()}
+		m := DatabaseMapping{EID: eid, LocatorSet: name, RecordTTL: o.get("record_ttl").recordTTL(), MapVersion: c.mapVersion(o.get("map_version"))}
 		o.end()
 		if set := sets[name]; set != nil {
 			set.used, m.Locators = true, set.locators
