@@ -138,10 +138,23 @@ func locatorFromProto(p *eidolonv1.Locator) (l mapping.Locator, ferr *fieldError
 		return l, ferr
 	}
 	if l.Opaque != "" {
-		if p.GetAddress() != "" {
-			return l, badField("opaque", "found address and opaque, expected one of them")
+		if ferr := checkOpaque(l.Opaque); ferr != nil {
+			return l, ferr
 		}
-		return l, checkOpaque(l.Opaque)
+		// The address in it is given too where the record was read before.
+		a, _, _ := wire.DecodeAddress([]byte(l.Opaque))
+		ip, has := a.RLOC()
+		if s := p.GetAddress(); s != "" && (!has || s != ip.String()) {
+			return l, badField("address", "found %q, which is not the address in opaque, %v", s, a)
+		}
+		if !has {
+			return l, nil
+		}
+		if err := mapping.ValidRLOC(ip); err != nil {
+			return l, badField("opaque", "%w", err)
+		}
+		l.Addr = ip
+		return l, nil
 	}
 	a, err := netip.ParseAddr(p.GetAddress())
 	if err != nil {

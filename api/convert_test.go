@@ -10,6 +10,7 @@ import (
 
 	eidolonv1 "github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1"
 	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/wire"
 )
 
 // opaque are locators that are no plain address: an LCAF of type 1 with two
@@ -62,6 +63,8 @@ func genRecord(t *rapid.T) *mapping.Record {
 		l := mapping.Locator{}
 		if rapid.IntRange(0, 3).Draw(t, "opaque") == 0 {
 			l.Opaque = rapid.SampledFrom(opaque).Draw(t, "octets")
+			a, _, _ := wire.DecodeAddress([]byte(l.Opaque))
+			l.Addr, _ = a.RLOC()
 		} else {
 			l.Addr = genAddr(t)
 		}
@@ -143,7 +146,7 @@ func TestRecordErrors(t *testing.T) {
 		{loc(&eidolonv1.Locator{Address: "192.0.2.1", Weight: 256}), "locators[1].weight", "0 to 255"},
 		{loc(&eidolonv1.Locator{Address: "192.0.2.1", MulticastPriority: proto.Uint32(256)}), "locators[1].multicast_priority", "0 to 255"},
 		{loc(&eidolonv1.Locator{Address: "192.0.2.1", MulticastWeight: 1 << 31}), "locators[1].multicast_weight", "0 to 255"},
-		{loc(&eidolonv1.Locator{Address: "192.0.2.1", Opaque: []byte(opaque[1])}), "locators[1].opaque", "one of them"},
+		{loc(&eidolonv1.Locator{Address: "192.0.2.1", Opaque: []byte(opaque[1])}), "locators[1].address", "not the address in opaque"},
 		{loc(&eidolonv1.Locator{Opaque: []byte(opaque[1] + "x")}), "locators[1].opaque", "after the address"},
 		{loc(&eidolonv1.Locator{Opaque: []byte("\x00\x01\xc0\x00\x02\x01")}), "locators[1].opaque", "not an opaque"},
 		{loc(&eidolonv1.Locator{Opaque: []byte("\x40")}), "locators[1].opaque", ""},

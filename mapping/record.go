@@ -53,13 +53,14 @@ func (f LocatorFlags) String() string {
 // Locator is one routing locator of a record with its traffic-engineering
 // values (RFC 9301 section 5.4). It is comparable.
 type Locator struct {
-	// Addr is the address of a plain IPv4 or IPv6 locator; it is not valid
-	// when Opaque is set.
+	// Addr is what packets are encapsulated to. It is not valid where there
+	// is no such address: in a name alone, in an LCAF of an unknown type.
 	Addr netip.Addr
-	// Opaque holds, for a locator that is not a plain address (any LCAF, a
-	// MAC address, a name), its AFI and address octets as they were received,
-	// so that it can be stored and passed on unchanged. Such a locator is not
-	// used for encapsulation.
+	// Opaque holds, for a locator that is more or other than a plain IPv4 or
+	// IPv6 address (any LCAF, a MAC address, a name), its AFI and address
+	// octets as they were received: they are stored and passed on unchanged.
+	// Addr is then the address in it, if any; wire.Address.RLOC says which.
+	// Empty for a plain address.
 	Opaque string
 	// Priority is 0 to 254, lower first; 255 means never for unicast.
 	Priority uint8
@@ -77,7 +78,7 @@ func MakeLocator(a netip.Addr, priority, weight uint8) Locator {
 	return Locator{Addr: a, Priority: priority, Weight: weight, MPriority: PriorityUnusable, Flags: Reachable}
 }
 
-// Usable reports whether unicast packets may be encapsulated to l: a plain
+// Usable reports whether unicast packets may be encapsulated to l: it has an
 // address, R set, priority not 255 (RFC 9300 section 9, RFC 9301 section 5.4).
 func (l Locator) Usable() bool {
 	return l.Addr.IsValid() && l.Flags&Reachable != 0 && l.Priority != PriorityUnusable
@@ -87,13 +88,10 @@ func (l Locator) Usable() bool {
 // IPv6, ascending addresses, then all others by their octets (RFC 9301
 // section 5.5, RFC 8060 section 3).
 func (l Locator) Compare(o Locator) int {
-	if l.Addr.IsValid() != o.Addr.IsValid() {
-		if l.Addr.IsValid() {
-			return -1
-		}
-		return 1
+	if l.Opaque == "" && o.Opaque == "" {
+		return l.Addr.Compare(o.Addr)
 	}
-	return cmp.Or(l.Addr.Compare(o.Addr), cmp.Compare(l.Opaque, o.Opaque))
+	return cmp.Compare(l.Opaque, o.Opaque) // a plain address has none, and comes first
 }
 
 // String returns "192.0.2.1 1/100" and, if any, the flags.

@@ -205,7 +205,7 @@ func attempts(sent int) string {
 }
 
 func locatorName(l mapping.Locator) string {
-	if l.Addr.IsValid() {
+	if l.Opaque == "" {
 		return l.Addr.String()
 	}
 	if a, _, err := wire.DecodeAddress([]byte(l.Opaque)); err == nil {

@@ -451,9 +451,10 @@ func recordSize(r *mapping.Record) int {
 		n += sourceHeader + r.EID.Source.Addr().BitLen()/8
 	}
 	for _, l := range r.Locators {
-		n += rlocHeader + l.Addr.BitLen()/8
 		if l.Opaque != "" {
-			n += len(l.Opaque) - 2
+			n += rlocHeader - 2 + len(l.Opaque)
+		} else {
+			n += rlocHeader + l.Addr.BitLen()/8
 		}
 	}
 	return n

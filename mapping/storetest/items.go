@@ -129,7 +129,7 @@ func everyKind() []mapping.Item {
 		{Addr: netip.MustParseAddr("192.0.2.1"), Priority: 1, Weight: 2, MPriority: 3, MWeight: 4, Flags: mapping.Local | mapping.Reachable},
 		{Addr: netip.MustParseAddr("2001:db8::9"), Priority: 255, Weight: 255, MPriority: 255, MWeight: 255, Flags: mapping.Probed},
 		{Opaque: "\x00\x11name\x00", Priority: 254},
-		{Opaque: "\x40\x03\x00\x00\x01\x00\x00\x06\x00\x01\xc0\x00\x02\x07", Priority: 9},
+		{Addr: netip.MustParseAddr("192.0.2.7"), Opaque: "\x40\x03\x00\x00\x01\x00\x00\x06\x00\x01\xc0\x00\x02\x07", Priority: 9},
 	}}
 	def4, def6 := mapping.MustParseEID("0.0.0.0/0"), mapping.MustParseEID("::/0")
 	host := mapping.MustParseEID("[1]10.0.0.1")

@@ -133,7 +133,7 @@ func (r Record) Locators() iter.Seq[Locator] {
 
 // Mapping returns the record as the model has it: a copy, bits of the EID
 // beyond the mask cleared, locators sorted, and every locator that is not a
-// plain IPv4 or IPv6 address kept as Opaque. It fails with ErrNotIPEID or
+// plain IPv4 or IPv6 address kept as Opaque, beside the address in it. It fails with ErrNotIPEID or
 // ErrBadMaskLen as Address.EID does.
 func (r Record) Mapping() (*mapping.Record, error) {
 	e, err := r.EID.EID(r.MaskLen)
@@ -146,9 +146,8 @@ func (r Record) Mapping() (*mapping.Record, error) {
 	}
 	for l := range r.Locators() {
 		ml := mapping.Locator{Priority: l.Priority, Weight: l.Weight, MPriority: l.MPriority, MWeight: l.MWeight, Flags: l.Flags}
-		if ip, ok := l.Address.IP(); ok {
-			ml.Addr = ip
-		} else {
+		ml.Addr, _ = l.Address.RLOC()
+		if _, plain := l.Address.IP(); !plain {
 			ml.Opaque = string(l.Address.Bytes())
 		}
 		m.Locators = append(m.Locators, ml)
@@ -218,19 +217,21 @@ func appendRecordHeader(b []byte, ttl uint32, locators int, maskLen uint8, act m
 
 func appendLocatorAddress(b []byte, ip netip.Addr, opaque string) ([]byte, error) {
 	switch {
-	case ip.IsValid() && opaque != "":
-		return b, fmt.Errorf("%w: locator %v has opaque octets too", ErrInvalid, ip)
 	case ip.Zone() != "":
 		return b, fmt.Errorf("%w: locator %v has a zone", ErrInvalid, ip)
-	case ip.IsValid():
+	case opaque == "" && ip.IsValid():
 		return appendIP(b, ip), nil
 	}
 	from := len(b)
 	b = append(b, opaque...)
-	if n, _, err := checkAddress(b[from:], 0); err != nil {
+	n, _, err := checkAddress(b[from:], 0)
+	if err != nil {
 		return b, fmt.Errorf("%w: opaque locator: %w", ErrInvalid, err)
 	} else if n != len(opaque) {
 		return b, fmt.Errorf("%w: opaque locator: %w, %d octets too many", ErrInvalid, ErrBadLength, len(opaque)-n)
+	}
+	if has, _ := (Address{b[from:]}).RLOC(); has != ip {
+		return b, fmt.Errorf("%w: locator %v in octets with address %v", ErrInvalid, ip, has)
 	}
 	return b, nil
 }

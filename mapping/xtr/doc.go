@@ -23,7 +23,12 @@
 // site is accepted: the site's own prefix is longer and wins. Locators that no
 // underlay routes (section 5.4), and locators inside an EID-prefix of the site
 // itself, which would encapsulate for ever, are taken out of the record; a
-// record that has none left counts as one without locators.
+// record that has none left counts as one without locators. Locators of an LCAF
+// type that is not known, or is none for locators, are ignored (RFC 9306
+// section 3); where an LCAF adds something to an address (a name, a place), the
+// address is used and the whole is kept to be shown. An EID with a source
+// (RFC 8060 section 4.8) holds for some senders only, and the ITR does not ask
+// for one: such a record is left out, and the others of the Map-Reply hold.
 //
 // Where cached entries lie between the record that answers and the EID that
 // was asked, the mapping system has just said that they are gone, and they are

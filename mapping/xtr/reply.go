@@ -105,10 +105,25 @@ func answers(got, asked mapping.EID) bool {
 	return got.Covers(asked) || asked.Covers(got) && got.Contains(asked.IID, asked.Prefix.Addr())
 }
 
-// sanitize takes the locators out of r that must not be used.
+// sanitize takes the locators out of r that must not be used. Those that are
+// no locators to this ITR it ignores, and where all are such, the record is one
+// without locators (RFC 9306 section 3).
 func (i *itr) sanitize(r *mapping.Record) {
+	ignored := 0
+	for _, l := range r.Locators {
+		if l.Opaque == "" {
+			continue
+		}
+		if a, _, err := wire.DecodeAddress([]byte(l.Opaque)); err != nil || !a.IsLocator() {
+			ignored++
+		}
+	}
+	i.stats.add(mapReplyLocatorsIgnored, ignored)
+	if ignored == len(r.Locators) {
+		r.Locators = nil
+	}
 	r.Locators = slices.DeleteFunc(r.Locators, func(l mapping.Locator) bool {
-		if l.Opaque != "" {
+		if !l.Addr.IsValid() {
 			return false
 		}
 		bad := mapping.ValidRLOC(l.Addr) != nil

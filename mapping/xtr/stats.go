@@ -18,6 +18,7 @@ const (
 	mapRepliesWrongEID
 	mapReplyRecordsRefused
 	mapReplyLocatorsRefused
+	mapReplyLocatorsIgnored
 	misses
 	missesCached
 	missesPending
@@ -72,6 +73,7 @@ var counterNames = [numCounters]string{
 	mapRepliesWrongEID:           "map_replies_wrong_eid",
 	mapReplyRecordsRefused:       "map_reply_records_refused",
 	mapReplyLocatorsRefused:      "map_reply_locators_refused",
+	mapReplyLocatorsIgnored:      "map_reply_locators_ignored",
 	misses:                       "misses",
 	missesCached:                 "misses_cached",
 	missesPending:                "misses_pending",
@@ -119,6 +121,8 @@ var counterNames = [numCounters]string{
 type counters [numCounters]atomic.Uint64
 
 func (c *counters) inc(n counter) { c[n].Add(1) }
+
+func (c *counters) add(n counter, events int) { c[n].Add(uint64(events)) }
 
 // all walks the counters in their order of declaration.
 func (c *counters) all() iter.Seq2[string, uint64] {
