@@ -38,6 +38,8 @@ type Config struct {
 	// MapResolvers are asked for the locators of others. A port of 0 means
 	// wire.Port. They must not be inside an EID-prefix (RFC 9301 section 8.1).
 	MapResolvers []netip.AddrPort
+	// LISPSec is how Map-Requests and Map-Replies are protected.
+	LISPSec LISPSec
 
 	// CacheLimit is the largest number of entries in the map-cache; 65536 by
 	// default.
@@ -159,6 +161,7 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	c.checkDatabases(bad)
 	c.checkPeers(bad)
+	c.checkLISPSec(bad)
 
 	c.Port = cmp.Or(c.Port, wire.Port)
 	c.CacheLimit = cmp.Or(c.CacheLimit, defaultCacheLimit)

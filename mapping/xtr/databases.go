@@ -72,7 +72,9 @@ func (m *machine) setKeys(now time.Time, with MapServer) error {
 	next := *s
 	next.Key, next.OtherKeys = with.Key, slices.Clone(with.OtherKeys)
 	var errs []error
-	next.checkKeys(func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) })
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	next.checkKeys(bad)
+	m.cfg.LISPSec.checkIndependent(&next, bad)
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}

@@ -42,6 +42,7 @@ type arrival struct {
 	// goes to (RFC 9301 section 5.5): the inner one if it came in an ECM.
 	port         uint16
 	encapsulated bool
+	security     []byte // the LISP-SEC data of the ECM; nil without
 }
 
 // request handles a Map-Request that is not an SMR.
@@ -89,11 +90,19 @@ func (e *etr) request(now time.Time, m *wire.MapRequest, how arrival) {
 		e.stats.inc(mapRepliesRateLimited)
 		return
 	}
+	room := e.cfg.maxPayload(to) - replyHeader
+	var sign signature
+	if how.security != nil {
+		if sign, ok = e.open(now, m, how); !ok {
+			return
+		}
+		room -= sign.size()
+	}
 	var probed netip.Addr
 	if m.Probe {
 		probed = how.at.Addr()
 	}
-	recs := e.records(own, asked, probed, e.cfg.maxPayload(to)-replyHeader)
+	recs := e.records(own, asked, probed, room)
 	// All records of one reply should expire together (section 5.5).
 	ttl := slices.MinFunc(recs, func(a, b *mapping.Record) int { return cmp.Compare(a.TTL, b.TTL) }).TTL
 	for _, r := range recs {
@@ -108,6 +117,14 @@ func (e *etr) request(now time.Time, m *wire.MapRequest, how arrival) {
 	msg, ok := e.encode(&wire.MapReply{Probe: m.Probe, Nonce: m.Nonce, Records: rs})
 	if !ok {
 		return
+	}
+	if how.security != nil {
+		if msg, err = sign.otk.SignReply(msg, sign.eidAuth, sign.hmac); err != nil {
+			e.stats.inc(sendErrors)
+			e.log.Error("map-reply could not be signed", "err", err)
+			return
+		}
+		e.stats.inc(mapRepliesSigned)
 	}
 	dst := netip.AddrPortFrom(to, how.port)
 	e.send(src, dst, msg)

@@ -43,11 +43,16 @@ type query struct {
 	// attempts are the transmissions, oldest first. A reply to any of them is
 	// a reply.
 	attempts []attempt
-	tries    int       // transmissions, those that failed locally included
-	paused   bool      // given up; kept so that nothing is sent for a while
-	at       time.Time // when to retransmit, or to end the pause
-	seq      uint64    // order of creation
-	index    int       // in the heap
+	tries    int // transmissions, those that failed locally included
+	// protected are the transmissions with LISP-SEC, algorithm is the next to
+	// ask for. cantSign: a map-server said that the ETRs do not sign. replied:
+	// the last transmission had a reply, which was no answer.
+	protected, algorithm int
+	cantSign, replied    bool
+	paused               bool      // given up; kept so that nothing is sent for a while
+	at                   time.Time // when to retransmit, or to end the pause
+	seq                  uint64    // order of creation
+	index                int       // in the heap
 }
 
 // attempt is one transmission of a query.
@@ -55,6 +60,9 @@ type attempt struct {
 	nonce    uint64
 	resolver int
 	at       time.Time
+	secure   *protection // nil: without LISP-SEC
+	// unknown: a reply came whose algorithms are not known here.
+	unknown bool
 }
 
 // outstanding is what a nonce stands for.
@@ -225,6 +233,7 @@ func (i *itr) ask(now time.Time, q *query) {
 func (i *itr) finish(q *query) {
 	delete(i.queries, q.eid)
 	for _, a := range q.attempts {
+		a.forget()
 		delete(i.nonces, a.nonce)
 	}
 	heap.Remove(&i.timers, q.index)
@@ -258,9 +267,15 @@ func (i *itr) transmit(now time.Time, q *query) {
 		return // once in 2^64; the next retransmission draws again
 	}
 	r := i.resolvers.pick(now, avoid)
+	secure, security, err := i.protect(q, i.cfg.MapResolvers[r], nonce)
+	if err != nil {
+		i.stats.inc(sendErrors)
+		i.log.Error("map-request not protected, and so not sent", "eid", q.eid, "err", err)
+		return
+	}
 	i.spacing.take(now, q.eid)
 	i.nonces[nonce] = outstanding{q, len(q.attempts)}
-	q.attempts = append(q.attempts, attempt{nonce, r, now})
+	q.attempts = append(q.attempts, attempt{nonce: nonce, resolver: r, at: now, secure: secure})
 
 	resolver := i.cfg.MapResolvers[r]
 	req := wire.MapRequest{
@@ -278,9 +293,11 @@ func (i *itr) transmit(now time.Time, q *query) {
 	}
 	dst := q.eid.Prefix.Addr()
 	msg, ok = i.encode(&wire.ECM{
-		Src:     netip.AddrPortFrom(i.innerSource(q, dst), i.cfg.Port),
-		Dst:     netip.AddrPortFrom(dst, wire.Port),
-		Message: msg,
+		Security:     secure != nil,
+		SecurityData: security,
+		Src:          netip.AddrPortFrom(i.innerSource(q, dst), i.cfg.Port),
+		Dst:          netip.AddrPortFrom(dst, wire.Port),
+		Message:      msg,
 	})
 	if !ok {
 		return
@@ -314,9 +331,10 @@ func (i *itr) fire(now time.Time, q *query) {
 		i.finish(q)
 		return
 	}
-	if n := len(q.attempts); n > 0 {
+	if n := len(q.attempts); n > 0 && !q.replied {
 		i.resolvers.unanswered(now, q.attempts[n-1].resolver)
 	}
+	q.replied = false
 	switch {
 	case !i.wanted(q):
 		i.finish(q)

@@ -55,6 +55,11 @@ const (
 	refreshMin   = 20 * time.Second
 	refreshMax   = 10 * time.Minute
 
+	// securityTries is how many transmissions of a Map-Request are protected by
+	// LISP-SEC where that is preferred, not required: after 7 s without a
+	// usable reply it is worth more to have one than to have it protected.
+	securityTries = 3
+
 	// resolverDown is how many requests in a row a map-resolver may leave
 	// unanswered before others are preferred; resolverRetry is how often such
 	// a one is tried again.

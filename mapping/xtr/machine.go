@@ -127,7 +127,7 @@ func (m *machine) receive(now time.Time, msg []byte, src, dst netip.AddrPort) {
 			m.refuse(now, controlUnexpected, src, nil)
 			return
 		}
-		m.request(now, m.ecm.Message, arrival{from: src, at: dst, port: m.ecm.Src.Port(), encapsulated: true})
+		m.request(now, m.ecm.Message, arrival{from: src, at: dst, port: m.ecm.Src.Port(), encapsulated: true, security: m.ecm.SecurityData})
 	default:
 		m.refuse(now, controlUnexpected, src, nil)
 	}

@@ -193,6 +193,7 @@ func (r *registrar) compose(now time.Time, g *registration) bool {
 		TTLFromRegister: g.server.TTLFromRegister && !g.withdrawn,
 		Merge:           g.server.Merge,
 		WantNotify:      g.server.WantNotify,
+		Security:        r.cfg.LISPSec.signs(),
 		Nonce:           g.nonce,
 		Auth:            g.authKey().Template(),
 		Records:         rs,

@@ -32,7 +32,13 @@ func (i *itr) reply(now time.Time, msg []byte, from netip.AddrPort) {
 		return
 	}
 	q, a := o.q, o.q.attempts[o.n]
-	recs, scope, ok := i.accept(now, q.eid, &m, from)
+	var authorised []mapping.EID
+	if a.secure != nil {
+		if authorised, ok = i.authorised(now, o, msg, &m, from); !ok {
+			return
+		}
+	}
+	recs, scope, ok := i.accept(now, q.eid, &m, authorised, from)
 	if !ok {
 		return
 	}
@@ -56,9 +62,10 @@ func (i *itr) reply(now time.Time, msg []byte, from netip.AddrPort) {
 
 // accept returns the records of m that may enter the map-cache as an answer to
 // a question for asked, and among them the one that answers it: the shortest,
-// if several do. See the package comment for the rules. ok is false when the
-// whole message is refused.
-func (i *itr) accept(now time.Time, asked mapping.EID, m *wire.MapReply, from netip.AddrPort) (recs []*mapping.Record, answer *mapping.Record, ok bool) {
+// if several do. See the package comment for the rules. authorised, unless it
+// is nil, are the EID-prefixes that the map-server lets the sender answer for.
+// ok is false when the whole message is refused.
+func (i *itr) accept(now time.Time, asked mapping.EID, m *wire.MapReply, authorised []mapping.EID, from netip.AddrPort) (recs []*mapping.Record, answer *mapping.Record, ok bool) {
 	for r := range m.Records.All() {
 		rec, err := r.Mapping()
 		if err != nil { // an EID of another kind: RFC 9306 section 3
@@ -67,6 +74,10 @@ func (i *itr) accept(now time.Time, asked mapping.EID, m *wire.MapReply, from ne
 		}
 		if rec.EID.Source.IsValid() {
 			i.stats.inc(mapReplyRecordsRefused)
+			continue
+		}
+		if authorised != nil && !slices.ContainsFunc(authorised, func(e mapping.EID) bool { return e.Covers(rec.EID) }) {
+			i.refuse(now, mapReplyRecordsOverclaimed, from, nil)
 			continue
 		}
 		recs = append(recs, rec)

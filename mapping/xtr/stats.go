@@ -13,9 +13,16 @@ const (
 	mapRequestsRetransmitted
 	mapRequestsRefresh
 	mapRequestsSMRInvoked
+	mapRequestsProtected
+	mapRequestsDowngraded
 	mapRepliesIn
 	mapRepliesUnmatched
 	mapRepliesWrongEID
+	mapRepliesVerified
+	mapRepliesUnprotected
+	mapRepliesForged
+	mapRepliesAlgorithm
+	mapReplyRecordsOverclaimed
 	mapReplyRecordsRefused
 	mapReplyLocatorsRefused
 	mapReplyLocatorsIgnored
@@ -33,7 +40,10 @@ const (
 	mapRequestsNoITRRLOC
 	mapRequestsNoReply
 	mapRequestsProbeEncapsulated
+	mapRequestsSecurityOff
+	mapRequestsSecurityRefused
 	mapRepliesOut
+	mapRepliesSigned
 	mapRepliesRateLimited
 	rlocProbesIn
 	smrIn
@@ -68,9 +78,16 @@ var counterNames = [numCounters]string{
 	mapRequestsRetransmitted:     "map_requests_retransmitted",
 	mapRequestsRefresh:           "map_requests_refresh",
 	mapRequestsSMRInvoked:        "map_requests_smr_invoked",
+	mapRequestsProtected:         "map_requests_protected",
+	mapRequestsDowngraded:        "map_requests_downgraded",
 	mapRepliesIn:                 "map_replies_in",
 	mapRepliesUnmatched:          "map_replies_unmatched",
 	mapRepliesWrongEID:           "map_replies_wrong_eid",
+	mapRepliesVerified:           "map_replies_verified",
+	mapRepliesUnprotected:        "map_replies_unprotected",
+	mapRepliesForged:             "map_replies_forged",
+	mapRepliesAlgorithm:          "map_replies_other_algorithm",
+	mapReplyRecordsOverclaimed:   "map_reply_records_overclaimed",
 	mapReplyRecordsRefused:       "map_reply_records_refused",
 	mapReplyLocatorsRefused:      "map_reply_locators_refused",
 	mapReplyLocatorsIgnored:      "map_reply_locators_ignored",
@@ -88,7 +105,10 @@ var counterNames = [numCounters]string{
 	mapRequestsNoITRRLOC:         "map_requests_no_itr_rloc",
 	mapRequestsNoReply:           "map_requests_no_reply",
 	mapRequestsProbeEncapsulated: "map_requests_probe_encapsulated",
+	mapRequestsSecurityOff:       "map_requests_lisp_sec_off",
+	mapRequestsSecurityRefused:   "map_requests_lisp_sec_refused",
 	mapRepliesOut:                "map_replies_out",
+	mapRepliesSigned:             "map_replies_signed",
 	mapRepliesRateLimited:        "map_replies_rate_limited",
 	rlocProbesIn:                 "rloc_probes_in",
 	smrIn:                        "smr_in",
