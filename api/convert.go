@@ -356,6 +356,14 @@ func sitePrefixToProto(p server.PrefixStatus) *eidolonv1.SitePrefix {
 	case server.ProxyNever:
 		out.ProxyReply = eidolonv1.ProxyReplyPolicy_PROXY_REPLY_POLICY_NEVER
 	}
+	switch p.Requests {
+	case server.RequestsAllowed:
+		out.RequestPolicy = eidolonv1.RequestPolicy_REQUEST_POLICY_ALLOW
+	case server.RequestsDenied:
+		out.RequestPolicy = eidolonv1.RequestPolicy_REQUEST_POLICY_DENY
+	case server.RequestsPostponed:
+		out.RequestPolicy = eidolonv1.RequestPolicy_REQUEST_POLICY_DENY_TEMPORARILY
+	}
 	return out
 }
 

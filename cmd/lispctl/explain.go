@@ -305,6 +305,9 @@ func (x explanation) printMapServer(s section, now time.Time) {
 		if p.GetAcceptMoreSpecifics() {
 			more = fmt.Sprintf("more-specifics accepted, %d EID-prefixes registered", p.GetRegistered())
 		}
+		if policy := p.GetRequestPolicy(); policy != eidolonv1.RequestPolicy_REQUEST_POLICY_ALLOW {
+			more += ", request_policy " + enumText(policy, "REQUEST_POLICY_")
+		}
 		s.fact("site", "%s may register %s: proxy_reply %s, %s", m.GetSite(), p.GetEid(), enumText(p.GetProxyReply(), "PROXY_REPLY_POLICY_"), more)
 	} else {
 		s.fact("site", "none has an EID-prefix that holds it")

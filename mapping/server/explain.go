@@ -153,7 +153,13 @@ func origin(v entry) string {
 		}
 		return fmt.Sprintf("%v is registered %s%s", n.key, by, before)
 	case OriginAPI:
+		if len(n.regs) > 0 {
+			return fmt.Sprintf("%v was put over the API; what is registered is not answered, because request_policy is %v", n.key, n.policy())
+		}
 		return fmt.Sprintf("%v was put over the API, and is not registered", n.key)
+	}
+	if n.policy() != RequestsAllowed {
+		return fmt.Sprintf("%v is an EID-prefix of a site, and not registered, and request_policy is %v", n.key, n.policy())
 	}
 	return fmt.Sprintf("%v is an EID-prefix of a site, and not registered", n.key)
 }
@@ -174,6 +180,8 @@ func proxying(n *node) string {
 		rule += " and " + bit
 	}
 	switch {
+	case n.policy() != RequestsAllowed:
+		return fmt.Sprintf("request_policy is %v: the answer is %v", n.policy(), n.record.Action)
 	case n.registered.Negative():
 		return "it is registered without a locator: the map-server answers"
 	case n.forward:

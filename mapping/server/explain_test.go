@@ -111,3 +111,28 @@ func TestExplainNobodyToAnswer(t *testing.T) {
 		t.Errorf("no socket for the ETR: %v, %v, %q", x.Outcome, x.ETRs, x.Reasons)
 	}
 }
+
+// Where a policy denies what is registered, Explain names it.
+func TestExplainRequestPolicy(t *testing.T) {
+	cfg := twoSites()
+	for i := range cfg.Sites {
+		for j := range cfg.Sites[i].Prefixes {
+			cfg.Sites[i].Prefixes[j].Requests = RequestsDenied
+		}
+	}
+	b := newBench(t, cfg, newMemStore())
+	b.register(registering{key: rightKey, records: []*mapping.Record{rec("10.2.0.0/16", "192.0.2.2"), rec("10.3.0.0/16", "192.0.2.2")}})
+	if err := b.s.Put(t.Context(), []*mapping.Record{rec("10.3.0.0/16", "203.0.113.4")}); err != nil {
+		t.Fatal(err)
+	}
+	x := b.s.Explain(eid("10.2.0.1"), netip.Addr{})
+	if x.Outcome != OutcomeNegative || x.Records[0].Action != mapping.DropPolicy || x.Prefix.Requests != RequestsDenied || x.Reasons[1] != "request_policy is deny: the answer is drop-policy-denied" {
+		t.Errorf("registered: %v, %v, %q", x.Outcome, x.Records, x.Reasons)
+	}
+	if x = b.s.Explain(eid("10.3.0.1"), netip.Addr{}); x.Outcome != OutcomeReply || !strings.Contains(x.Reasons[0], "what is registered is not answered, because request_policy is deny") {
+		t.Errorf("registered and put: %v, %q", x.Outcome, x.Reasons)
+	}
+	if x = b.s.Explain(eid("10.4.0.1"), netip.Addr{}); x.Outcome != OutcomeNegative || !strings.Contains(x.Reasons[0], "not registered, and request_policy is deny") {
+		t.Errorf("not registered: %v, %q", x.Outcome, x.Reasons)
+	}
+}

@@ -78,6 +78,62 @@ func (ProxyReplyPolicy) EnumDescriptor() ([]byte, []int) {
 	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{0}
 }
 
+// RequestPolicy says whether Map-Requests get what a site registered.
+type RequestPolicy int32
+
+const (
+	RequestPolicy_REQUEST_POLICY_UNSPECIFIED RequestPolicy = 0
+	// They do.
+	RequestPolicy_REQUEST_POLICY_ALLOW RequestPolicy = 1
+	// They get the action drop-policy-denied.
+	RequestPolicy_REQUEST_POLICY_DENY RequestPolicy = 2
+	// They get the action send-map-request, for a minute.
+	RequestPolicy_REQUEST_POLICY_DENY_TEMPORARILY RequestPolicy = 3
+)
+
+// Enum value maps for RequestPolicy.
+var (
+	RequestPolicy_name = map[int32]string{
+		0: "REQUEST_POLICY_UNSPECIFIED",
+		1: "REQUEST_POLICY_ALLOW",
+		2: "REQUEST_POLICY_DENY",
+		3: "REQUEST_POLICY_DENY_TEMPORARILY",
+	}
+	RequestPolicy_value = map[string]int32{
+		"REQUEST_POLICY_UNSPECIFIED":      0,
+		"REQUEST_POLICY_ALLOW":            1,
+		"REQUEST_POLICY_DENY":             2,
+		"REQUEST_POLICY_DENY_TEMPORARILY": 3,
+	}
+)
+
+func (x RequestPolicy) Enum() *RequestPolicy {
+	p := new(RequestPolicy)
+	*p = x
+	return p
+}
+
+func (x RequestPolicy) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RequestPolicy) Descriptor() protoreflect.EnumDescriptor {
+	return file_eidolon_v1_site_proto_enumTypes[1].Descriptor()
+}
+
+func (RequestPolicy) Type() protoreflect.EnumType {
+	return &file_eidolon_v1_site_proto_enumTypes[1]
+}
+
+func (x RequestPolicy) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RequestPolicy.Descriptor instead.
+func (RequestPolicy) EnumDescriptor() ([]byte, []int) {
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{1}
+}
+
 // ListSitesRequest selects sites.
 type ListSitesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -299,7 +355,9 @@ type SitePrefix struct {
 	// Who answers.
 	ProxyReply ProxyReplyPolicy `protobuf:"varint,3,opt,name=proxy_reply,json=proxyReply,proto3,enum=eidolon.v1.ProxyReplyPolicy" json:"proxy_reply,omitempty"`
 	// How many EID-prefixes are registered: this one, and more-specifics of it.
-	Registered    uint32 `protobuf:"varint,4,opt,name=registered,proto3" json:"registered,omitempty"`
+	Registered uint32 `protobuf:"varint,4,opt,name=registered,proto3" json:"registered,omitempty"`
+	// Who may ask.
+	RequestPolicy RequestPolicy `protobuf:"varint,5,opt,name=request_policy,json=requestPolicy,proto3,enum=eidolon.v1.RequestPolicy" json:"request_policy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -360,6 +418,13 @@ func (x *SitePrefix) GetRegistered() uint32 {
 		return x.Registered
 	}
 	return 0
+}
+
+func (x *SitePrefix) GetRequestPolicy() RequestPolicy {
+	if x != nil {
+		return x.RequestPolicy
+	}
+	return RequestPolicy_REQUEST_POLICY_UNSPECIFIED
 }
 
 // ListRegistrationsRequest selects registrations.
@@ -611,7 +676,7 @@ const file_eidolon_v1_site_proto_rawDesc = "" +
 	"\x11last_registration\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x10lastRegistration\x12\x1a\n" +
 	"\baccepted\x18\x06 \x01(\x04R\baccepted\x12#\n" +
 	"\rauth_failures\x18\a \x01(\x04R\fauthFailures\x12\x18\n" +
-	"\arefused\x18\b \x01(\x04R\arefused\"\xb1\x01\n" +
+	"\arefused\x18\b \x01(\x04R\arefused\"\xf3\x01\n" +
 	"\n" +
 	"SitePrefix\x12\x10\n" +
 	"\x03eid\x18\x01 \x01(\tR\x03eid\x122\n" +
@@ -620,7 +685,8 @@ const file_eidolon_v1_site_proto_rawDesc = "" +
 	"proxyReply\x12\x1e\n" +
 	"\n" +
 	"registered\x18\x04 \x01(\rR\n" +
-	"registered\"F\n" +
+	"registered\x12@\n" +
+	"\x0erequest_policy\x18\x05 \x01(\x0e2\x19.eidolon.v1.RequestPolicyR\rrequestPolicy\"F\n" +
 	"\x18ListRegistrationsRequest\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x16\n" +
 	"\x06within\x18\x02 \x01(\tR\x06within\"[\n" +
@@ -643,7 +709,12 @@ const file_eidolon_v1_site_proto_rawDesc = "" +
 	"\x1ePROXY_REPLY_POLICY_UNSPECIFIED\x10\x00\x12$\n" +
 	" PROXY_REPLY_POLICY_AS_REGISTERED\x10\x01\x12\x1d\n" +
 	"\x19PROXY_REPLY_POLICY_ALWAYS\x10\x02\x12\x1c\n" +
-	"\x18PROXY_REPLY_POLICY_NEVER\x10\x032\xbb\x01\n" +
+	"\x18PROXY_REPLY_POLICY_NEVER\x10\x03*\x87\x01\n" +
+	"\rRequestPolicy\x12\x1e\n" +
+	"\x1aREQUEST_POLICY_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14REQUEST_POLICY_ALLOW\x10\x01\x12\x17\n" +
+	"\x13REQUEST_POLICY_DENY\x10\x02\x12#\n" +
+	"\x1fREQUEST_POLICY_DENY_TEMPORARILY\x10\x032\xbb\x01\n" +
 	"\vSiteService\x12H\n" +
 	"\tListSites\x12\x1c.eidolon.v1.ListSitesRequest\x1a\x1d.eidolon.v1.ListSitesResponse\x12b\n" +
 	"\x11ListRegistrations\x12$.eidolon.v1.ListRegistrationsRequest\x1a%.eidolon.v1.ListRegistrationsResponse0\x01B@Z>github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1;eidolonv1b\x06proto3"
@@ -660,39 +731,41 @@ func file_eidolon_v1_site_proto_rawDescGZIP() []byte {
 	return file_eidolon_v1_site_proto_rawDescData
 }
 
-var file_eidolon_v1_site_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_eidolon_v1_site_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
 var file_eidolon_v1_site_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_eidolon_v1_site_proto_goTypes = []any{
 	(ProxyReplyPolicy)(0),             // 0: eidolon.v1.ProxyReplyPolicy
-	(*ListSitesRequest)(nil),          // 1: eidolon.v1.ListSitesRequest
-	(*ListSitesResponse)(nil),         // 2: eidolon.v1.ListSitesResponse
-	(*Site)(nil),                      // 3: eidolon.v1.Site
-	(*SitePrefix)(nil),                // 4: eidolon.v1.SitePrefix
-	(*ListRegistrationsRequest)(nil),  // 5: eidolon.v1.ListRegistrationsRequest
-	(*ListRegistrationsResponse)(nil), // 6: eidolon.v1.ListRegistrationsResponse
-	(*Registration)(nil),              // 7: eidolon.v1.Registration
-	(*timestamppb.Timestamp)(nil),     // 8: google.protobuf.Timestamp
-	(*Record)(nil),                    // 9: eidolon.v1.Record
+	(RequestPolicy)(0),                // 1: eidolon.v1.RequestPolicy
+	(*ListSitesRequest)(nil),          // 2: eidolon.v1.ListSitesRequest
+	(*ListSitesResponse)(nil),         // 3: eidolon.v1.ListSitesResponse
+	(*Site)(nil),                      // 4: eidolon.v1.Site
+	(*SitePrefix)(nil),                // 5: eidolon.v1.SitePrefix
+	(*ListRegistrationsRequest)(nil),  // 6: eidolon.v1.ListRegistrationsRequest
+	(*ListRegistrationsResponse)(nil), // 7: eidolon.v1.ListRegistrationsResponse
+	(*Registration)(nil),              // 8: eidolon.v1.Registration
+	(*timestamppb.Timestamp)(nil),     // 9: google.protobuf.Timestamp
+	(*Record)(nil),                    // 10: eidolon.v1.Record
 }
 var file_eidolon_v1_site_proto_depIdxs = []int32{
-	3,  // 0: eidolon.v1.ListSitesResponse.sites:type_name -> eidolon.v1.Site
-	4,  // 1: eidolon.v1.Site.prefixes:type_name -> eidolon.v1.SitePrefix
-	8,  // 2: eidolon.v1.Site.last_registration:type_name -> google.protobuf.Timestamp
+	4,  // 0: eidolon.v1.ListSitesResponse.sites:type_name -> eidolon.v1.Site
+	5,  // 1: eidolon.v1.Site.prefixes:type_name -> eidolon.v1.SitePrefix
+	9,  // 2: eidolon.v1.Site.last_registration:type_name -> google.protobuf.Timestamp
 	0,  // 3: eidolon.v1.SitePrefix.proxy_reply:type_name -> eidolon.v1.ProxyReplyPolicy
-	7,  // 4: eidolon.v1.ListRegistrationsResponse.registrations:type_name -> eidolon.v1.Registration
-	9,  // 5: eidolon.v1.Registration.record:type_name -> eidolon.v1.Record
-	8,  // 6: eidolon.v1.Registration.changed:type_name -> google.protobuf.Timestamp
-	8,  // 7: eidolon.v1.Registration.refreshed:type_name -> google.protobuf.Timestamp
-	8,  // 8: eidolon.v1.Registration.expires:type_name -> google.protobuf.Timestamp
-	1,  // 9: eidolon.v1.SiteService.ListSites:input_type -> eidolon.v1.ListSitesRequest
-	5,  // 10: eidolon.v1.SiteService.ListRegistrations:input_type -> eidolon.v1.ListRegistrationsRequest
-	2,  // 11: eidolon.v1.SiteService.ListSites:output_type -> eidolon.v1.ListSitesResponse
-	6,  // 12: eidolon.v1.SiteService.ListRegistrations:output_type -> eidolon.v1.ListRegistrationsResponse
-	11, // [11:13] is the sub-list for method output_type
-	9,  // [9:11] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	1,  // 4: eidolon.v1.SitePrefix.request_policy:type_name -> eidolon.v1.RequestPolicy
+	8,  // 5: eidolon.v1.ListRegistrationsResponse.registrations:type_name -> eidolon.v1.Registration
+	10, // 6: eidolon.v1.Registration.record:type_name -> eidolon.v1.Record
+	9,  // 7: eidolon.v1.Registration.changed:type_name -> google.protobuf.Timestamp
+	9,  // 8: eidolon.v1.Registration.refreshed:type_name -> google.protobuf.Timestamp
+	9,  // 9: eidolon.v1.Registration.expires:type_name -> google.protobuf.Timestamp
+	2,  // 10: eidolon.v1.SiteService.ListSites:input_type -> eidolon.v1.ListSitesRequest
+	6,  // 11: eidolon.v1.SiteService.ListRegistrations:input_type -> eidolon.v1.ListRegistrationsRequest
+	3,  // 12: eidolon.v1.SiteService.ListSites:output_type -> eidolon.v1.ListSitesResponse
+	7,  // 13: eidolon.v1.SiteService.ListRegistrations:output_type -> eidolon.v1.ListRegistrationsResponse
+	12, // [12:14] is the sub-list for method output_type
+	10, // [10:12] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_eidolon_v1_site_proto_init() }
@@ -706,7 +779,7 @@ func file_eidolon_v1_site_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_eidolon_v1_site_proto_rawDesc), len(file_eidolon_v1_site_proto_rawDesc)),
-			NumEnums:      1,
+			NumEnums:      2,
 			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   1,
