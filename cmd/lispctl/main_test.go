@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -83,13 +84,20 @@ func exitCode(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// watched waits until somebody monitors a daemon: watched xtr. With ! it waits
-// until nobody does.
+// watched waits until somebody monitors the xTR: watched xtr. With ! it waits
+// until nobody does. On a map-server it waits until somebody has begun for the
+// nth time: watched mapserver 2.
 func watched(ts *testscript.TestScript, neg bool, args []string) {
 	h := ts.Value(hostKey{}).(*host)
 	watchers := func() bool { return h.made.events.Watched() }
 	if args[0] == programMapServer {
-		watchers = func() bool { return h.watched.watchers.Load() > 0 }
+		nth := int32(1)
+		if len(args) > 1 {
+			n, err := strconv.Atoi(args[1])
+			ts.Check(err)
+			nth = int32(n)
+		}
+		watchers = func() bool { return h.watched.watchers.Load() >= nth }
 	}
 	for n := 0; watchers() == neg; n++ {
 		if n > 4000 {

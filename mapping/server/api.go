@@ -224,6 +224,7 @@ func (s *Server) Put(ctx context.Context, recs []*mapping.Record) error {
 	}
 	ed := old.Edit(len(changes))
 	for _, c := range changes {
+		s.touch(c.EID)
 		if _, ok := ed.Get(c.EID); !ok {
 			ed.Insert(c.EID, (*plain)(c.Record))
 			s.mappings.Add(1)
@@ -236,7 +237,8 @@ func (s *Server) Put(ctx context.Context, recs []*mapping.Record) error {
 		n.api = c.Record
 		place(ed, n)
 	}
-	s.table.Store(ed.Table())
+	s.replace(ed.Table())
+	s.announce(s.clock())
 	return nil
 }
 
@@ -292,11 +294,13 @@ func (s *Server) Delete(ctx context.Context, eids []mapping.EID) error {
 	}
 	ed := old.Edit(len(changes))
 	for _, c := range changes {
+		s.touch(c.EID)
 		n := s.nodeAt(ed, c.EID)
 		n.api = nil
 		place(ed, n)
 	}
 	s.mappings.Add(-int64(len(changes)))
-	s.table.Store(ed.Table())
+	s.replace(ed.Table())
+	s.announce(s.clock())
 	return nil
 }

@@ -197,6 +197,7 @@ func (s *Server) applyRecord(now time.Time, ed *mapping.Editor[entry], reg *regi
 	n.regs = append(keep, x)
 	s.enlist(x, s.age(now))
 	s.refresh(x, reg, now)
+	s.touch(n.key)
 	place(ed, n)
 	return changed
 }
@@ -253,6 +254,7 @@ func (s *Server) drop(ed *mapping.Editor[entry], x *registration) {
 	s.remove(x.item())
 	n := s.nodeAt(ed, x.eid)
 	n.regs = slices.DeleteFunc(slices.Clone(n.regs), func(y *registration) bool { return y == x })
+	s.touch(n.key)
 	place(ed, n)
 }
 
@@ -279,7 +281,7 @@ func (s *Server) expire(now time.Time) {
 		s.counters.inc(expiredRegistrations)
 		s.log.Info("registration expired", "eid", x.eid, "site", x.site.name, "xtr", x.by.String())
 	}
-	s.table.Store(ed.Table())
+	s.replace(ed.Table())
 }
 
 // expiryQueue is a heap of registrations by due. A refresh only moves expires;

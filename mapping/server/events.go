@@ -1,7 +1,9 @@
 package server
 
 import (
+	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/eidolon-lisp/eidolon/internal/fanout"
@@ -30,6 +32,16 @@ const (
 	// EventRefused: a Map-Register was refused.
 	EventRefused
 )
+
+var eventNames = [...]string{"none", "registered", "changed", "withdrawn", "expired", "put", "deleted", "refused"}
+
+// String returns a name for logs.
+func (k EventKind) String() string {
+	if int(k) < len(eventNames) {
+		return eventNames[k]
+	}
+	return fmt.Sprintf("event-%d", uint8(k))
+}
 
 // Event is something that happened to a mapping, after it is answered so and
 // durable.
@@ -60,4 +72,80 @@ type Event struct {
 // most queue of them; the caller closes it. It fails with fanout.ErrTooMany.
 func (s *Server) Watch(queue int) (*fanout.Subscription[Event], error) {
 	return s.events.Subscribe(queue)
+}
+
+// tell publishes what has become of the touched EIDs between two tables.
+func (s *Server) tell(now time.Time, old, new *table, touched []mapping.EID) {
+	if !s.events.Watched() {
+		return
+	}
+	for _, e := range touched {
+		before, after := contents(old, e), contents(new, e)
+		for _, ev := range s.difference(now, before, after) {
+			ev.Time, ev.EID = now, e
+			s.events.Publish(ev)
+		}
+	}
+}
+
+// content is what an entry holds that events are about.
+type content struct {
+	regs []*registration
+	api  *mapping.Record
+}
+
+func contents(t *table, e mapping.EID) content {
+	v, _ := t.Get(e)
+	if n, ok := v.(*node); ok {
+		return content{n.regs, n.api}
+	}
+	return content{api: apiMapping(t, e)}
+}
+
+// difference returns the events, without time and EID, that lead from before to
+// after: what ended comes before what began.
+func (s *Server) difference(now time.Time, before, after content) (out []Event) {
+	find := func(regs []*registration, by mapping.Registrant) *registration {
+		if i := slices.IndexFunc(regs, func(x *registration) bool { return x.by == by }); i >= 0 {
+			return regs[i]
+		}
+		return nil
+	}
+	about := func(k EventKind, x *registration) Event {
+		ev := Event{Kind: k, Site: x.site.name, By: x.by, Record: x.record}
+		if p := x.from.Load(); p != nil {
+			ev.Peer = *p
+		}
+		return ev
+	}
+	for _, x := range before.regs {
+		switch {
+		case find(after.regs, x.by) != nil:
+		case x.expires.Load() <= s.age(now):
+			out = append(out, about(EventExpired, x))
+		case slices.ContainsFunc(after.regs, func(y *registration) bool { return find(before.regs, y.by) != y }):
+			ev := about(EventWithdrawn, x)
+			ev.Reason = "another xTR of the site took its place"
+			out = append(out, ev)
+		default:
+			out = append(out, about(EventWithdrawn, x))
+		}
+	}
+	for _, x := range after.regs {
+		switch was := find(before.regs, x.by); {
+		case was == nil:
+			out = append(out, about(EventRegistered, x))
+		case was != x && (was.flags != x.flags || !was.record.Equal(x.record)):
+			ev := about(EventChanged, x)
+			ev.Previous = was.record
+			out = append(out, ev)
+		}
+	}
+	switch {
+	case after.api != nil && (before.api == nil || !before.api.Equal(after.api)):
+		out = append(out, Event{Kind: EventPut, Record: after.api, Previous: before.api})
+	case before.api != nil && after.api == nil:
+		out = append(out, Event{Kind: EventDeleted, Record: before.api})
+	}
+	return out
 }

@@ -55,6 +55,10 @@ type Server struct {
 	// Map-Notify goes out, by key; late are nonces that may follow.
 	pending map[itemKey]mapping.Change
 	late    map[nonceKey]uint64
+	// touched are the EIDs whose entries were replaced, and before is the
+	// table from before that, since published was last called.
+	touched []mapping.EID
+	before  *table
 }
 
 // itemKey is what tells the items of a store apart.
@@ -257,7 +261,9 @@ func (s *Server) tick(ctx context.Context, now time.Time) {
 	defer s.mu.Unlock()
 	s.expire(now)
 	// The error is counted and logged; the next tick tries again.
-	_ = s.flush(ctx)
+	if s.flush(ctx) == nil {
+		s.announce(now)
+	}
 }
 
 // registerAll processes authenticated Map-Registers and returns the
@@ -277,10 +283,12 @@ func (s *Server) registerAll(ctx context.Context, now time.Time, batch []*regist
 		}
 	}
 	t := ed.Table()
-	s.table.Store(t)
+	s.replace(t)
 	if err := s.commit(ctx); err != nil {
+		s.compactTouched() // it grows until the store takes changes again
 		return nil
 	}
+	s.announce(now)
 	var out []datagram
 	for _, reg := range accepted {
 		if !reg.msg.WantNotify {
