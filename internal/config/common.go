@@ -6,8 +6,10 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/wire"
 )
 
 // API is where a daemon's gRPC services listen.
@@ -82,9 +84,13 @@ func (v value) locators(underlay names[netip.Addr]) []mapping.Locator {
 		l := mapping.MakeLocator(a,
 			uint8(o.get("priority").integer(0, 255, 1)),
 			uint8(o.get("weight").integer(0, 255, 100)))
+		name, named := o.get("name").locatorName()
 		o.end()
 		if !ok {
 			continue
+		}
+		if named {
+			l.Opaque = string(wire.NamedAddress(a, name).Bytes())
 		}
 		if slices.ContainsFunc(locs, func(x mapping.Locator) bool { return x.Addr == a }) {
 			address.fail("locator %v is in the list twice", a)
@@ -97,6 +103,20 @@ func (v value) locators(underlay names[netip.Addr]) []mapping.Locator {
 	}
 	slices.SortFunc(locs, mapping.Locator.Compare)
 	return locs
+}
+
+// locatorName reads the name that is sent with a locator (RFC 9735 section 9).
+func (v value) locatorName() (string, bool) {
+	const want = "1 to 63 printable ASCII characters"
+	s, ok := v.text(want)
+	if !ok {
+		return "", false
+	}
+	if len(s) < 1 || len(s) > 63 || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' }) {
+		v.fail("found %q, expected %s", s, want)
+		return "", false
+	}
+	return s, true
 }
 
 // names remembers where each of several things that must differ was given.

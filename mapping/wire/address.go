@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/eidolon-lisp/eidolon/mapping"
 )
@@ -120,6 +121,16 @@ func appendIP(b []byte, ip netip.Addr) []byte {
 	}
 	v := ip.As16()
 	return append(append(b, 0, byte(AFIIPv6)), v[:]...)
+}
+
+// NamedAddress returns the list of an address and its name (RFC 8060 section
+// 4.10.3, RFC 9735 section 9). The name is US-ASCII; it ends before its first
+// NUL, if it has one.
+func NamedAddress(ip netip.Addr, name string) Address {
+	name, _, _ = strings.Cut(name, "\x00")
+	n := append(append([]byte{0, byte(AFIName)}, name...), 0)
+	b, _ := NewAFIList(IPAddress(ip), Address{n}).AppendBinary(nil)
+	return Address{b}
 }
 
 // EIDAddress returns the address of ip in an instance: in an Instance-ID LCAF,

@@ -3,6 +3,7 @@ package wire
 import (
 	"bytes"
 	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 )
@@ -71,6 +72,21 @@ func TestLC17_MaskLength(t *testing.T) {
 					t.Errorf("%q/%d is written %s, want %s", test.name, test.mask, got, want)
 				}
 			}
+		}
+	}
+}
+
+// An address and its name are a list that is good to encapsulate to.
+func TestLC17_NamedAddress(t *testing.T) {
+	for name, want := range map[string]string{"uplink-a": `afi-list(192.0.2.1, "uplink-a")`, "": `afi-list(192.0.2.1, "")`, "a\x00b": `afi-list(192.0.2.1, "a")`} {
+		ip := netip.MustParseAddr("192.0.2.1")
+		a := NamedAddress(ip, name)
+		back, n, err := DecodeAddress(a.Bytes())
+		if err != nil || n != len(a.Bytes()) || back.String() != want {
+			t.Errorf("%q: %v, %d octets, %v", name, back, n, err)
+		}
+		if got, ok := back.RLOC(); !ok || got != ip {
+			t.Errorf("%q: encapsulates to %v", name, got)
 		}
 	}
 }

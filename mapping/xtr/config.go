@@ -219,7 +219,7 @@ func (c *Config) checkDatabases(bad func(string, ...any)) {
 				bad("database_mapping %v: locator %d: %w", d.EID, j+1, err)
 				continue
 			}
-			if j > 0 && d.Locators[j-1].Addr == l.Addr {
+			if slices.ContainsFunc(d.Locators[:j], func(x mapping.Locator) bool { return x.Addr == l.Addr }) {
 				bad("database_mapping %v: locator %v given twice", d.EID, l.Addr)
 			}
 			// The p bit never stands in a Map-Register (RFC 9301 section

@@ -93,10 +93,11 @@ func (Action) EnumDescriptor() ([]byte, []int) {
 // Locator is a routing locator (RLOC) of a record, RFC 9301 section 5.4.
 type Locator struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The IPv4 or IPv6 address. Empty when opaque is set.
+	// The IPv4 or IPv6 address that packets are encapsulated to. May be empty when
+	// opaque is set: there is none in it.
 	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
 	// AFI and address octets of a locator that is not a plain address, as they
-	// were received. Such a locator is not encapsulated to.
+	// were received: an address with a name or a place, a path, a name alone.
 	Opaque []byte `protobuf:"bytes,2,opt,name=opaque,proto3" json:"opaque,omitempty"`
 	// 0 to 254, lower first; 255 is never used.
 	Priority uint32 `protobuf:"varint,3,opt,name=priority,proto3" json:"priority,omitempty"`
