@@ -26,7 +26,7 @@ func (s *Server) apply(now time.Time, ed *mapping.Editor[entry], reg *register) 
 			return true
 		}
 	}
-	if s.stale(key, nonce) || s.superseded(reg.site, key, nonce) {
+	if s.stale(key, nonce, s.age(now)) || s.superseded(reg.site, key, nonce) {
 		s.refuse(now, reg.site, refusedReplay, reg.src)
 		return false
 	}

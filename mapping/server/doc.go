@@ -30,6 +30,13 @@
 //     it is answered by the Map-Notify again, and not processed, as long as
 //     what it asks for is registered. A lower nonce, or the same one with other
 //     contents, is a replay.
+//   - An xTR without an xTR-ID is known by its source address, which anybody can
+//     forge. After three minutes of silence, and after a restart, its nonce must
+//     be above those of all such xTRs of the site with that key. Where a site has
+//     several xTRs, xTR-IDs are better.
+//   - Nonces are counted for each key, so that an xTR that lost its nonce can
+//     begin anew with a new key. Once it has used another key, what comes with
+//     the old one must be above that key's nonce too.
 //   - Record TTL 0 withdraws a registration.
 //   - Without the merge bit a registration replaces those of all xTRs for its
 //     EID-prefix; with it, only those that were made without the bit.

@@ -301,6 +301,7 @@ func TestModel(t *testing.T) {
 func FuzzHandle(f *testing.F) {
 	cfg := twoSites()
 	seeds := newBench(f, cfg, nil)
+	seeds.nonce = 5000
 	f.Add(encodeRequest(f, asking{eids: []mapping.EID{eid("10.1.1.1")}}.defaults()), true)
 	f.Add(encodeRequest(f, asking{eids: []mapping.EID{eid("10.2.1.1"), eid("[7]10.1.0.0/16"), eid("10.0.0.0/8")}, bare: true}.defaults()), false)
 	f.Add(encodeRequest(f, asking{eids: []mapping.EID{eid("2001:db8:1::1 from 2001:db8::/32")}, itr: []netip.Addr{itr6.Addr()}, src: itr6}.defaults()), true)

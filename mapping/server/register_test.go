@@ -208,9 +208,13 @@ func TestS2_Replay(t *testing.T) {
 		t.Errorf("a retransmission renewed what had expired, or acknowledged it: %v", b.texts(out))
 	}
 
+	// The source address of an xTR without an xTR-ID proves nothing.
+	before := b.count(refusedReplay)
+	b.wantDrop("an old one from elsewhere", refusedReplay, b.deliver(first, etr2, local4), before)
+
 	// Nonces are of one xTR, one key and one site.
 	for name, g := range map[string]registering{
-		"another RLOC":   {nonce: 5, src: etr2},
+		"another RLOC":   {nonce: 70, src: etr2},
 		"an xTR-ID":      {nonce: 5, xtr: xtrID(1)},
 		"another xTR-ID": {nonce: 5, xtr: xtrID(2)},
 		"another key":    {nonce: 5, key: auth.Key{ID: 2, Algorithm: auth.SHA256, Secret: []byte("left's next secret")}},
@@ -229,7 +233,7 @@ func TestS2_Replay(t *testing.T) {
 	b = b.restart(twoSites())
 	b.wantDrop("after a restart", refusedReplay, b.deliver(first, etr1, local4), 0)
 	b.wantDrop("after a restart, expired", refusedReplay, b.deliver(second, etr1, local4), 1)
-	if b.register(registering{nonce: 61, records: one}) == nil {
+	if b.register(registering{nonce: 71, records: one}) == nil {
 		t.Error("the next one was refused after a restart")
 	}
 }
@@ -279,7 +283,7 @@ func TestS2_ForgottenXTRs(t *testing.T) {
 		b.s.tick(t.Context(), b.now)
 		b = b.restart(twoSites())
 	}
-	if got := b.s.sites.all[0].registrants.Load(); got != maxRegistrants {
+	if got := len(b.s.sites.all[0].xtrs); got != maxRegistrants {
 		t.Errorf("%d registrants after a restart, want %d", got, maxRegistrants)
 	}
 	if b.register(registering{src: source(0), records: records}) == nil {

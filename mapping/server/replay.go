@@ -15,6 +15,17 @@ type nonceKey struct {
 	key  uint8
 }
 
+// anonymous reports whether the xTR has no xTR-ID.
+func (k nonceKey) anonymous() bool { return k.by.XTRID == (mapping.XTRID{}) && k.by.RLOC.IsValid() }
+
+// heard notes that an xTR has used this nonce.
+func (s *Server) heard(k nonceKey, nonce uint64) {
+	if k.anonymous() {
+		all := nonceKey{site: k.site, key: k.key}
+		s.anonymous[all] = max(s.anonymous[all], nonce)
+	}
+}
+
 func (k nonceKey) item(nonce uint64) mapping.Item {
 	return mapping.Item{Kind: mapping.ItemNonce, Site: k.site, By: k.by, KeyID: k.key, Nonce: nonce}
 }
@@ -43,8 +54,18 @@ func (st *nonceState) repeats(nonce uint64, digest []byte) bool {
 // stale reports whether a Map-Register of k with this nonce is a replay. An
 // xTR that is not known must be above the nonces of all that were forgotten, or
 // their Map-Registers could be replayed.
-func (s *Server) stale(k nonceKey, nonce uint64) bool {
+//
+// An xTR without an xTR-ID is known by its source address only, which anybody
+// can forge. So one that was not heard for a while, or never, must be above the
+// nonces of all of them, or a Map-Register of one could be replayed as
+// another's.
+func (s *Server) stale(k nonceKey, nonce uint64, now age) bool {
 	st := s.nonces[k]
+	if k.anonymous() && (st == nil || st.size == 0 || now-st.seen > age(registrationTimeout)) {
+		if highest, ok := s.anonymous[nonceKey{site: k.site, key: k.key}]; ok && nonce <= highest {
+			return true
+		}
+	}
 	if st == nil {
 		st = s.nonces[nonceKey{site: k.site, key: k.key}]
 	}
@@ -75,14 +96,15 @@ func (s *Server) superseded(owner *site, k nonceKey, nonce uint64) bool {
 func (s *Server) accept(owner *site, k nonceKey, nonce uint64, digest []byte, now age, durable bool) {
 	st := s.nonces[k]
 	if st == nil {
-		if owner.registrants.Load() >= maxRegistrants {
+		if len(owner.xtrs) >= maxRegistrants {
 			s.forgetOldest(owner)
 		}
 		st = new(nonceState)
 		s.nonces[k] = st
-		owner.registrants.Add(1)
+		owner.xtrs = append(owner.xtrs, k)
 	}
 	st.remember(nonce, digest, now)
+	s.heard(k, nonce)
 	if durable {
 		s.put(k.item(nonce))
 		delete(s.late, k)
@@ -91,28 +113,30 @@ func (s *Server) accept(owner *site, k nonceKey, nonce uint64, digest []byte, no
 	}
 }
 
-// forgetOldest makes room for one more xTR of a site: the one that was not
-// heard for longest goes, and raises the floor.
+// forgetOldest makes room for one more xTR of a site: of some, the one that was
+// not heard for longest goes, and raises the floor.
 func (s *Server) forgetOldest(owner *site) {
-	var oldest nonceKey
-	var found *nonceState
-	for k, st := range s.nonces {
-		if k.site == owner.name && k.by != (mapping.Registrant{}) && (found == nil || st.seen < found.seen) {
-			oldest, found = k, st
+	const some = 32 // a look at all would let a flood of xTR-IDs stop the writer
+	oldest := -1
+	for i := range min(some, len(owner.xtrs)) {
+		at := (owner.hand + i) % len(owner.xtrs)
+		if oldest < 0 || s.nonces[owner.xtrs[at]].seen < s.nonces[owner.xtrs[oldest]].seen {
+			oldest = at
 		}
 	}
-	if found == nil {
-		return
-	}
-	delete(s.nonces, oldest)
-	delete(s.late, oldest)
-	owner.registrants.Add(-1)
-	s.remove(oldest.item(0))
-	all := nonceKey{site: oldest.site, key: oldest.key}
+	owner.hand = (owner.hand + some) % len(owner.xtrs)
+	k, last := owner.xtrs[oldest], len(owner.xtrs)-1
+	nonce := s.nonces[k].nonce
+	owner.xtrs[oldest] = owner.xtrs[last]
+	owner.xtrs = owner.xtrs[:last]
+	delete(s.nonces, k)
+	delete(s.late, k)
+	s.remove(k.item(0))
+	all := nonceKey{site: k.site, key: k.key}
 	if floor := s.nonces[all]; floor == nil {
-		s.nonces[all] = &nonceState{nonce: found.nonce}
+		s.nonces[all] = &nonceState{nonce: nonce}
 	} else {
-		floor.nonce = max(floor.nonce, found.nonce)
+		floor.nonce = max(floor.nonce, nonce)
 	}
 	s.put(all.item(s.nonces[all].nonce))
 }

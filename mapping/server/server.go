@@ -48,9 +48,12 @@ type Server struct {
 
 	mu sync.Mutex
 	// Under mu.
-	nonces  map[nonceKey]*nonceState
-	expiry  expiryQueue
-	sharing *interner
+	nonces map[nonceKey]*nonceState
+	// anonymous is the highest nonce of all xTRs without an xTR-ID, by site
+	// and key.
+	anonymous map[nonceKey]uint64
+	expiry    expiryQueue
+	sharing   *interner
 	// pending are changes that must be in the store before the next
 	// Map-Notify goes out, by key; late are nonces that may follow.
 	pending map[itemKey]mapping.Change
@@ -102,6 +105,7 @@ func New(ctx context.Context, cfg Config, store mapping.Store) (*Server, error) 
 		security:  newSecurity(cfg.LISPSec),
 		refusals:  rate.NewLimiter(5, 20),
 		nonces:    make(map[nonceKey]*nonceState),
+		anonymous: make(map[nonceKey]uint64),
 		sharing:   newInterner(),
 		pending:   make(map[itemKey]mapping.Change),
 		late:      make(map[nonceKey]uint64),
@@ -192,10 +196,9 @@ func (s *Server) restore(ed *mapping.Editor[entry], it mapping.Item) error {
 	case mapping.ItemNonce:
 		k := nonceKey{site: it.Site, by: it.By, key: it.KeyID}
 		s.nonces[k] = &nonceState{nonce: it.Nonce}
-		for _, site := range s.sites.all {
-			if site.name == it.Site && it.By != (mapping.Registrant{}) {
-				site.registrants.Add(1)
-			}
+		s.heard(k, it.Nonce)
+		if site := s.sites.byName[it.Site]; site != nil && it.By != (mapping.Registrant{}) {
+			site.xtrs = append(site.xtrs, k)
 		}
 	default:
 		return fmt.Errorf("item of an unknown kind %d", it.Kind)

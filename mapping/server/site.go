@@ -22,8 +22,12 @@ type site struct {
 
 	// Written under Server.mu, read by anybody.
 	registrations atomic.Int64
-	registrants   atomic.Int64
 	lastAccepted  atomic.Int64 // age of the server, 0: never
+
+	// Under Server.mu: the xTRs whose nonces are remembered, and where
+	// forgetOldest looks next.
+	xtrs []nonceKey
+	hand int
 
 	// Atomic.
 	accepted     atomic.Uint64
@@ -43,12 +47,13 @@ type sitePrefix struct {
 
 // sites is the configured EID-prefixes.
 type sites struct {
-	all   []*site
-	table *mapping.Table[*sitePrefix]
+	all    []*site
+	byName map[string]*site
+	table  *mapping.Table[*sitePrefix]
 }
 
 func newSites(cfg []Site) sites {
-	ss := sites{table: new(mapping.Table[*sitePrefix])}
+	ss := sites{byName: make(map[string]*site, len(cfg)), table: new(mapping.Table[*sitePrefix])}
 	ed := ss.table.Edit(len(cfg))
 	for _, c := range cfg {
 		s := &site{name: c.Name, keys: c.Keys, minimum: c.MinAlgorithm, xtrIDs: c.XTRIDs, maxRegistrations: c.MaxRegistrations}
@@ -61,6 +66,7 @@ func newSites(cfg []Site) sites {
 			ed.Insert(p.EID, sp)
 		}
 		ss.all = append(ss.all, s)
+		ss.byName[s.name] = s
 	}
 	ss.table = ed.Table()
 	return ss
