@@ -27,7 +27,7 @@ var (
 
 // All four combinations of families, both ways, in two instances: the outer
 // header is right, and what goes in comes out.
-func TestCombinations(t *testing.T) {
+func TestDP1_AllFamiliesBothWays(t *testing.T) {
 	for _, rloc := range []netip.Addr{theirs4, theirs6} {
 		for _, iid := range []uint32{0, 7} {
 			s := newSite(t, dataplane.MissPolicy{})
@@ -255,7 +255,7 @@ func TestBadPacketAlone(t *testing.T) {
 	}
 }
 
-func TestECNUnexpected(t *testing.T) {
+func TestDP11_UnexpectedPairsAreCounted(t *testing.T) {
 	s := newSite(t, dataplane.MissPolicy{})
 	p := back4(4).Lisp(0, "198.51.100.1", "192.0.2.1")
 	p.TOS = encap.ECT0
@@ -264,7 +264,7 @@ func TestECNUnexpected(t *testing.T) {
 	s.wantCount(dataplane.DecapPackets, 1)
 }
 
-func TestTooBigMessage(t *testing.T) {
+func TestDP12_TooBigNamesWhatFits(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		pkt  dptest.Inner
@@ -356,7 +356,7 @@ func TestICMPLimits(t *testing.T) {
 	}
 }
 
-func TestUnreachableCodes(t *testing.T) {
+func TestI18_ActionsAreObeyed(t *testing.T) {
 	for a, code := range map[mapping.Action]byte{mapping.Drop: 0, mapping.DropPolicy: 13, mapping.DropAuth: 13} {
 		s := newSite(t, dataplane.MissPolicy{})
 		s.learn(mapping.NegativeRecord(eid("10.2.0.0/16"), a, 15))
@@ -377,7 +377,7 @@ func TestUnreachableCodes(t *testing.T) {
 
 // A large batch of packets that all have to be split does not outgrow the
 // worker's memory, and nothing is lost.
-func TestFragmentation(t *testing.T) {
+func TestDP12_FragmentedWithoutDF(t *testing.T) {
 	s := newSite(t, dataplane.MissPolicy{})
 	s.learn(positive("10.2.0.0/16", theirs4))
 	s.fib.SetRouteMTU(theirs4, 1000, s.now)

@@ -48,7 +48,7 @@ func TestHeaderDecode(t *testing.T) {
 	}
 }
 
-func TestHeaderAppendRefuses(t *testing.T) {
+func TestDP6_NonceAndVersionsAreNotEncodedTogether(t *testing.T) {
 	for _, h := range []Header{
 		{HasNonce: true, HasVersions: true}, {EchoNonce: true}, {HasNonce: true, Nonce: 1 << 24},
 		{HasVersions: true, SrcVersion: 1 << 12}, {HasVersions: true, DstVersion: 1 << 12},

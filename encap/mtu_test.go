@@ -110,7 +110,7 @@ func TestFragmentOptions(t *testing.T) {
 	fragment(t, ipv4("10.1.1.1", "10.2.1.1", 17, 9, 0, 0, broken, make([]byte, 1000)), 600)
 }
 
-func TestFragmentRefuses(t *testing.T) {
+func TestDP12_FragmentRefuses(t *testing.T) {
 	df := ipv4("10.1.1.1", "10.2.1.1", 17, 9, 0, 0x4000, nil, make([]byte, 1480))
 	if _, err := NewFragmenter(df, 1000); err != ErrDontFragment {
 		t.Error(err)

@@ -9,7 +9,7 @@ import (
 )
 
 // The table of RFC 6040 section 4.2 as it is printed there, row by row.
-func TestDecapECN(t *testing.T) {
+func TestDP11_DecapsulationTable(t *testing.T) {
 	const drop = 9
 	outer := [4]uint8{NotECT, ECT0, ECT1, CE}
 	for inner, row := range map[uint8][4]uint8{
@@ -38,7 +38,7 @@ func TestDecapECN(t *testing.T) {
 	}
 }
 
-func TestApplyOuter(t *testing.T) {
+func TestDP10_ApplyOuter(t *testing.T) {
 	for _, c := range []struct {
 		ttl, tos, outTTL, outTOS uint8
 		wantTTL, wantTOS         uint8
