@@ -81,6 +81,7 @@ func serverConfig(cfg *config.MapServer, log *slog.Logger) server.Config {
 		Static:      cfg.StaticMappings,
 		RequestRate: server.RequestRate{PerSource: cfg.RequestRate.PerSource, Burst: cfg.RequestRate.Burst},
 		ReplyRate:   server.ReplyRate{Every: cfg.ReplyRate.Every, Burst: cfg.ReplyRate.Burst},
+		LISPSec:     server.LISPSec(cfg.LISPSec),
 		Logger:      log,
 	}
 	policies := map[config.ProxyReply]server.ProxyPolicy{

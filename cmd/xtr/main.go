@@ -24,6 +24,7 @@ import (
 	"github.com/eidolon-lisp/eidolon/internal/daemon"
 	"github.com/eidolon-lisp/eidolon/internal/udp"
 	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/auth"
 	"github.com/eidolon-lisp/eidolon/mapping/wire"
 	"github.com/eidolon-lisp/eidolon/mapping/xtr"
 )
@@ -240,10 +241,14 @@ func controlConfig(cfg *config.XTR, rlocs []netip.Addr, fib *dataplane.FIB, log 
 		XTRID:        cfg.XTRID,
 		SiteID:       cfg.SiteID,
 		MapResolvers: reachable(log, rlocs, "map_resolver", cfg.MapResolvers, netip.AddrPort.Addr),
+		LISPSec:      xtr.LISPSec{Policy: cfg.LISPSec, Instances: make(map[uint32]auth.SecurityPolicy), ResolverKeys: cfg.ResolverKeys},
 		CacheLimit:   cfg.MapCacheLimit,
 		OnCache:      fib.Apply,
 		OnDatabases:  func(d []xtr.Database) { fib.SetLocal(local(d)) },
 		Logger:       log,
+	}
+	for _, in := range cfg.Instances {
+		c.LISPSec.Instances[in.IID] = in.LISPSec
 	}
 	for _, m := range cfg.DatabaseMappings {
 		c.Databases = append(c.Databases, database(m))

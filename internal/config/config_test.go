@@ -50,7 +50,8 @@ func TestExampleXTR(t *testing.T) {
 		XTRID:            mapping.XTRID{0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0x0a},
 		SiteID:           1,
 		DatabaseMappings: []DatabaseMapping{dbm("10.1.0.0/16"), dbm("2001:db8:e1::/48"), dbm("[7]10.7.0.0/16")},
-		Instances:        []Instance{{0, "eidolon0"}, {7, "eidolon7"}},
+		Instances:        []Instance{{IID: 0, Device: "eidolon0"}, {IID: 7, Device: "eidolon7", LISPSec: auth.SecurityPreferred}},
+		ResolverKeys:     map[netip.AddrPort]auth.WrapKey{netip.MustParseAddrPort("[2001:db8:113::10]:4342"): {ID: 1, Secret: []byte("shared with the map-resolver")}},
 		MapServers: []XTRMapServer{{
 			Address:          netip.MustParseAddrPort("203.0.113.10:4342"),
 			Keys:             []auth.Key{{ID: 1, Algorithm: auth.SHA256HKDF, Secret: []byte("an example key, 128 bits or more")}},
@@ -115,8 +116,14 @@ func TestExampleMapServer(t *testing.T) {
 		},
 		RequestRate: RequestRate{PerSource: 10000, Burst: 20000},
 		ReplyRate:   ReplyRate{Every: 3 * time.Second, Burst: 3},
-		API:         API{Socket: "/run/eidolon/mapserver.sock"},
-		Log:         Log{Level: slog.LevelInfo, Format: "text"},
+		LISPSec: LISPSec{
+			Policy:              auth.SecurityPreferred,
+			Instances:           map[uint32]auth.SecurityPolicy{7: auth.SecurityRequired},
+			Keys:                []auth.WrapKey{{ID: 1, Secret: []byte("shared with the ITRs")}},
+			AcceptUnwrappedFrom: []netip.Prefix{netip.MustParsePrefix("203.0.113.64/29"), netip.MustParsePrefix("2001:db8:113::64/128")},
+		},
+		API: API{Socket: "/run/eidolon/mapserver.sock"},
+		Log: Log{Level: slog.LevelInfo, Format: "text"},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n%+v, want\n%+v", got, want)
@@ -170,7 +177,7 @@ database_mappings: [{eid: "[16777215]10.0.0.0/8", locator_set: a}, {eid: "[2]11.
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []Instance{{2, "eidolon2"}, {16777215, "eidolon16777215"}}; !reflect.DeepEqual(x.Instances, want) || x.MapCacheLimit != 100000 ||
+	if want := []Instance{{IID: 2, Device: "eidolon2"}, {IID: 16777215, Device: "eidolon16777215"}}; !reflect.DeepEqual(x.Instances, want) || x.MapCacheLimit != 100000 ||
 		x.Miss != MissHold || x.Plane != (Plane{"tun", 4341, 0}) || x.API.Socket != "/run/eidolon/xtr.sock" {
 		t.Errorf("got %+v", x)
 	}
@@ -262,7 +269,7 @@ map_servers:
 		t.Errorf("key is %q", got)
 	}
 	want := path + `:3:68: locator_sets[1].name: locator-set "b" is not used by any of the database_mappings
-` + path + `:6:63: map_servers[0].authentication_key.key: the authentication key has 7 octets, at least 16 are advised
+` + path + `:6:63: map_servers[0].authentication_key.key: the key has 7 octets, at least 16 are advised
 ` + path + `:7:68: map_servers[1].authentication_key.key_file: k can be read by everybody (mode 0644), expected 0640 or less`
 	if got := x.Warnings.Error(); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)

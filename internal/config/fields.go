@@ -214,6 +214,13 @@ func (v value) authenticationKey() (k auth.Key, ok bool) {
 	before := len(v.r.errors)
 	k.ID = uint8(o.need("key_id", "a number from 0 to 255").integer(0, 255, 0))
 	k.Algorithm = o.get("algorithm").algorithm(auth.SHA256HKDF)
+	k.Secret = o.secret()
+	o.end()
+	return k, len(v.r.errors) == before
+}
+
+// secret reads key or key_file; it is empty after an error.
+func (o *object) secret() []byte {
 	inline, file := o.get("key"), o.get("key_file")
 	secret, from := "", inline
 	switch {
@@ -232,12 +239,10 @@ func (v value) authenticationKey() (k auth.Key, ok bool) {
 	default:
 		o.fail(o.at, "found neither key nor key_file, expected one of them")
 	}
-	o.end()
 	if secret != "" && len(secret) < shortKey {
-		from.warn("the authentication key has %d octets, at least %d are advised", len(secret), shortKey)
+		from.warn("the key has %d octets, at least %d are advised", len(secret), shortKey)
 	}
-	k.Secret = []byte(secret)
-	return k, len(v.r.errors) == before
+	return []byte(secret)
 }
 
 // secretText is text for a value that must not be shown.

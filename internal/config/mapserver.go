@@ -21,6 +21,7 @@ type MapServer struct {
 	StaticMappings []*mapping.Record
 	RequestRate    RequestRate
 	ReplyRate      ReplyRate
+	LISPSec        LISPSec
 	API            API
 	Log            Log
 	// Warnings are doubts that did not stop the file from being used.
@@ -146,6 +147,7 @@ func (c *MapServer) read(o *object) {
 		c.ReplyRate.Burst = int(m.get("burst").integer(1, 1000, 3))
 		m.end()
 	}
+	c.readLISPSec(o.get("lisp_sec"))
 	c.API = o.get("api").api("/run/eidolon/mapserver.sock")
 	c.Log = o.get("log").log()
 }

@@ -34,6 +34,8 @@ func keyName(field string) string {
 	switch field {
 	case "XTRID":
 		return "xtr_id"
+	case "ResolverKeys":
+		return "map_resolvers"
 	case "MapCacheLimit":
 		return "map_cache"
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/goccy/go-yaml/ast"
+
 	"github.com/eidolon-lisp/eidolon/mapping"
 	"github.com/eidolon-lisp/eidolon/mapping/auth"
 )
@@ -31,6 +33,11 @@ type XTR struct {
 	MapServers []XTRMapServer
 	// MapResolvers is where unknown EIDs are asked for; never empty.
 	MapResolvers []netip.AddrPort
+	// LISPSec is the policy of all instances that do not have their own.
+	LISPSec auth.SecurityPolicy
+	// ResolverKeys are shared with MapResolvers for LISP-SEC. None is one of
+	// MapServers; there is one for each where LISP-SEC is required.
+	ResolverKeys map[netip.AddrPort]auth.WrapKey `json:"-"`
 	// MapCacheLimit is the largest number of map-cache entries.
 	MapCacheLimit int
 	Underlay      Underlay
@@ -75,6 +82,8 @@ type Instance struct {
 	IID uint32
 	// Device is the interface name, at most 15 octets.
 	Device string
+	// LISPSec says whether Map-Requests of the instance are protected.
+	LISPSec auth.SecurityPolicy
 }
 
 // XTRMapServer is one map-server that an xTR registers with.
@@ -144,6 +153,7 @@ func (c *XTR) read(o *object) {
 	underlay := make(names[netip.Addr])
 	c.readMappings(o.need("database_mappings", "a list with at least one EID-prefix of the site; its locators tell the xtr which addresses to use"),
 		readLocatorSets(o.get("locator_sets"), underlay))
+	c.LISPSec = o.get("lisp_sec").policy(auth.SecurityOff)
 	c.readInstances(o.get("instances"))
 	c.readMapServers(o.need("map_servers", "a list with at least one map-server to register the database_mappings with"), underlay)
 	c.readMapResolvers(o.need("map_resolvers", "a list with at least one address of a map-resolver"), underlay)
@@ -289,6 +299,7 @@ func (c *XTR) readInstances(v value) {
 		in := Instance{IID: iid.instanceID()}
 		device := o.get("device")
 		in.Device = device.interfaceName(deviceName(in.IID))
+		in.LISPSec = o.get("lisp_sec").policy(c.LISPSec)
 		o.end()
 		if !device.given() {
 			device = iid
@@ -304,7 +315,7 @@ func (c *XTR) readInstances(v value) {
 		if _, listed := iids[m.EID.IID]; v.given() && !listed {
 			v.fail("instance-ID %d of the database_mapping %s is not in the list", m.EID.IID, text(m.EID))
 		}
-		c.Instances = append(c.Instances, Instance{IID: m.EID.IID, Device: deviceName(m.EID.IID)})
+		c.Instances = append(c.Instances, Instance{IID: m.EID.IID, Device: deviceName(m.EID.IID), LISPSec: c.LISPSec})
 	}
 	slices.SortFunc(c.Instances, func(a, b Instance) int { return cmp.Compare(a.IID, b.IID) })
 }
@@ -381,11 +392,27 @@ func (o *object) registrationKeys() (keys []auth.Key, ok bool) {
 func (c *XTR) readMapResolvers(v value, underlay names[netip.Addr]) {
 	seen := make(names[netip.AddrPort])
 	for _, item := range v.atLeastOne("addresses of map-resolvers") {
-		if ap, ok := item.addrPort(controlPort, false); ok && seen.add(ap, item, "map-resolver") {
-			underlay[ap.Addr()] = item
+		address, key, hasKey := item, auth.WrapKey{}, false
+		if _, isMap := item.node.(ast.MapNode); isMap {
+			o, _ := item.object()
+			address = o.need("address", "the IP address of a map-resolver")
+			if k := o.get("lisp_sec_key"); k.given() {
+				key, hasKey = k.wrapKey()
+			}
+			o.end()
+		}
+		if ap, ok := address.addrPort(controlPort, false); ok && seen.add(ap, address, "map-resolver") {
+			underlay[ap.Addr()] = address
 			c.MapResolvers = append(c.MapResolvers, ap)
+			if hasKey {
+				if c.ResolverKeys == nil {
+					c.ResolverKeys = make(map[netip.AddrPort]auth.WrapKey)
+				}
+				c.ResolverKeys[ap] = key
+			}
 		}
 	}
+	c.checkLISPSec(seen)
 }
 
 // refuseInside reports addresses of the underlay that are inside an EID-prefix
