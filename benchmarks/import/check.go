@@ -11,6 +11,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/eidolon-lisp/eidolon/benchmarks/rig"
 	"github.com/eidolon-lisp/eidolon/mapping"
 	"github.com/eidolon-lisp/eidolon/mapping/wire"
 )
@@ -50,9 +51,9 @@ func (c *checker) sample(ctx context.Context, server netip.AddrPort, n int, rng 
 			return err
 		}
 		for asked < n && len(open) < outstanding {
-			a := randomIn(netip.MustParsePrefix([]string{"0.0.0.0/1", "128.0.0.0/2", "2000::/3"}[rng.IntN(3)]), rng)
+			a := rig.RandomIn(netip.MustParsePrefix([]string{"0.0.0.0/1", "128.0.0.0/2", "2000::/3"}[rng.IntN(3)]), rng)
 			if rng.IntN(2) == 0 {
-				a = randomIn(c.table[rng.IntN(len(c.table))], rng)
+				a = rig.RandomIn(c.table[rng.IntN(len(c.table))], rng)
 			}
 			nonce := rng.Uint64()
 			open[nonce] = question{a, time.Now()}

@@ -7,19 +7,21 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"github.com/eidolon-lisp/eidolon/benchmarks/rig"
 )
 
 func TestTableFileAndSlowTable(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 0))
-	table := generate(0.001, rng)
+	table := rig.Generate(0.001, rng)
 	if len(table) < 500 {
 		t.Fatalf("only %d prefixes", len(table))
 	}
 	path := filepath.Join(t.TempDir(), "t.gz")
-	if err := writeTable(path, table); err != nil {
+	if err := rig.WriteTable(path, table); err != nil {
 		t.Fatal(err)
 	}
-	read, err := readTable(path)
+	read, err := rig.ReadTable(path)
 	if err != nil || !slices.Equal(read, table) {
 		t.Fatalf("read %d of %d prefixes: %v", len(read), len(table), err)
 	}
@@ -39,7 +41,7 @@ func TestTableFileAndSlowTable(t *testing.T) {
 		if !slices.Equal(got, want) {
 			t.Fatalf("inside %v: %v, want %v", p, got, want)
 		}
-		if a := randomIn(p, rng); !p.Contains(a) {
+		if a := rig.RandomIn(p, rng); !p.Contains(a) {
 			t.Fatalf("%v is not in %v", a, p)
 		} else if l, ok := slow.longest(a); !ok || l.Bits() < p.Bits() {
 			t.Fatalf("longest(%v) = %v %v inside %v", a, l, ok, p)

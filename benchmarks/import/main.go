@@ -10,16 +10,13 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
@@ -27,6 +24,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/eidolon-lisp/eidolon/benchmarks/rig"
 )
 
 type options struct {
@@ -61,8 +60,7 @@ var locators = []string{"198.51.100.1", "198.51.100.2", "198.51.100.3"}
 type result struct {
 	prefixes          int
 	importTime        time.Duration
-	rssAnon, rssFile  string // KiB, of /proc/PID/status
-	rssAnonKiB        int
+	rssAnon, rssFile  int // KiB
 	restart           time.Duration
 	checked, positive int
 	resolveTime       time.Duration
@@ -79,74 +77,75 @@ func run(ctx context.Context, o options) error {
 	rng := rand.New(rand.NewPCG(o.seed, 0))
 	if o.table == "" {
 		o.table = filepath.Join(dir, "table.txt.gz")
-		if err := writeTable(o.table, generate(o.scale, rng)); err != nil {
+		if err := rig.WriteTable(o.table, rig.Generate(o.scale, rng)); err != nil {
 			return err
 		}
 	}
-	table, err := readTable(o.table)
+	table, err := rig.ReadTable(o.table)
 	if err != nil {
 		return err
 	}
 	if len(table) == 0 {
 		return fmt.Errorf("%s holds no prefix", o.table)
 	}
-	fmt.Printf("%s, %d cores, %s, %d prefixes, seed %d\n", runtime.Version(), runtime.NumCPU(), kernel(), len(table), o.seed)
+	fmt.Printf("%s, %d cores, %s, %d prefixes, seed %d\n", runtime.Version(), runtime.NumCPU(), rig.Kernel(), len(table), o.seed)
 
-	s, err := newSubject(ctx, dir)
+	fmt.Println("building mapserver and lispctl")
+	s, err := rig.NewMapServer(ctx, dir, "request_rate: {per_source: 1000000, burst: 1000000}\nreply_rate: {every: 1ms, burst: 1000}\n")
 	if err != nil {
 		return err
 	}
-	defer s.kill()
-	if err := s.start(ctx); err != nil {
+	defer s.Kill()
+	if err := s.Start(ctx); err != nil {
 		return err
 	}
 	res := result{prefixes: len(table)}
 	fmt.Println("importing")
 	started := time.Now()
-	if err := s.lispctl(ctx, "import", "--socket", s.socket, "--locator", strings.Join(locators, ","), o.table); err != nil {
-		return fmt.Errorf("lispctl import: %w", err)
+	if err := s.Lispctl(ctx, "import", "--socket", s.Socket, "--locator", strings.Join(locators, ","), o.table); err != nil {
+		return err
 	}
 	res.importTime = time.Since(started)
-	if res.rssAnonKiB, res.rssAnon, res.rssFile, err = s.memory(); err != nil {
+	if res.rssAnon, res.rssFile, err = s.Memory(); err != nil {
 		return err
 	}
 
 	check := newChecker(table)
 	started = time.Now()
-	if err := check.sample(ctx, s.addr, o.samples, rng); err != nil {
+	if err := check.sample(ctx, s.Addr, o.samples, rng); err != nil {
 		return err
 	}
 	res.resolveTime, res.checked, res.positive, res.negative = time.Since(started), check.checked, check.positive, check.negative
 
 	fmt.Println("killing the server with SIGKILL and starting it again")
-	s.kill()
+	s.Kill()
 	started = time.Now()
-	if err := s.start(ctx); err != nil {
+	if err := s.Start(ctx); err != nil {
 		return err
 	}
-	if err := check.first(ctx, s.addr, table[len(table)/2].Addr(), 60*time.Second); err != nil {
+	if err := check.first(ctx, s.Addr, table[len(table)/2].Addr(), 60*time.Second); err != nil {
 		return err
 	}
 	res.restart = time.Since(started)
 	before := check.checked
-	if err := check.sample(ctx, s.addr, o.samples/10, rng); err != nil {
+	if err := check.sample(ctx, s.Addr, o.samples/10, rng); err != nil {
 		return fmt.Errorf("after the restart: %w", err)
 	}
 	res.restartChecked = check.checked - before
 
 	fmt.Printf(`
 import                        %8.1f s   (%.0f records/s)
-anonymous resident memory     %10s
-file-backed resident memory   %10s
+anonymous resident memory     %6.0f MiB
+file-backed resident memory   %6.0f MiB
 restart to a correct answer   %8.2f s
 answers checked               %8d   (%d positive, %d negative, %.0f/s), all agree
 answers checked after restart %8d   all agree
-`, res.importTime.Seconds(), float64(res.prefixes)/res.importTime.Seconds(), mib(res.rssAnon), mib(res.rssFile), res.restart.Seconds(),
+`, res.importTime.Seconds(), float64(res.prefixes)/res.importTime.Seconds(), float64(res.rssAnon)/1024, float64(res.rssFile)/1024, res.restart.Seconds(),
 		res.checked, res.positive, res.negative, float64(res.checked)/res.resolveTime.Seconds(), res.restartChecked)
 	if o.bars {
 		return errors.Join(
 			bar(res.importTime < 60*time.Second, "the import took 60 s or more"),
-			bar(res.rssAnonKiB < 1<<20, "anonymous resident memory is 1 GiB or more"),
+			bar(res.rssAnon < 1<<20, "anonymous resident memory is 1 GiB or more"),
 			bar(res.restart < 10*time.Second, "the restart took 10 s or more"))
 	}
 	return nil
@@ -157,107 +156,6 @@ func bar(ok bool, missed string) error {
 		return nil
 	}
 	return errors.New("bar missed: " + missed)
-}
-
-func kernel() string {
-	b, err := os.ReadFile("/proc/sys/kernel/osrelease")
-	if err != nil {
-		return "unknown kernel"
-	}
-	return "Linux " + strings.TrimSpace(string(b))
-}
-
-// subject is the mapserver under test.
-type subject struct {
-	dir, bin, config, socket string
-	addr                     netip.AddrPort
-	cmd                      *exec.Cmd
-	exited                   chan struct{}
-}
-
-func newSubject(ctx context.Context, dir string) (*subject, error) {
-	s := &subject{dir: dir, bin: filepath.Join(dir, "bin"), config: filepath.Join(dir, "mapserver.yml"), socket: filepath.Join(dir, "mapserver.sock")}
-	fmt.Println("building mapserver and lispctl")
-	build := exec.CommandContext(ctx, "go", "build", "-o", s.bin+"/", "github.com/eidolon-lisp/eidolon/cmd/mapserver", "github.com/eidolon-lisp/eidolon/cmd/lispctl")
-	build.Stderr = os.Stderr
-	if err := build.Run(); err != nil {
-		return nil, fmt.Errorf("go build: %w", err)
-	}
-	// Ask the kernel for a free port; nobody else on this machine is likely
-	// to take it before mapserver does.
-	c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		return nil, err
-	}
-	s.addr = c.LocalAddr().(*net.UDPAddr).AddrPort()
-	c.Close()
-	config := fmt.Sprintf("listen: [%q]\nstate_dir: %s\nrequest_rate: {per_source: 1000000, burst: 1000000}\napi: {socket: %s}\nlog: {level: warn}\n",
-		s.addr, filepath.Join(dir, "state"), s.socket)
-	return s, os.WriteFile(s.config, []byte(config), 0o600)
-}
-
-func (s *subject) start(ctx context.Context) error {
-	s.cmd = exec.CommandContext(ctx, filepath.Join(s.bin, "mapserver"), "run", "--config", s.config)
-	s.cmd.Stdout, s.cmd.Stderr = os.Stderr, os.Stderr
-	if err := s.cmd.Start(); err != nil {
-		return err
-	}
-	s.exited = make(chan struct{})
-	go func() {
-		s.cmd.Wait()
-		close(s.exited)
-	}()
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		select {
-		case <-s.exited:
-			return fmt.Errorf("mapserver ended: %v", s.cmd.ProcessState)
-		default:
-		}
-		if c, err := net.Dial("unix", s.socket); err == nil {
-			return c.Close()
-		}
-	}
-	return errors.New("mapserver did not open its API socket within 30 s")
-}
-
-func (s *subject) kill() {
-	if s.cmd != nil && s.cmd.Process != nil {
-		s.cmd.Process.Kill()
-		<-s.exited
-	}
-}
-
-func (s *subject) lispctl(ctx context.Context, args ...string) error {
-	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "lispctl"), args...)
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	return cmd.Run()
-}
-
-// memory reads the resident memory of the server: what it allocated, and the
-// pages of files (the store) that the kernel may drop at any time.
-func (s *subject) memory() (anonKiB int, anon, file string, err error) {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
-	if err != nil {
-		return 0, "", "", err
-	}
-	defer f.Close()
-	for in := bufio.NewScanner(f); in.Scan(); {
-		fields := strings.Fields(in.Text())
-		if len(fields) < 2 {
-			continue
-		}
-		switch fields[0] {
-		case "RssAnon:":
-			anon = fields[1]
-			fmt.Sscan(anon, &anonKiB)
-		case "RssFile:":
-			file = fields[1]
-		}
-	}
-	if anonKiB == 0 {
-		return 0, "", "", errors.New("the kernel does not tell RssAnon")
-	}
-	return anonKiB, anon, file, nil
 }
 
 func sorted(table []netip.Prefix) bounds {

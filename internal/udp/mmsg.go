@@ -41,7 +41,8 @@ type vector struct {
 	n       int // how many are used
 
 	raw   syscall.RawConn
-	call  func(fd uintptr) bool // made once, for it escapes
+	call  func(fd uintptr) bool // made once, as once is, for they escape
+	once  func(fd uintptr)
 	done  int
 	errno syscall.Errno
 }
@@ -49,6 +50,7 @@ type vector struct {
 func newVector(raw syscall.RawConn, call func(v *vector, fd uintptr) bool) *vector {
 	v := &vector{raw: raw}
 	v.call = func(fd uintptr) bool { return call(v, fd) }
+	v.once = func(fd uintptr) { call(v, fd) }
 	for i := range v.hdrs {
 		h := &v.hdrs[i].hdr
 		h.Name = (*byte)(unsafe.Pointer(&v.names[i]))
@@ -110,8 +112,35 @@ func (s *Socket) Queues() []Queue {
 	return qs
 }
 
+// Poller is what the queues of a Socket can do besides, for a program that owns
+// its core and never sleeps.
+type Poller interface {
+	// Poll is Receive that does not block: it may return no message.
+	Poll() ([]Message, error)
+}
+
 // Receive implements Queue.
 func (q *queue) Receive() ([]Message, error) {
+	q.prepare()
+	if err := q.in.raw.Read(q.in.call); err != nil {
+		return nil, err
+	}
+	return q.received()
+}
+
+// Poll implements Poller.
+func (q *queue) Poll() ([]Message, error) {
+	q.prepare()
+	if err := q.in.raw.Control(q.in.once); err != nil {
+		return nil, err
+	}
+	if q.in.errno == unix.EAGAIN {
+		return nil, nil
+	}
+	return q.received()
+}
+
+func (q *queue) prepare() {
 	for i := range q.in.hdrs {
 		h := &q.in.hdrs[i].hdr
 		h.Namelen = unix.SizeofSockaddrInet6
@@ -119,9 +148,9 @@ func (q *queue) Receive() ([]Message, error) {
 			h.SetControllen(controlSize)
 		}
 	}
-	if err := q.in.raw.Read(q.in.call); err != nil {
-		return nil, err
-	}
+}
+
+func (q *queue) received() ([]Message, error) {
 	if q.in.errno != 0 {
 		return nil, os.NewSyscallError("recvmmsg", q.in.errno)
 	}

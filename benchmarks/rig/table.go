@@ -1,16 +1,15 @@
-package main
+// Package rig is what the benchmark programs share: BGP tables, real or
+// generated, and a mapserver process under test.
+package rig
 
 import (
 	"bufio"
 	"compress/gzip"
 	"fmt"
 	"io"
-	"iter"
 	"math/rand/v2"
 	"net/netip"
 	"os"
-	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -26,10 +25,10 @@ var (
 		47: 3153, 48: 75488, 64: 184}
 )
 
-// generate makes a table of about scale times the size of the real one. Half
+// Generate makes a table of about scale times the size of the real one. Half
 // of the prefixes are drawn inside one that is already there, so that prefixes
 // nest as they do in reality.
-func generate(scale float64, rng *rand.Rand) []netip.Prefix {
+func Generate(scale float64, rng *rand.Rand) []netip.Prefix {
 	var out []netip.Prefix
 	seen := map[netip.Prefix]bool{}
 	for _, family := range []struct {
@@ -47,7 +46,7 @@ func generate(scale float64, rng *rand.Rand) []netip.Prefix {
 				if len(mine) > 0 && rng.IntN(2) == 0 {
 					inside = mine[rng.IntN(len(mine))]
 				}
-				p, _ := randomIn(inside, rng).Prefix(n)
+				p, _ := RandomIn(inside, rng).Prefix(n)
 				if !seen[p] && p.Bits() > inside.Bits() {
 					seen[p] = true
 					mine = append(mine, p)
@@ -59,8 +58,8 @@ func generate(scale float64, rng *rand.Rand) []netip.Prefix {
 	return out
 }
 
-// randomIn returns a random address of p.
-func randomIn(p netip.Prefix, rng *rand.Rand) netip.Addr {
+// RandomIn returns a random address of p.
+func RandomIn(p netip.Prefix, rng *rand.Rand) netip.Addr {
 	b := p.Addr().AsSlice()
 	for i := range b {
 		keep := min(max(p.Bits()-8*i, 0), 8)
@@ -71,8 +70,8 @@ func randomIn(p netip.Prefix, rng *rand.Rand) netip.Addr {
 	return a
 }
 
-// writeTable writes one prefix a line, gzipped.
-func writeTable(path string, table []netip.Prefix) error {
+// WriteTable writes one prefix a line, gzipped.
+func WriteTable(path string, table []netip.Prefix) error {
 	f, err := os.Create(path)
 	if err != nil {
 		return err
@@ -91,9 +90,9 @@ func writeTable(path string, table []netip.Prefix) error {
 	return f.Close()
 }
 
-// readTable reads the prefixes of a file in the formats that lispctl import
+// ReadTable reads the prefixes of a file in the formats that lispctl import
 // takes: a prefix a line, or CAIDA's pfx2as (address, length, origin).
-func readTable(path string) ([]netip.Prefix, error) {
+func ReadTable(path string) ([]netip.Prefix, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -126,51 +125,4 @@ func readTable(path string) ([]netip.Prefix, error) {
 		}
 	}
 	return out, nil
-}
-
-// slowTable answers longest-prefix questions the obvious way: it tries every
-// length, longest first.
-type slowTable map[netip.Prefix]bool
-
-func newSlowTable(table []netip.Prefix) slowTable {
-	s := make(slowTable, len(table))
-	for _, p := range table {
-		s[p] = true
-	}
-	return s
-}
-
-func (s slowTable) longest(a netip.Addr) (netip.Prefix, bool) {
-	for n := a.BitLen(); n >= 0; n-- {
-		if p, _ := a.Prefix(n); s[p] {
-			return p, true
-		}
-	}
-	return netip.Prefix{}, false
-}
-
-// bounds is the sorted form of the same table, to ask what lies inside p.
-type bounds []netip.Prefix
-
-// inside walks the prefixes of the table that lie strictly inside p.
-func (b bounds) inside(p netip.Prefix) iter.Seq[netip.Prefix] {
-	i, exact := slices.BinarySearchFunc(b, p, netip.Prefix.Compare)
-	if exact {
-		i++
-	}
-	return func(yield func(netip.Prefix) bool) {
-		for ; i < len(b) && p.Contains(b[i].Addr()); i++ {
-			if !yield(b[i]) {
-				return
-			}
-		}
-	}
-}
-
-func mib(kib string) string {
-	n, err := strconv.ParseFloat(kib, 64)
-	if err != nil {
-		return kib
-	}
-	return fmt.Sprintf("%.0f MiB", n/1024)
 }
