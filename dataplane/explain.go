@@ -105,7 +105,7 @@ func (s *Snapshot) uses(e *Entry) []LocatorUse {
 		u := LocatorUse{Locator: l}
 		switch {
 		case !l.Addr.IsValid():
-			u.Why = "it is not a plain address"
+			u.Why = "there is no address in it"
 		case l.Flags&mapping.Reachable == 0:
 			u.Why = "the R bit is clear: its site says that it is down"
 		case l.Priority == mapping.PriorityUnusable:

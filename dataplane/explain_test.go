@@ -78,7 +78,7 @@ func TestExplain(t *testing.T) {
 		t.Errorf("flow: %+v", d)
 	}
 	total := 0
-	for i, want := range []string{"", "", "priority 2, and there is one of 1", "R bit is clear", "not for unicast", "weight 0, beside larger", "no RLOC of its address family", "not a plain address"} {
+	for i, want := range []string{"", "", "priority 2, and there is one of 1", "R bit is clear", "not for unicast", "weight 0, beside larger", "no RLOC of its address family", "no address in it"} {
 		u := d.Locators[i]
 		total += u.Slots
 		if (u.Slots == 0) != (want != "") || !strings.Contains(u.Why, want) || want == "" && u.Why != "" {

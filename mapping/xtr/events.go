@@ -1,6 +1,7 @@
 package xtr
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -31,6 +32,16 @@ const (
 	// EventDown: a remote locator does not answer probes any more.
 	EventDown
 )
+
+var eventNames = [...]string{"none", "installed", "removed", "confirmed", "lost", "smr", "up", "down"}
+
+// String returns a name for logs.
+func (k EventKind) String() string {
+	if int(k) < len(eventNames) {
+		return eventNames[k]
+	}
+	return fmt.Sprintf("event-%d", uint8(k))
+}
 
 // Event is something that happened to the map-cache, a registration or a
 // remote locator.
