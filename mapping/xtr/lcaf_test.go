@@ -1,6 +1,7 @@
 package xtr
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/eidolon-lisp/eidolon/mapping"
@@ -150,5 +151,41 @@ func TestLC12_RecordOfASourceIsNotCached(t *testing.T) {
 	r.receive(reply(t, req.Nonce, rec("10.2.0.0/16 from 10.1.0.0/16", 10)), etr1)
 	if got := r.cached(); len(got) != 0 || r.stat(mapRepliesWrongEID) != 1 {
 		t.Errorf("alone: cached %v, %d counted", got, r.stat(mapRepliesWrongEID))
+	}
+}
+
+// A locator of this xTR that has a name is registered with it, as its own.
+func TestLC17_OwnLocatorWithAName(t *testing.T) {
+	cfg := testConfig()
+	l := mapping.MakeLocator(own4, 1, 100)
+	l.Opaque = string(wire.NamedAddress(own4, "uplink-a").Bytes())
+	cfg.Databases = []Database{{EID: eid("10.1.0.0/16"), Locators: []mapping.Locator{l}}}
+	r := newRig(t, cfg)
+	r.start()
+	r.until(1e9)
+	registered := 0
+	for _, d := range r.take() {
+		var m wire.MapRegister
+		if m.Decode(d.data) != nil {
+			continue
+		}
+		for w := range m.Records.All() {
+			rec, err := w.Mapping()
+			if err != nil {
+				t.Fatal(err)
+			}
+			registered++
+			if got := rec.Locators; len(got) != 1 || got[0].Opaque != l.Opaque || got[0].Addr != own4 || got[0].Flags != mapping.Local|mapping.Reachable {
+				t.Errorf("registered %+v", got)
+			}
+		}
+	}
+	if registered == 0 {
+		t.Error("nothing registered")
+	}
+	// With a name and without is twice the same address.
+	cfg.Databases[0].Locators = append(cfg.Databases[0].Locators, mapping.MakeLocator(own4, 1, 100))
+	if _, err := cfg.withDefaults(); err == nil || !strings.Contains(err.Error(), "given twice") {
+		t.Errorf("the same address twice: %v", err)
 	}
 }
