@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/wire"
 )
 
 // ledger adds up what reached a server in the name of an address, and what the
@@ -106,4 +108,74 @@ func TestAbuse_ReflectionThroughITRRLOC(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestAbuse_MapRequestFlood: a million forged sources and ITR-RLOCs leave
+// nothing behind, and an ITR that is not of them is still answered.
+func TestAbuse_MapRequestFlood(t *testing.T) {
+	n := 1_000_000
+	if testing.Short() {
+		n /= 10
+	}
+	b := strictBench(t, twoSites(), nil)
+	msg := encodeRequest(t, asking{eids: []mapping.EID{eid("10.9.0.1")}, bare: true}.defaults())
+	const itrRLOC = 12 + 2 + 2 // behind the header and a source EID of AFI 0, with the AFI
+	if !bytes.Equal(msg[itrRLOC:itrRLOC+4], itr4.Addr().AsSlice()) {
+		t.Fatal("the ITR-RLOC is elsewhere")
+	}
+	table := b.s.table.Load()
+	b.deliver(msg, itr4, local4)
+	before := heapInUse()
+	for i := range n {
+		a := netip.AddrFrom4([4]byte{20 + byte(i>>24), byte(i >> 16), byte(i >> 8), byte(i)})
+		copy(msg[itrRLOC:], a.AsSlice())
+		b.r.handle(b.now, msg, netip.AddrPortFrom(a, 4342), local4)
+		b.now = b.now.Add(time.Microsecond)
+	}
+	if grown := int64(heapInUse()) - int64(before); grown > 1<<20 {
+		t.Errorf("the heap has grown by %d octets", grown)
+	}
+	if got := b.count(mapReplies); got < uint64(n)/2 {
+		t.Errorf("%d answers: the test is not about anything", got)
+	}
+	if b.s.table.Load() != table || len(b.s.nonces) > 0 {
+		t.Error("questions changed something")
+	}
+	if got := len(b.ask(asking{eids: []mapping.EID{eid("10.9.0.1")}, itr: []netip.Addr{addr("198.51.100.77")}})); got != 1 {
+		t.Error("an honest ITR is not answered")
+	}
+}
+
+// TestAbuse_MapRepliesToServer: the server never asks, so it believes nobody,
+// and neither answers nor forwards a Map-Reply.
+func TestAbuse_MapRepliesToServer(t *testing.T) {
+	b := registered(t)
+	rng := rand.New(rand.NewPCG(3, 4))
+	for i := range 10_000 {
+		r := rec([]string{"10.1.0.0/16", "0.0.0.0/0", "10.2.3.0/24", "11.0.0.0/8"}[i%4], "203.0.113.66")
+		r.Authoritative = true
+		recs, err := wire.NewRecords(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := wire.MapReply{Nonce: rng.Uint64(), Records: recs, Probe: i%3 == 0}
+		msg, err := m.AppendBinary(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i%5 == 0 {
+			e := wire.ECM{Src: itr4, Dst: local4, Message: msg}
+			if msg, err = e.AppendBinary(nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if out := b.deliver(msg, etr1, local4); len(out) > 0 {
+			t.Fatalf("%v was sent", b.texts(out))
+		}
+	}
+	if got := b.count(dropMapReply) + b.count(dropUnexpectedType); got != 10_000 || b.count(dropMapReply) != 8000 {
+		t.Errorf("%d of 10000 were counted", got)
+	}
+	b.wantAnswer("2001:db8:1::1", "2001:db8:1::/48 ttl 1440m, 192.0.2.1 1/100 R")
+	b.wantAnswer("11.0.0.1", "11.0.0.0/8 ttl 15m natively-forward")
 }
