@@ -46,6 +46,8 @@ type Config struct {
 	CacheLimit int
 	// Limits bound what a host, or all hosts, can make the xTR do.
 	Limits Limits
+	// RLOCProbing is how the locators of others are tested.
+	RLOCProbing RLOCProbing
 	// MaxMessage is the largest UDP payload to send, in octets. By default it
 	// is 548 to an IPv4 and 1232 to an IPv6 destination, which keeps IP
 	// packets within 576 and 1280 octets (RFC 9301 section 5). Set it when the
@@ -136,6 +138,19 @@ type Limits struct {
 	RatePerHost int
 }
 
+// RLOCProbing says how the locators that carry traffic are tested (RFC 9301
+// section 7.1).
+type RLOCProbing struct {
+	// Off is no probing at all: every locator is used as its R bit says.
+	Off bool
+	// Interval is the time between two probes of an RLOC that answers, give or
+	// take a quarter: 10 s to 1 h, 30 s by default.
+	Interval time.Duration
+	// Retries is how many probes in a row without a reply make an RLOC down: 2
+	// to 5, 3 by default.
+	Retries int
+}
+
 // withDefaults returns a copy of c in which every default is filled in and
 // that shares no slice with c, or all that is wrong with c.
 func (c Config) withDefaults() (Config, error) {
@@ -179,6 +194,14 @@ func (c Config) withDefaults() (Config, error) {
 		if l.n < 1 || l.n > 1<<24 {
 			bad("%s %d: expected 1 to %d", l.name, l.n, 1<<24)
 		}
+	}
+	c.RLOCProbing.Interval = cmp.Or(c.RLOCProbing.Interval, defaultProbeInterval)
+	c.RLOCProbing.Retries = cmp.Or(c.RLOCProbing.Retries, defaultProbeRetries)
+	if i := c.RLOCProbing.Interval; i < 10*time.Second || i > time.Hour {
+		bad("rloc_probing: interval %v: expected 10s to 1h", i)
+	}
+	if n := c.RLOCProbing.Retries; n < 2 || n > 5 {
+		bad("rloc_probing: retries %d: expected 2 to 5", n)
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

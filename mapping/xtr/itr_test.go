@@ -12,10 +12,12 @@ import (
 	"github.com/eidolon-lisp/eidolon/mapping/wire"
 )
 
-// noRegister is a site without map-servers, so that only the ITR speaks.
+// noRegister is a site without map-servers and probes, so that only the ITR
+// speaks.
 func noRegister() Config {
 	c := testConfig()
 	c.MapServers = nil
+	c.RLOCProbing.Off = true
 	return c
 }
 

@@ -81,6 +81,29 @@ const (
 	// registration unconfirmed.
 	unconfirmedTries = 3
 
+	// Probes: one RLOC is probed once in 10 s, and up to 5 times at once when
+	// it is suspected; all RLOCs together once a second at rest, and 16 times
+	// a second while suspected, in bursts of 64.
+	probeEach           = 10 * time.Second
+	probeEachBurst      = 5
+	probeResting        = time.Second
+	probeSuspected      = time.Second / 16
+	probeSuspectedBurst = 64
+	// probeTimeout is how long a probe waits for its reply before the next
+	// one; twice the round-trip time where that is longer, up to
+	// probeTimeoutMax. A reply that comes later still counts.
+	probeTimeout    = time.Second
+	probeTimeoutMax = 5 * time.Second
+	// probeKeep is how long after the last traffic an RLOC is probed, and
+	// probeKeepDown the same for one that is down.
+	probeKeep     = time.Minute
+	probeKeepDown = 10 * time.Minute
+	// probeOutstanding, probeEIDs and maxProbed bound the probes of an RLOC
+	// that wait for a reply, the entries that it is probed for, and the RLOCs.
+	probeOutstanding = 8
+	probeEIDs        = 4
+	maxProbed        = 4096
+
 	// keyTries is how many Map-Registers with one key go unanswered before the
 	// next one is tried.
 	keyTries = 3
@@ -128,6 +151,8 @@ const (
 	defaultPendingPerHost = 128
 	defaultRequests       = 256
 	defaultRequestsHost   = 16
+	defaultProbeInterval  = 30 * time.Second
+	defaultProbeRetries   = 3
 	// refreshes may use this part of the pending table.
 	refreshPart = 2
 	// A bucket of new resolutions holds this many seconds of its rate.

@@ -18,13 +18,15 @@ type machine struct {
 	etr      *etr
 	reg      *registrar
 	smrs     *solicitor
+	probes   *prober
 	ecm      wire.ECM // reused
 	stopping bool
 }
 
 func newMachine(cfg Config, stats *counters) *machine {
 	c := newCore(cfg, stats)
-	return &machine{core: c, itr: newITR(c), etr: newETR(c), reg: newRegistrar(c), smrs: newSolicitor(c)}
+	i := newITR(c)
+	return &machine{core: c, itr: i, etr: newETR(c), reg: newRegistrar(c), smrs: newSolicitor(c), probes: newProber(c, i.cache)}
 }
 
 // start begins to register.
@@ -45,6 +47,7 @@ func (m *machine) advance(now time.Time) {
 	if !m.stopping {
 		m.itr.advance(now)
 		m.smrs.advance(now)
+		m.itr.changes = append(m.itr.changes, m.probes.advance(now)...)
 	}
 }
 
@@ -54,7 +57,7 @@ func (m *machine) next() (t time.Time, ok bool) {
 	if m.stopping {
 		return t, ok
 	}
-	for _, next := range [...]func() (time.Time, bool){m.itr.next, m.smrs.next} {
+	for _, next := range [...]func() (time.Time, bool){m.itr.next, m.smrs.next, m.probes.next} {
 		if u, has := next(); has && (!ok || u.Before(t)) {
 			t, ok = u, true
 		}
@@ -67,6 +70,7 @@ func (m *machine) next() (t time.Time, ok bool) {
 func (m *machine) take() (out []datagram, changes []mapping.CacheChange) {
 	out, changes = m.out, m.itr.changes
 	m.out, m.itr.changes = nil, nil
+	m.probes.adjust(changes)
 	return out, changes
 }
 
@@ -81,6 +85,7 @@ func (m *machine) used(now time.Time, eids []mapping.EID) {
 	m.advance(now)
 	if !m.stopping {
 		m.itr.used(now, eids)
+		m.probes.used(now, eids)
 	}
 }
 
@@ -111,6 +116,10 @@ func (m *machine) receive(now time.Time, msg []byte, src, dst netip.AddrPort) {
 	}
 	switch t {
 	case wire.TypeMapReply:
+		if ours, changes := m.probes.reply(now, msg, src); ours {
+			m.itr.changes = append(m.itr.changes, changes...)
+			return
+		}
 		m.itr.reply(now, msg, src)
 	case wire.TypeMapNotify:
 		m.reg.notify(now, msg, src)

@@ -56,6 +56,13 @@ const (
 	mapVersionsOutdated
 	mapVersionsNewer
 	mapVersionsRateLimited
+	rlocProbesOut
+	rlocProbesAnswered
+	rlocProbesUnanswered
+	rlocProbeRepliesRefused
+	rlocProbeTableFull
+	rlocsDown
+	rlocsUp
 	mapRegistersOut
 	mapRegistersRetransmitted
 	mapNotifiesIn
@@ -121,6 +128,13 @@ var counterNames = [numCounters]string{
 	mapVersionsOutdated:          "map_versions_outdated",
 	mapVersionsNewer:             "map_versions_newer",
 	mapVersionsRateLimited:       "map_versions_rate_limited",
+	rlocProbesOut:                "rloc_probes_out",
+	rlocProbesAnswered:           "rloc_probes_answered",
+	rlocProbesUnanswered:         "rloc_probes_unanswered",
+	rlocProbeRepliesRefused:      "rloc_probe_replies_refused",
+	rlocProbeTableFull:           "rloc_probe_table_full",
+	rlocsDown:                    "rlocs_down",
+	rlocsUp:                      "rlocs_up",
 	mapRegistersOut:              "map_registers_out",
 	mapRegistersRetransmitted:    "map_registers_retransmitted",
 	mapNotifiesIn:                "map_notifies_in",
