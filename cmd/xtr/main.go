@@ -243,9 +243,15 @@ func controlConfig(cfg *config.XTR, rlocs []netip.Addr, fib *dataplane.FIB, log 
 		MapResolvers: reachable(log, rlocs, "map_resolver", cfg.MapResolvers, netip.AddrPort.Addr),
 		LISPSec:      xtr.LISPSec{Policy: cfg.LISPSec, Instances: make(map[uint32]auth.SecurityPolicy), ResolverKeys: cfg.ResolverKeys},
 		CacheLimit:   cfg.MapCacheLimit,
-		OnCache:      fib.Apply,
-		OnDatabases:  func(d []xtr.Database) { fib.SetLocal(local(d)) },
-		Logger:       log,
+		RLOCProbing: xtr.RLOCProbing{
+			Off:      !cfg.RLOCProbing.Enabled,
+			Interval: cfg.RLOCProbing.Interval,
+			Retries:  cfg.RLOCProbing.Retries,
+		},
+		VerifyMapData: cfg.AcceptMapData == config.MapDataVerify,
+		OnCache:       fib.Apply,
+		OnDatabases:   func(d []xtr.Database) { fib.SetLocal(local(d)) },
+		Logger:        log,
 	}
 	for _, in := range cfg.Instances {
 		c.LISPSec.Instances[in.IID] = in.LISPSec
@@ -261,6 +267,7 @@ func controlConfig(cfg *config.XTR, rlocs []netip.Addr, fib *dataplane.FIB, log 
 			ProxyReply:       m.ProxyReply,
 			WantNotify:       m.WantMapNotify,
 			Merge:            m.Merge,
+			TTLFromRegister:  m.TTLFromRegister,
 			RegisterInterval: m.RegisterInterval,
 		})
 	}

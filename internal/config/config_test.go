@@ -70,6 +70,8 @@ func TestExampleXTR(t *testing.T) {
 		MapCacheLimit: 100000,
 		Underlay:      UnderlayInternet,
 		Miss:          MissHold,
+		RLOCProbing:   RLOCProbing{Enabled: true, Interval: 30 * time.Second, Retries: 3},
+		AcceptMapData: MapDataOff,
 		Plane:         Plane{Kind: "tun", RouteTable: 4341},
 		API:           API{Socket: "/run/eidolon/xtr.sock"},
 		Log:           Log{Level: slog.LevelInfo, Format: "text"},

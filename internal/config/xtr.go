@@ -44,10 +44,14 @@ type XTR struct {
 	// MapVersioning is true only on a trusted underlay.
 	MapVersioning bool
 	// Miss is what happens to packets while their mapping is asked for.
-	Miss  Miss
-	Plane Plane
-	API   API
-	Log   Log
+	Miss Miss
+	// RLOCProbing is how the locators of other sites are tested.
+	RLOCProbing RLOCProbing
+	// AcceptMapData is what is made of mappings in Map-Requests.
+	AcceptMapData AcceptMapData
+	Plane         Plane
+	API           API
+	Log           Log
 	// Warnings are doubts that did not stop the file from being used.
 	Warnings Errors
 }
@@ -98,6 +102,9 @@ type XTRMapServer struct {
 	// Merge asks for the locators to be merged with those that other xTRs
 	// of the site register.
 	Merge bool
+	// TTLFromRegister makes record_ttl how long a registration lasts, instead
+	// of three minutes.
+	TTLFromRegister bool
 	// RegisterInterval is the time between two registrations.
 	RegisterInterval time.Duration
 }
@@ -108,6 +115,24 @@ type Miss string
 const (
 	MissHold Miss = "hold" // keep a few until the answer is there
 	MissDrop Miss = "drop"
+)
+
+// RLOCProbing is how the locators of other sites are tested.
+type RLOCProbing struct {
+	Enabled bool
+	// Interval is the time between two probes of a locator that answers.
+	Interval time.Duration
+	// Retries is how many probes without a reply make a locator down.
+	Retries int
+}
+
+// AcceptMapData is what is made of the mapping of its sender that a Map-Request
+// may carry.
+type AcceptMapData string
+
+const (
+	MapDataOff    AcceptMapData = "off"    // nothing
+	MapDataVerify AcceptMapData = "verify" // ask the mapping system for it
 )
 
 // Plane is the configuration of the data plane.
@@ -165,6 +190,14 @@ func (c *XTR) read(o *object) {
 		m.end()
 	}
 	c.Miss = Miss(o.get("miss").enum(string(MissHold), string(MissDrop)))
+	c.RLOCProbing = RLOCProbing{Enabled: true, Interval: 30 * time.Second, Retries: 3}
+	if p, ok := o.get("rloc_probing").object(); ok {
+		c.RLOCProbing.Enabled = p.get("enabled").boolean(true)
+		c.RLOCProbing.Interval = p.get("interval").duration(10*time.Second, time.Hour, 30*time.Second)
+		c.RLOCProbing.Retries = int(p.get("retries").integer(2, 5, 3))
+		p.end()
+	}
+	c.AcceptMapData = AcceptMapData(o.get("accept_map_data").enum(string(MapDataOff), string(MapDataVerify)))
 	c.readPlane(o.get("plane"))
 	c.API = o.get("api").api("/run/eidolon/xtr.sock")
 	c.Log = o.get("log").log()
@@ -355,7 +388,14 @@ func (c *XTR) readMapServers(v value, underlay names[netip.Addr]) {
 			ProxyReply:       o.get("proxy_reply").boolean(false),
 			WantMapNotify:    o.get("want_map_notify").boolean(true),
 			Merge:            o.get("merge").boolean(false),
+			TTLFromRegister:  o.get("ttl_from_register").boolean(false),
 			RegisterInterval: o.get("register_interval").duration(5*time.Second, 2*time.Minute, time.Minute),
+		}
+		for _, d := range c.DatabaseMappings {
+			if lasts := time.Duration(d.RecordTTL) * time.Minute; m.TTLFromRegister && m.RegisterInterval >= lasts {
+				o.get("register_interval").fail("with ttl_from_register a registration of %v ends after its record_ttl of %v, expected a shorter interval than %v", d.EID, shortDuration(lasts), shortDuration(m.RegisterInterval))
+				break
+			}
 		}
 		if len(keys) > 1 && !m.WantMapNotify {
 			o.get("authentication_keys").fail("found %d keys without want_map_notify, which tells which of them the map-server has", len(keys))

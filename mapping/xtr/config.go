@@ -48,6 +48,10 @@ type Config struct {
 	Limits Limits
 	// RLOCProbing is how the locators of others are tested.
 	RLOCProbing RLOCProbing
+	// VerifyMapData asks the mapping system for the mapping that a Map-Request
+	// carries of its sender, if it is not cached (RFC 9301 section 5.3); by
+	// default it is ignored. It is never used itself.
+	VerifyMapData bool
 	// MaxMessage is the largest UDP payload to send, in octets. By default it
 	// is 548 to an IPv4 and 1232 to an IPv6 destination, which keeps IP
 	// packets within 576 and 1280 octets (RFC 9301 section 5). Set it when the

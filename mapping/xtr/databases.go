@@ -32,14 +32,14 @@ func (m *machine) setDatabases(now time.Time, databases []Database) error {
 	m.log.Info("database-mappings changed", "eids", fmt.Sprint(changed), "withdrawn", len(gone))
 	m.reg.replace(now, gone)
 	m.smrs.changed(now, changed, m.smrs.targets(now, m.itr.cache))
-	m.dropOwn()
+	m.dropOwn(now)
 	m.advance(now)
 	m.solicitSettled(now)
 	return nil
 }
 
 // dropOwn removes the map-cache entries that are of this site now.
-func (m *machine) dropOwn() {
+func (m *machine) dropOwn(now time.Time) {
 	var own []mapping.EID
 	for e := range m.itr.cache.All() {
 		if _, ok := m.ownEID(e.Record.EID); ok {
@@ -47,7 +47,7 @@ func (m *machine) dropOwn() {
 		}
 	}
 	for _, e := range own {
-		m.itr.changes = append(m.itr.changes, m.itr.cache.Delete(e)...)
+		m.itr.removed(now, m.itr.cache.Delete(e), "it is the site's own now")
 	}
 }
 

@@ -26,6 +26,7 @@ const (
 	forMiss    reason = iota // a packet had no entry
 	forRefresh               // an entry in use is about to expire
 	forSMR                   // an ETR solicited it
+	forMapData               // a Map-Request carried it
 )
 
 // host is a source of misses.
@@ -89,6 +90,7 @@ type itr struct {
 	hosts   limiter[host]        // new resolutions of each host
 	all     limiter[struct{}]    // new resolutions
 	smr     limiter[mapping.EID] // SMR-invoked Map-Requests for each EID-prefix
+	data    limiter[struct{}]    // Map-Requests that verify map data
 }
 
 func newITR(c *core) *itr {
@@ -104,6 +106,7 @@ func newITR(c *core) *itr {
 		hosts:     newLimiter[host](time.Second/time.Duration(l.RatePerHost), requestBurst*l.RatePerHost, limiterKeys),
 		all:       newLimiter[struct{}](time.Second/time.Duration(l.Rate), requestBurst*l.Rate, 1),
 		smr:       newLimiter[mapping.EID](smrSpacing, 1, limiterKeys),
+		data:      newLimiter[struct{}](mapDataSpacing, mapDataBurst, 1),
 	}
 }
 
@@ -349,9 +352,10 @@ func (i *itr) fire(now time.Time, q *query) {
 }
 
 // wanted reports whether q still needs an answer: for a miss, no other reply
-// has covered it; for a cached entry, the entry is still there.
+// has covered it, and so for map data; for a cached entry, the entry is still
+// there.
 func (i *itr) wanted(q *query) bool {
-	if q.why != forMiss {
+	if q.why != forMiss && q.why != forMapData {
 		_, ok := i.cache.Get(q.eid)
 		return ok
 	}

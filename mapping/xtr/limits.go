@@ -127,6 +127,11 @@ const (
 	// decapsulated packets.
 	maxHeard = 4096
 
+	// mapDataSpacing and mapDataBurst bound the Map-Requests that verify map
+	// data: anybody can cause them.
+	mapDataSpacing = 100 * time.Millisecond
+	mapDataBurst   = 20
+
 	// smrTries is how often an SMR is sent that nobody asks after, 3 s and 6 s
 	// apart. smrHold is how long the first waits for the map-servers.
 	smrTries = 3

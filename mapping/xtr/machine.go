@@ -156,6 +156,9 @@ func (m *machine) request(now time.Time, msg []byte, how arrival) {
 		m.itr.solicited(now, req)
 	default:
 		m.smrs.asked(req)
+		if req.HasMapData {
+			m.itr.mapData(now, req)
+		}
 		m.etr.request(now, req, how)
 	}
 }

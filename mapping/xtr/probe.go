@@ -3,6 +3,7 @@ package xtr
 import (
 	"cmp"
 	"container/heap"
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -148,7 +149,7 @@ func (p *prober) fire(now time.Time, r *probed) (changes []mapping.CacheChange) 
 		r.turn++ // the ETR may not know this EID any more
 		p.stats.inc(rlocProbesUnanswered)
 		if !r.down && r.failures >= p.cfg.RLOCProbing.Retries {
-			changes = p.verdict(r, true)
+			changes = p.verdict(now, r, true)
 		}
 		if r.down {
 			p.schedule(r, r.lastProbe.Add(probeEach))
@@ -161,7 +162,7 @@ func (p *prober) fire(now time.Time, r *probed) (changes []mapping.CacheChange) 
 	}
 	eid, ok := p.eid(r)
 	if !ok || now.Sub(r.lastUsed) > keep {
-		return p.forget(r)
+		return p.forget(now, r)
 	}
 	all := &p.resting
 	if r.failures > 0 && !r.down {
@@ -264,7 +265,7 @@ func (p *prober) reply(now time.Time, msg []byte, from netip.AddrPort) (handled 
 	}
 	p.unwait(o.rloc)
 	if r.down {
-		changes = p.verdict(r, false)
+		changes = p.verdict(now, r, false)
 	}
 	p.schedule(r, r.lastProbe.Add(p.jitter(p.cfg.RLOCProbing.Interval)))
 	return true, changes
@@ -305,16 +306,18 @@ func (p *prober) unwait(r *probed) {
 
 // verdict declares r down or up and returns the changes of all entries that
 // have it, with the records as they were learned: adjust changes them.
-func (p *prober) verdict(r *probed, down bool) (changes []mapping.CacheChange) {
+func (p *prober) verdict(now time.Time, r *probed, down bool) (changes []mapping.CacheChange) {
 	r.down = down
 	if down {
 		p.down++
 		p.stats.inc(rlocsDown)
 		p.log.Warn("rloc does not answer", "rloc", r.addr, "probes", r.failures)
+		p.events.Publish(Event{Time: now, Kind: EventDown, RLOC: r.addr, Reason: fmt.Sprintf("%d probes in a row had no reply", r.failures)})
 	} else {
 		p.down--
 		p.stats.inc(rlocsUp)
-		p.log.Info("rloc answers again", "rloc", r.addr)
+		p.log.Info("rloc is up again", "rloc", r.addr)
+		p.events.Publish(Event{Time: now, Kind: EventUp, RLOC: r.addr})
 	}
 	for e := range p.cache.All() {
 		if usesLocator(e.Record, r.addr) {
@@ -324,10 +327,11 @@ func (p *prober) verdict(r *probed, down bool) (changes []mapping.CacheChange) {
 	return changes
 }
 
-// forget ends the testing of r. It counts as up from then on.
-func (p *prober) forget(r *probed) (changes []mapping.CacheChange) {
+// forget ends the testing of r, which carries nothing any more. It counts as up
+// from then on.
+func (p *prober) forget(now time.Time, r *probed) (changes []mapping.CacheChange) {
 	if r.down {
-		changes = p.verdict(r, false)
+		changes = p.verdict(now, r, false)
 	}
 	p.unwait(r)
 	delete(p.rlocs, r.addr)

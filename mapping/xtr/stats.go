@@ -56,6 +56,10 @@ const (
 	mapVersionsOutdated
 	mapVersionsNewer
 	mapVersionsRateLimited
+	mapDataIn
+	mapDataIgnored
+	mapDataRateLimited
+	mapRequestsVerify
 	rlocProbesOut
 	rlocProbesAnswered
 	rlocProbesUnanswered
@@ -128,6 +132,10 @@ var counterNames = [numCounters]string{
 	mapVersionsOutdated:          "map_versions_outdated",
 	mapVersionsNewer:             "map_versions_newer",
 	mapVersionsRateLimited:       "map_versions_rate_limited",
+	mapDataIn:                    "map_data_in",
+	mapDataIgnored:               "map_data_ignored",
+	mapDataRateLimited:           "map_data_rate_limited",
+	mapRequestsVerify:            "map_requests_verify",
 	rlocProbesOut:                "rloc_probes_out",
 	rlocProbesAnswered:           "rloc_probes_answered",
 	rlocProbesUnanswered:         "rloc_probes_unanswered",
