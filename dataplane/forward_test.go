@@ -372,6 +372,13 @@ func TestI18_ActionsAreObeyed(t *testing.T) {
 		if m := s.host.Written(); len(m) != 0 {
 			t.Errorf("%v: %x", a, m)
 		}
+		if sent := s.under.Sent(); len(sent) != 0 {
+			t.Errorf("%v: %d packets sent", a, len(sent))
+		}
+		// Only send-map-request asks again.
+		if asked := len(s.fwd.Misses()); asked != int(count(a == mapping.SendMapRequest)) {
+			t.Errorf("%v: asked %d times", a, asked)
+		}
 	}
 }
 
