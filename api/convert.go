@@ -3,8 +3,10 @@ package api
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -413,7 +415,9 @@ func explanationToProto(x server.Explanation) *eidolonv1.ExplainMappingResponse 
 	return p
 }
 
-func flowToProto(k encap.Key, known xtr.Explanation, d dataplane.Decision) *eidolonv1.ExplainFlowResponse {
+// flowToProto puts together what the control plane knows of a flow's
+// destination, what the data plane does, and what probing found.
+func flowToProto(k encap.Key, known xtr.Explanation, d dataplane.Decision, probed []xtr.RLOCStatus) *eidolonv1.ExplainFlowResponse {
 	p := &eidolonv1.ExplainFlowResponse{Unresolvable: known.Unresolvable, Slots: dataplane.Slots, Slot: uint32(d.Slot)}
 	if known.Own {
 		p.DatabaseMapping = databaseToProto(known.Database)
@@ -429,7 +433,17 @@ func flowToProto(k encap.Key, known xtr.Explanation, d dataplane.Decision) *eido
 		p.Drop = d.Drop.String()
 	}
 	for _, u := range d.Locators {
-		p.Locators = append(p.Locators, &eidolonv1.LocatorUse{Locator: locatorToProto(u.Locator), Slots: uint32(u.Slots), Reason: u.Why})
+		pu := &eidolonv1.LocatorUse{Locator: locatorToProto(u.Locator), Slots: uint32(u.Slots), Reason: u.Why}
+		if i := slices.IndexFunc(probed, func(r xtr.RLOCStatus) bool { return r.Addr == u.Locator.Addr }); i >= 0 {
+			pu.RemoteLocator = remoteLocatorToProto(probed[i])
+			// The plane was given the locator with the R bit off, which
+			// in the mapping it may not be.
+			if u.Slots == 0 && !probed[i].Up && cachedReachable(known, u.Locator.Addr) {
+				pu.Locator.Reachable = proto.Bool(true)
+				pu.Reason = fmt.Sprintf("it does not answer probes, %d in a row", probed[i].Failures)
+			}
+		}
+		p.Locators = append(p.Locators, pu)
 	}
 	if k.Src.IsValid() {
 		hash := k.Hash()
@@ -440,6 +454,28 @@ func flowToProto(k encap.Key, known xtr.Explanation, d dataplane.Decision) *eido
 		p.PathMtu, p.Room = uint32(d.RLOC.MTU()), uint32(d.RLOC.Room())
 	}
 	return p
+}
+
+// cachedReachable reports whether the map-cache entry says that a locator is
+// reachable.
+func cachedReachable(known xtr.Explanation, a netip.Addr) bool {
+	return known.Cached && slices.ContainsFunc(known.Entry.Record.Locators, func(l mapping.Locator) bool {
+		return l.Addr == a && l.Flags&mapping.Reachable != 0
+	})
+}
+
+func remoteLocatorToProto(r xtr.RLOCStatus) *eidolonv1.RemoteLocator {
+	return &eidolonv1.RemoteLocator{
+		Address:       r.Addr.String(),
+		Up:            r.Up,
+		Failures:      uint32(r.Failures),
+		Probes:        r.Probes,
+		Replies:       r.Replies,
+		LastProbe:     timeToProto(r.LastProbe),
+		LastReply:     timeToProto(r.LastReply),
+		LastUsed:      timeToProto(r.LastUsed),
+		RoundTripTime: durationToProto(r.RTT),
+	}
 }
 
 // optionalRecord leaves a record that is not there unset.

@@ -77,6 +77,28 @@ func TestExplainFlow(t *testing.T) {
 	if err != nil || f.FlowHash != nil || f.GetRloc() != "" || f.GetDrop() != "" || len(f.GetLocators()) != 3 {
 		t.Errorf("without a source: %v, %v", f, err)
 	}
+	// One of them does not answer probes: the plane was told so by the R bit.
+	silent := rec.Clone()
+	silent.Locators[0].Flags &^= mapping.Reachable
+	fib.Apply([]mapping.CacheChange{{EID: rec.EID, Record: silent, Expires: time.Now().Add(time.Hour)}})
+	x.rlocs = []xtr.RLOCStatus{{Addr: rec.Locators[0].Addr, Failures: 3, Probes: 9, Replies: 6, LastProbe: at}, {Addr: rec.Locators[1].Addr, Up: true, RTT: time.Millisecond}}
+	f, err = c.ExplainFlow(t.Context(), &eidolonv1.ExplainFlowRequest{Destination: "[7]10.2.0.1"})
+	if err != nil || len(f.GetLocators()) != 3 || f.GetRloc() != "192.0.2.3" {
+		t.Fatalf("with a silent locator: %v, %v", f, err)
+	}
+	if l := f.GetLocators()[0]; l.GetSlots() != 0 || l.GetReason() != "it does not answer probes, 3 in a row" || !l.GetLocator().GetReachable() || l.GetRemoteLocator().GetUp() || l.GetRemoteLocator().GetFailures() != 3 {
+		t.Errorf("the silent locator: %v", l)
+	}
+	if l := f.GetLocators()[1]; l.GetSlots() != dataplane.Slots || !l.GetRemoteLocator().GetUp() {
+		t.Errorf("the other one: %v", l)
+	}
+	list, err := c.ListRemoteLocators(t.Context(), &eidolonv1.ListRemoteLocatorsRequest{})
+	if err != nil || len(list.GetRemoteLocators()) != 2 {
+		t.Fatalf("ListRemoteLocators: %v, %v", list, err)
+	}
+	if l := list.GetRemoteLocators()[0]; l.GetAddress() != "192.0.2.2" || l.GetProbes() != 9 || l.GetReplies() != 6 || l.GetLastReply() != nil || l.GetRoundTripTime() != nil || !l.GetLastProbe().AsTime().Equal(at) {
+		t.Errorf("remote locator %v", l)
+	}
 	x.explained = xtr.Explanation{Own: true, Database: xtr.DatabaseStatus{EID: mapping.MustParseEID("[7]10.1.0.0/16")}, Unresolvable: "own"}
 	f, err = c.ExplainFlow(t.Context(), &eidolonv1.ExplainFlowRequest{Destination: "[7]10.1.0.2", Source: "10.1.0.1"})
 	if err != nil || f.GetDrop() != "destination_local" || f.GetDatabaseMapping().GetRecord().GetEid() != "[7]10.1.0.0/16" || f.GetUnresolvable() != "own" || f.GetEntry() != nil || f.GetResolution() != nil {

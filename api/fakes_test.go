@@ -105,9 +105,12 @@ type fakeXTR struct {
 	resolvers []xtr.MapResolverStatus
 	mu        sync.Mutex
 	cache     []mapping.CacheEntry
+	rlocs     []xtr.RLOCStatus
 	explained xtr.Explanation
 	events    fanout.Fanout[xtr.Event]
 }
+
+func (x *fakeXTR) RLOCs() []xtr.RLOCStatus { return x.rlocs }
 
 func (x *fakeXTR) Explain(uint32, netip.Addr) xtr.Explanation { return x.explained }
 

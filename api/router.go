@@ -28,6 +28,8 @@ type XTR interface {
 	MapCache() []mapping.CacheEntry
 	Lookup(iid uint32, dst netip.Addr) (*mapping.Record, bool)
 	Clear(eid mapping.EID) (found bool)
+	// RLOCs returns the locators that are probed, ascending.
+	RLOCs() []xtr.RLOCStatus
 	// Explain tells what is known about a destination.
 	Explain(iid uint32, dst netip.Addr) xtr.Explanation
 	// Watch subscribes to what happens.
@@ -150,7 +152,15 @@ func (s *router) ExplainFlow(_ context.Context, req *eidolonv1.ExplainFlowReques
 		return nil, invalid(ferr)
 	}
 	known := s.xtr.Explain(iid, key.Dst)
-	return flowToProto(key, known, s.fib.Snapshot().Explain(iid, key, time.Now())), nil
+	return flowToProto(key, known, s.fib.Snapshot().Explain(iid, key, time.Now()), s.xtr.RLOCs()), nil
+}
+
+func (s *router) ListRemoteLocators(context.Context, *eidolonv1.ListRemoteLocatorsRequest) (*eidolonv1.ListRemoteLocatorsResponse, error) {
+	resp := new(eidolonv1.ListRemoteLocatorsResponse)
+	for _, r := range s.xtr.RLOCs() {
+		resp.RemoteLocators = append(resp.RemoteLocators, remoteLocatorToProto(r))
+	}
+	return resp, nil
 }
 
 // flowFromProto reads the flow of a request as the data plane sees it.

@@ -452,6 +452,9 @@ func (x explanation) printXTR(s section, now time.Time) {
 			if u.GetLocator().GetAddress() == f.GetRloc() {
 				text += ", chosen"
 			}
+			if p := u.GetRemoteLocator(); p != nil && !p.GetUp() {
+				text += fmt.Sprintf(", although it does not answer probes, %d in a row: no other does", p.GetFailures())
+			}
 		}
 		s.fact(label, "%s", text)
 		label = ""

@@ -318,6 +318,13 @@ func (x *madeUpXTR) Explain(iid uint32, dst netip.Addr) (e xtr.Explanation) {
 	return e
 }
 
+func (x *madeUpXTR) RLOCs() []xtr.RLOCStatus {
+	return []xtr.RLOCStatus{
+		{Addr: netip.MustParseAddr("192.0.2.2"), Up: true, Probes: 4, Replies: 4, LastReply: x.now.Add(-49*time.Hour - time.Minute), RTT: 1500 * time.Microsecond},
+		{Addr: netip.MustParseAddr("192.0.2.3"), Failures: 7, Probes: 7},
+	}
+}
+
 func (x *madeUpXTR) Watch(queue int) (*fanout.Subscription[xtr.Event], error) {
 	return x.events.Subscribe(queue)
 }

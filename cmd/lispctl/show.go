@@ -41,6 +41,9 @@ or lie inside it.`,
 			showMapCache, programXTR),
 		showCommand("map-server", "Show the map-servers of an xTR", "", showMapServers, programXTR),
 		showCommand("map-resolver", "Show the map-resolvers of an xTR", "", showMapResolvers, programXTR),
+		showCommand("locators", "Show the remote locators that an xTR probes",
+			`Shows the locators of other sites that carry traffic and those that do not answer,
+with the state that probing found.`, showLocators, programXTR),
 		showCommand("statistics [PREFIX]", "Show the counters of a daemon",
 			`Shows all counters, or those whose names begin with PREFIX.`,
 			showStatistics, programXTR, programMapServer),
@@ -357,6 +360,27 @@ func showMapResolvers(v view) error {
 			state = "down"
 		}
 		t.row(m.GetAddress(), state, m.GetRequests(), m.GetReplies(), m.GetTimeouts(), rtt(m.GetRoundTripTime()), ago(v.now, m.GetLastReply()))
+	}
+	return t.end()
+}
+
+func showLocators(v view) error {
+	ctx, cancel := context.WithTimeout(v.ctx, answerTime)
+	defer cancel()
+	resp, err := eidolonv1.NewRouterServiceClient(v.c.conn).ListRemoteLocators(ctx, &eidolonv1.ListRemoteLocatorsRequest{})
+	if err != nil {
+		return err
+	}
+	if v.json {
+		return list(v.w, resp.GetRemoteLocators())
+	}
+	t := newTable(v.w, "LOCATOR", "STATE", "PROBES", "REPLIES", "UNANSWERED", "RTT", "LAST-REPLY", "USED")
+	for _, l := range resp.GetRemoteLocators() {
+		state := "up"
+		if !l.GetUp() {
+			state = "down"
+		}
+		t.row(l.GetAddress(), state, l.GetProbes(), l.GetReplies(), l.GetFailures(), rtt(l.GetRoundTripTime()), ago(v.now, l.GetLastReply()), used(v.now, l.GetLastUsed()))
 	}
 	return t.end()
 }

@@ -1385,7 +1385,9 @@ type LocatorUse struct {
 	// How many of the slots it has.
 	Slots uint32 `protobuf:"varint,2,opt,name=slots,proto3" json:"slots,omitempty"`
 	// Why it has none; empty when it has some.
-	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// What probing found; unset when it is not probed.
+	RemoteLocator *RemoteLocator `protobuf:"bytes,4,opt,name=remote_locator,json=remoteLocator,proto3" json:"remote_locator,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1441,6 +1443,215 @@ func (x *LocatorUse) GetReason() string {
 	return ""
 }
 
+func (x *LocatorUse) GetRemoteLocator() *RemoteLocator {
+	if x != nil {
+		return x.RemoteLocator
+	}
+	return nil
+}
+
+// ListRemoteLocatorsRequest is empty.
+type ListRemoteLocatorsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRemoteLocatorsRequest) Reset() {
+	*x = ListRemoteLocatorsRequest{}
+	mi := &file_eidolon_v1_router_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRemoteLocatorsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRemoteLocatorsRequest) ProtoMessage() {}
+
+func (x *ListRemoteLocatorsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_router_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRemoteLocatorsRequest.ProtoReflect.Descriptor instead.
+func (*ListRemoteLocatorsRequest) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{21}
+}
+
+// ListRemoteLocatorsResponse holds the locators.
+type ListRemoteLocatorsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of their addresses.
+	RemoteLocators []*RemoteLocator `protobuf:"bytes,1,rep,name=remote_locators,json=remoteLocators,proto3" json:"remote_locators,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ListRemoteLocatorsResponse) Reset() {
+	*x = ListRemoteLocatorsResponse{}
+	mi := &file_eidolon_v1_router_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRemoteLocatorsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRemoteLocatorsResponse) ProtoMessage() {}
+
+func (x *ListRemoteLocatorsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_router_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRemoteLocatorsResponse.ProtoReflect.Descriptor instead.
+func (*ListRemoteLocatorsResponse) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ListRemoteLocatorsResponse) GetRemoteLocators() []*RemoteLocator {
+	if x != nil {
+		return x.RemoteLocators
+	}
+	return nil
+}
+
+// RemoteLocator is a locator of another site that is probed: those of map-cache
+// entries that carried traffic in the last minute, and those that are down.
+type RemoteLocator struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The address.
+	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// It answers; false once the last probes had no reply.
+	Up bool `protobuf:"varint,2,opt,name=up,proto3" json:"up,omitempty"`
+	// Probes in a row without a reply.
+	Failures uint32 `protobuf:"varint,3,opt,name=failures,proto3" json:"failures,omitempty"`
+	// Probes that were sent.
+	Probes uint64 `protobuf:"varint,4,opt,name=probes,proto3" json:"probes,omitempty"`
+	// Replies to them.
+	Replies uint64 `protobuf:"varint,5,opt,name=replies,proto3" json:"replies,omitempty"`
+	// When the last probe went out; unset before the first.
+	LastProbe *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=last_probe,json=lastProbe,proto3" json:"last_probe,omitempty"`
+	// When the last reply came; unset before the first.
+	LastReply *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=last_reply,json=lastReply,proto3" json:"last_reply,omitempty"`
+	// When packets were last sent to an EID-prefix that has it.
+	LastUsed *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=last_used,json=lastUsed,proto3" json:"last_used,omitempty"`
+	// The smoothed time from probe to reply; unset before the first.
+	RoundTripTime *durationpb.Duration `protobuf:"bytes,9,opt,name=round_trip_time,json=roundTripTime,proto3" json:"round_trip_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoteLocator) Reset() {
+	*x = RemoteLocator{}
+	mi := &file_eidolon_v1_router_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoteLocator) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoteLocator) ProtoMessage() {}
+
+func (x *RemoteLocator) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_router_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoteLocator.ProtoReflect.Descriptor instead.
+func (*RemoteLocator) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RemoteLocator) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *RemoteLocator) GetUp() bool {
+	if x != nil {
+		return x.Up
+	}
+	return false
+}
+
+func (x *RemoteLocator) GetFailures() uint32 {
+	if x != nil {
+		return x.Failures
+	}
+	return 0
+}
+
+func (x *RemoteLocator) GetProbes() uint64 {
+	if x != nil {
+		return x.Probes
+	}
+	return 0
+}
+
+func (x *RemoteLocator) GetReplies() uint64 {
+	if x != nil {
+		return x.Replies
+	}
+	return 0
+}
+
+func (x *RemoteLocator) GetLastProbe() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastProbe
+	}
+	return nil
+}
+
+func (x *RemoteLocator) GetLastReply() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastReply
+	}
+	return nil
+}
+
+func (x *RemoteLocator) GetLastUsed() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastUsed
+	}
+	return nil
+}
+
+func (x *RemoteLocator) GetRoundTripTime() *durationpb.Duration {
+	if x != nil {
+		return x.RoundTripTime
+	}
+	return nil
+}
+
 // MonitorRouterRequest selects events.
 type MonitorRouterRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1453,7 +1664,7 @@ type MonitorRouterRequest struct {
 
 func (x *MonitorRouterRequest) Reset() {
 	*x = MonitorRouterRequest{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[21]
+	mi := &file_eidolon_v1_router_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1465,7 +1676,7 @@ func (x *MonitorRouterRequest) String() string {
 func (*MonitorRouterRequest) ProtoMessage() {}
 
 func (x *MonitorRouterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[21]
+	mi := &file_eidolon_v1_router_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1478,7 +1689,7 @@ func (x *MonitorRouterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MonitorRouterRequest.ProtoReflect.Descriptor instead.
 func (*MonitorRouterRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{21}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *MonitorRouterRequest) GetEid() string {
@@ -1499,7 +1710,7 @@ type MonitorRouterResponse struct {
 
 func (x *MonitorRouterResponse) Reset() {
 	*x = MonitorRouterResponse{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[22]
+	mi := &file_eidolon_v1_router_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1511,7 +1722,7 @@ func (x *MonitorRouterResponse) String() string {
 func (*MonitorRouterResponse) ProtoMessage() {}
 
 func (x *MonitorRouterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[22]
+	mi := &file_eidolon_v1_router_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1524,7 +1735,7 @@ func (x *MonitorRouterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MonitorRouterResponse.ProtoReflect.Descriptor instead.
 func (*MonitorRouterResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{22}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *MonitorRouterResponse) GetEvents() []*Event {
@@ -1633,12 +1844,28 @@ const file_eidolon_v1_router_proto_rawDesc = "" +
 	"\x03eid\x18\x01 \x01(\tR\x03eid\x12\x14\n" +
 	"\x05tries\x18\x02 \x01(\rR\x05tries\x12\x19\n" +
 	"\bgiven_up\x18\x03 \x01(\bR\agivenUp\x12.\n" +
-	"\x04next\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04next\"i\n" +
+	"\x04next\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04next\"\xab\x01\n" +
 	"\n" +
 	"LocatorUse\x12-\n" +
 	"\alocator\x18\x01 \x01(\v2\x13.eidolon.v1.LocatorR\alocator\x12\x14\n" +
 	"\x05slots\x18\x02 \x01(\rR\x05slots\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"(\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12@\n" +
+	"\x0eremote_locator\x18\x04 \x01(\v2\x19.eidolon.v1.RemoteLocatorR\rremoteLocator\"\x1b\n" +
+	"\x19ListRemoteLocatorsRequest\"`\n" +
+	"\x1aListRemoteLocatorsResponse\x12B\n" +
+	"\x0fremote_locators\x18\x01 \x03(\v2\x19.eidolon.v1.RemoteLocatorR\x0eremoteLocators\"\xf9\x02\n" +
+	"\rRemoteLocator\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x0e\n" +
+	"\x02up\x18\x02 \x01(\bR\x02up\x12\x1a\n" +
+	"\bfailures\x18\x03 \x01(\rR\bfailures\x12\x16\n" +
+	"\x06probes\x18\x04 \x01(\x04R\x06probes\x12\x18\n" +
+	"\areplies\x18\x05 \x01(\x04R\areplies\x129\n" +
+	"\n" +
+	"last_probe\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tlastProbe\x129\n" +
+	"\n" +
+	"last_reply\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tlastReply\x127\n" +
+	"\tlast_used\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\blastUsed\x12A\n" +
+	"\x0fround_trip_time\x18\t \x01(\v2\x19.google.protobuf.DurationR\rroundTripTime\"(\n" +
 	"\x14MonitorRouterRequest\x12\x10\n" +
 	"\x03eid\x18\x01 \x01(\tR\x03eid\"B\n" +
 	"\x15MonitorRouterResponse\x12)\n" +
@@ -1649,14 +1876,15 @@ const file_eidolon_v1_router_proto_rawDesc = "" +
 	"\x1dREGISTRATION_STATE_REGISTERED\x10\x02\x12\"\n" +
 	"\x1eREGISTRATION_STATE_UNCONFIRMED\x10\x03\x12\x1b\n" +
 	"\x17REGISTRATION_STATE_SENT\x10\x04\x12 \n" +
-	"\x1cREGISTRATION_STATE_WITHDRAWN\x10\x052\xde\x05\n" +
+	"\x1cREGISTRATION_STATE_WITHDRAWN\x10\x052\xc3\x06\n" +
 	"\rRouterService\x12i\n" +
 	"\x14ListDatabaseMappings\x12'.eidolon.v1.ListDatabaseMappingsRequest\x1a(.eidolon.v1.ListDatabaseMappingsResponse\x12W\n" +
 	"\x0eListMapServers\x12!.eidolon.v1.ListMapServersRequest\x1a\".eidolon.v1.ListMapServersResponse\x12]\n" +
 	"\x10ListMapResolvers\x12#.eidolon.v1.ListMapResolversRequest\x1a$.eidolon.v1.ListMapResolversResponse\x12S\n" +
 	"\fListMapCache\x12\x1f.eidolon.v1.ListMapCacheRequest\x1a .eidolon.v1.ListMapCacheResponse0\x01\x12W\n" +
 	"\x0eLookupMapCache\x12!.eidolon.v1.LookupMapCacheRequest\x1a\".eidolon.v1.LookupMapCacheResponse\x12T\n" +
-	"\rClearMapCache\x12 .eidolon.v1.ClearMapCacheRequest\x1a!.eidolon.v1.ClearMapCacheResponse\x12N\n" +
+	"\rClearMapCache\x12 .eidolon.v1.ClearMapCacheRequest\x1a!.eidolon.v1.ClearMapCacheResponse\x12c\n" +
+	"\x12ListRemoteLocators\x12%.eidolon.v1.ListRemoteLocatorsRequest\x1a&.eidolon.v1.ListRemoteLocatorsResponse\x12N\n" +
 	"\vExplainFlow\x12\x1e.eidolon.v1.ExplainFlowRequest\x1a\x1f.eidolon.v1.ExplainFlowResponse\x12V\n" +
 	"\rMonitorRouter\x12 .eidolon.v1.MonitorRouterRequest\x1a!.eidolon.v1.MonitorRouterResponse0\x01B@Z>github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1;eidolonv1b\x06proto3"
 
@@ -1673,7 +1901,7 @@ func file_eidolon_v1_router_proto_rawDescGZIP() []byte {
 }
 
 var file_eidolon_v1_router_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_eidolon_v1_router_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_eidolon_v1_router_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_eidolon_v1_router_proto_goTypes = []any{
 	(RegistrationState)(0),               // 0: eidolon.v1.RegistrationState
 	(*ListDatabaseMappingsRequest)(nil),  // 1: eidolon.v1.ListDatabaseMappingsRequest
@@ -1697,64 +1925,75 @@ var file_eidolon_v1_router_proto_goTypes = []any{
 	(*ExplainFlowResponse)(nil),          // 19: eidolon.v1.ExplainFlowResponse
 	(*PendingResolution)(nil),            // 20: eidolon.v1.PendingResolution
 	(*LocatorUse)(nil),                   // 21: eidolon.v1.LocatorUse
-	(*MonitorRouterRequest)(nil),         // 22: eidolon.v1.MonitorRouterRequest
-	(*MonitorRouterResponse)(nil),        // 23: eidolon.v1.MonitorRouterResponse
-	(*Record)(nil),                       // 24: eidolon.v1.Record
-	(*timestamppb.Timestamp)(nil),        // 25: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),          // 26: google.protobuf.Duration
-	(*Locator)(nil),                      // 27: eidolon.v1.Locator
-	(*Event)(nil),                        // 28: eidolon.v1.Event
+	(*ListRemoteLocatorsRequest)(nil),    // 22: eidolon.v1.ListRemoteLocatorsRequest
+	(*ListRemoteLocatorsResponse)(nil),   // 23: eidolon.v1.ListRemoteLocatorsResponse
+	(*RemoteLocator)(nil),                // 24: eidolon.v1.RemoteLocator
+	(*MonitorRouterRequest)(nil),         // 25: eidolon.v1.MonitorRouterRequest
+	(*MonitorRouterResponse)(nil),        // 26: eidolon.v1.MonitorRouterResponse
+	(*Record)(nil),                       // 27: eidolon.v1.Record
+	(*timestamppb.Timestamp)(nil),        // 28: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),          // 29: google.protobuf.Duration
+	(*Locator)(nil),                      // 30: eidolon.v1.Locator
+	(*Event)(nil),                        // 31: eidolon.v1.Event
 }
 var file_eidolon_v1_router_proto_depIdxs = []int32{
 	3,  // 0: eidolon.v1.ListDatabaseMappingsResponse.database_mappings:type_name -> eidolon.v1.DatabaseMapping
-	24, // 1: eidolon.v1.DatabaseMapping.record:type_name -> eidolon.v1.Record
+	27, // 1: eidolon.v1.DatabaseMapping.record:type_name -> eidolon.v1.Record
 	4,  // 2: eidolon.v1.DatabaseMapping.registrations:type_name -> eidolon.v1.DatabaseRegistration
 	0,  // 3: eidolon.v1.DatabaseRegistration.state:type_name -> eidolon.v1.RegistrationState
-	25, // 4: eidolon.v1.DatabaseRegistration.last_sent:type_name -> google.protobuf.Timestamp
-	25, // 5: eidolon.v1.DatabaseRegistration.last_notify:type_name -> google.protobuf.Timestamp
-	25, // 6: eidolon.v1.DatabaseRegistration.next:type_name -> google.protobuf.Timestamp
-	26, // 7: eidolon.v1.DatabaseRegistration.round_trip_time:type_name -> google.protobuf.Duration
+	28, // 4: eidolon.v1.DatabaseRegistration.last_sent:type_name -> google.protobuf.Timestamp
+	28, // 5: eidolon.v1.DatabaseRegistration.last_notify:type_name -> google.protobuf.Timestamp
+	28, // 6: eidolon.v1.DatabaseRegistration.next:type_name -> google.protobuf.Timestamp
+	29, // 7: eidolon.v1.DatabaseRegistration.round_trip_time:type_name -> google.protobuf.Duration
 	7,  // 8: eidolon.v1.ListMapServersResponse.map_servers:type_name -> eidolon.v1.MapServer
-	25, // 9: eidolon.v1.MapServer.last_sent:type_name -> google.protobuf.Timestamp
-	25, // 10: eidolon.v1.MapServer.last_notify:type_name -> google.protobuf.Timestamp
-	26, // 11: eidolon.v1.MapServer.round_trip_time:type_name -> google.protobuf.Duration
+	28, // 9: eidolon.v1.MapServer.last_sent:type_name -> google.protobuf.Timestamp
+	28, // 10: eidolon.v1.MapServer.last_notify:type_name -> google.protobuf.Timestamp
+	29, // 11: eidolon.v1.MapServer.round_trip_time:type_name -> google.protobuf.Duration
 	10, // 12: eidolon.v1.ListMapResolversResponse.map_resolvers:type_name -> eidolon.v1.MapResolver
-	26, // 13: eidolon.v1.MapResolver.round_trip_time:type_name -> google.protobuf.Duration
-	25, // 14: eidolon.v1.MapResolver.last_reply:type_name -> google.protobuf.Timestamp
+	29, // 13: eidolon.v1.MapResolver.round_trip_time:type_name -> google.protobuf.Duration
+	28, // 14: eidolon.v1.MapResolver.last_reply:type_name -> google.protobuf.Timestamp
 	13, // 15: eidolon.v1.ListMapCacheResponse.entries:type_name -> eidolon.v1.MapCacheEntry
-	24, // 16: eidolon.v1.MapCacheEntry.record:type_name -> eidolon.v1.Record
-	25, // 17: eidolon.v1.MapCacheEntry.installed:type_name -> google.protobuf.Timestamp
-	25, // 18: eidolon.v1.MapCacheEntry.expires:type_name -> google.protobuf.Timestamp
-	25, // 19: eidolon.v1.MapCacheEntry.last_used:type_name -> google.protobuf.Timestamp
+	27, // 16: eidolon.v1.MapCacheEntry.record:type_name -> eidolon.v1.Record
+	28, // 17: eidolon.v1.MapCacheEntry.installed:type_name -> google.protobuf.Timestamp
+	28, // 18: eidolon.v1.MapCacheEntry.expires:type_name -> google.protobuf.Timestamp
+	28, // 19: eidolon.v1.MapCacheEntry.last_used:type_name -> google.protobuf.Timestamp
 	13, // 20: eidolon.v1.LookupMapCacheResponse.entry:type_name -> eidolon.v1.MapCacheEntry
 	3,  // 21: eidolon.v1.ExplainFlowResponse.database_mapping:type_name -> eidolon.v1.DatabaseMapping
 	13, // 22: eidolon.v1.ExplainFlowResponse.entry:type_name -> eidolon.v1.MapCacheEntry
 	20, // 23: eidolon.v1.ExplainFlowResponse.resolution:type_name -> eidolon.v1.PendingResolution
 	21, // 24: eidolon.v1.ExplainFlowResponse.locators:type_name -> eidolon.v1.LocatorUse
-	25, // 25: eidolon.v1.PendingResolution.next:type_name -> google.protobuf.Timestamp
-	27, // 26: eidolon.v1.LocatorUse.locator:type_name -> eidolon.v1.Locator
-	28, // 27: eidolon.v1.MonitorRouterResponse.events:type_name -> eidolon.v1.Event
-	1,  // 28: eidolon.v1.RouterService.ListDatabaseMappings:input_type -> eidolon.v1.ListDatabaseMappingsRequest
-	5,  // 29: eidolon.v1.RouterService.ListMapServers:input_type -> eidolon.v1.ListMapServersRequest
-	8,  // 30: eidolon.v1.RouterService.ListMapResolvers:input_type -> eidolon.v1.ListMapResolversRequest
-	11, // 31: eidolon.v1.RouterService.ListMapCache:input_type -> eidolon.v1.ListMapCacheRequest
-	14, // 32: eidolon.v1.RouterService.LookupMapCache:input_type -> eidolon.v1.LookupMapCacheRequest
-	16, // 33: eidolon.v1.RouterService.ClearMapCache:input_type -> eidolon.v1.ClearMapCacheRequest
-	18, // 34: eidolon.v1.RouterService.ExplainFlow:input_type -> eidolon.v1.ExplainFlowRequest
-	22, // 35: eidolon.v1.RouterService.MonitorRouter:input_type -> eidolon.v1.MonitorRouterRequest
-	2,  // 36: eidolon.v1.RouterService.ListDatabaseMappings:output_type -> eidolon.v1.ListDatabaseMappingsResponse
-	6,  // 37: eidolon.v1.RouterService.ListMapServers:output_type -> eidolon.v1.ListMapServersResponse
-	9,  // 38: eidolon.v1.RouterService.ListMapResolvers:output_type -> eidolon.v1.ListMapResolversResponse
-	12, // 39: eidolon.v1.RouterService.ListMapCache:output_type -> eidolon.v1.ListMapCacheResponse
-	15, // 40: eidolon.v1.RouterService.LookupMapCache:output_type -> eidolon.v1.LookupMapCacheResponse
-	17, // 41: eidolon.v1.RouterService.ClearMapCache:output_type -> eidolon.v1.ClearMapCacheResponse
-	19, // 42: eidolon.v1.RouterService.ExplainFlow:output_type -> eidolon.v1.ExplainFlowResponse
-	23, // 43: eidolon.v1.RouterService.MonitorRouter:output_type -> eidolon.v1.MonitorRouterResponse
-	36, // [36:44] is the sub-list for method output_type
-	28, // [28:36] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	28, // 25: eidolon.v1.PendingResolution.next:type_name -> google.protobuf.Timestamp
+	30, // 26: eidolon.v1.LocatorUse.locator:type_name -> eidolon.v1.Locator
+	24, // 27: eidolon.v1.LocatorUse.remote_locator:type_name -> eidolon.v1.RemoteLocator
+	24, // 28: eidolon.v1.ListRemoteLocatorsResponse.remote_locators:type_name -> eidolon.v1.RemoteLocator
+	28, // 29: eidolon.v1.RemoteLocator.last_probe:type_name -> google.protobuf.Timestamp
+	28, // 30: eidolon.v1.RemoteLocator.last_reply:type_name -> google.protobuf.Timestamp
+	28, // 31: eidolon.v1.RemoteLocator.last_used:type_name -> google.protobuf.Timestamp
+	29, // 32: eidolon.v1.RemoteLocator.round_trip_time:type_name -> google.protobuf.Duration
+	31, // 33: eidolon.v1.MonitorRouterResponse.events:type_name -> eidolon.v1.Event
+	1,  // 34: eidolon.v1.RouterService.ListDatabaseMappings:input_type -> eidolon.v1.ListDatabaseMappingsRequest
+	5,  // 35: eidolon.v1.RouterService.ListMapServers:input_type -> eidolon.v1.ListMapServersRequest
+	8,  // 36: eidolon.v1.RouterService.ListMapResolvers:input_type -> eidolon.v1.ListMapResolversRequest
+	11, // 37: eidolon.v1.RouterService.ListMapCache:input_type -> eidolon.v1.ListMapCacheRequest
+	14, // 38: eidolon.v1.RouterService.LookupMapCache:input_type -> eidolon.v1.LookupMapCacheRequest
+	16, // 39: eidolon.v1.RouterService.ClearMapCache:input_type -> eidolon.v1.ClearMapCacheRequest
+	22, // 40: eidolon.v1.RouterService.ListRemoteLocators:input_type -> eidolon.v1.ListRemoteLocatorsRequest
+	18, // 41: eidolon.v1.RouterService.ExplainFlow:input_type -> eidolon.v1.ExplainFlowRequest
+	25, // 42: eidolon.v1.RouterService.MonitorRouter:input_type -> eidolon.v1.MonitorRouterRequest
+	2,  // 43: eidolon.v1.RouterService.ListDatabaseMappings:output_type -> eidolon.v1.ListDatabaseMappingsResponse
+	6,  // 44: eidolon.v1.RouterService.ListMapServers:output_type -> eidolon.v1.ListMapServersResponse
+	9,  // 45: eidolon.v1.RouterService.ListMapResolvers:output_type -> eidolon.v1.ListMapResolversResponse
+	12, // 46: eidolon.v1.RouterService.ListMapCache:output_type -> eidolon.v1.ListMapCacheResponse
+	15, // 47: eidolon.v1.RouterService.LookupMapCache:output_type -> eidolon.v1.LookupMapCacheResponse
+	17, // 48: eidolon.v1.RouterService.ClearMapCache:output_type -> eidolon.v1.ClearMapCacheResponse
+	23, // 49: eidolon.v1.RouterService.ListRemoteLocators:output_type -> eidolon.v1.ListRemoteLocatorsResponse
+	19, // 50: eidolon.v1.RouterService.ExplainFlow:output_type -> eidolon.v1.ExplainFlowResponse
+	26, // 51: eidolon.v1.RouterService.MonitorRouter:output_type -> eidolon.v1.MonitorRouterResponse
+	43, // [43:52] is the sub-list for method output_type
+	34, // [34:43] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_eidolon_v1_router_proto_init() }
@@ -1771,7 +2010,7 @@ func file_eidolon_v1_router_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_eidolon_v1_router_proto_rawDesc), len(file_eidolon_v1_router_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   23,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,7 @@ const (
 	RouterService_ListMapCache_FullMethodName         = "/eidolon.v1.RouterService/ListMapCache"
 	RouterService_LookupMapCache_FullMethodName       = "/eidolon.v1.RouterService/LookupMapCache"
 	RouterService_ClearMapCache_FullMethodName        = "/eidolon.v1.RouterService/ClearMapCache"
+	RouterService_ListRemoteLocators_FullMethodName   = "/eidolon.v1.RouterService/ListRemoteLocators"
 	RouterService_ExplainFlow_FullMethodName          = "/eidolon.v1.RouterService/ExplainFlow"
 	RouterService_MonitorRouter_FullMethodName        = "/eidolon.v1.RouterService/MonitorRouter"
 )
@@ -50,6 +51,8 @@ type RouterServiceClient interface {
 	LookupMapCache(ctx context.Context, in *LookupMapCacheRequest, opts ...grpc.CallOption) (*LookupMapCacheResponse, error)
 	// ClearMapCache removes entries; the next packets ask again.
 	ClearMapCache(ctx context.Context, in *ClearMapCacheRequest, opts ...grpc.CallOption) (*ClearMapCacheResponse, error)
+	// ListRemoteLocators returns the locators of other sites that are probed.
+	ListRemoteLocators(ctx context.Context, in *ListRemoteLocatorsRequest, opts ...grpc.CallOption) (*ListRemoteLocatorsResponse, error)
 	// ExplainFlow tells what becomes of the packets of a flow, and why. It asks
 	// and changes nothing.
 	ExplainFlow(ctx context.Context, in *ExplainFlowRequest, opts ...grpc.CallOption) (*ExplainFlowResponse, error)
@@ -137,6 +140,16 @@ func (c *routerServiceClient) ClearMapCache(ctx context.Context, in *ClearMapCac
 	return out, nil
 }
 
+func (c *routerServiceClient) ListRemoteLocators(ctx context.Context, in *ListRemoteLocatorsRequest, opts ...grpc.CallOption) (*ListRemoteLocatorsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListRemoteLocatorsResponse)
+	err := c.cc.Invoke(ctx, RouterService_ListRemoteLocators_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *routerServiceClient) ExplainFlow(ctx context.Context, in *ExplainFlowRequest, opts ...grpc.CallOption) (*ExplainFlowResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ExplainFlowResponse)
@@ -187,6 +200,8 @@ type RouterServiceServer interface {
 	LookupMapCache(context.Context, *LookupMapCacheRequest) (*LookupMapCacheResponse, error)
 	// ClearMapCache removes entries; the next packets ask again.
 	ClearMapCache(context.Context, *ClearMapCacheRequest) (*ClearMapCacheResponse, error)
+	// ListRemoteLocators returns the locators of other sites that are probed.
+	ListRemoteLocators(context.Context, *ListRemoteLocatorsRequest) (*ListRemoteLocatorsResponse, error)
 	// ExplainFlow tells what becomes of the packets of a flow, and why. It asks
 	// and changes nothing.
 	ExplainFlow(context.Context, *ExplainFlowRequest) (*ExplainFlowResponse, error)
@@ -222,6 +237,9 @@ func (UnimplementedRouterServiceServer) LookupMapCache(context.Context, *LookupM
 }
 func (UnimplementedRouterServiceServer) ClearMapCache(context.Context, *ClearMapCacheRequest) (*ClearMapCacheResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ClearMapCache not implemented")
+}
+func (UnimplementedRouterServiceServer) ListRemoteLocators(context.Context, *ListRemoteLocatorsRequest) (*ListRemoteLocatorsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListRemoteLocators not implemented")
 }
 func (UnimplementedRouterServiceServer) ExplainFlow(context.Context, *ExplainFlowRequest) (*ExplainFlowResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ExplainFlow not implemented")
@@ -351,6 +369,24 @@ func _RouterService_ClearMapCache_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RouterService_ListRemoteLocators_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListRemoteLocatorsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RouterServiceServer).ListRemoteLocators(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RouterService_ListRemoteLocators_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RouterServiceServer).ListRemoteLocators(ctx, req.(*ListRemoteLocatorsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _RouterService_ExplainFlow_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ExplainFlowRequest)
 	if err := dec(in); err != nil {
@@ -406,6 +442,10 @@ var RouterService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ClearMapCache",
 			Handler:    _RouterService_ClearMapCache_Handler,
+		},
+		{
+			MethodName: "ListRemoteLocators",
+			Handler:    _RouterService_ListRemoteLocators_Handler,
 		},
 		{
 			MethodName: "ExplainFlow",
