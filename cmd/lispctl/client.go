@@ -61,19 +61,28 @@ func dial(ctx context.Context, socket string, programs ...string) (*client, erro
 	if socket != "" {
 		return dialOne(ctx, socket, programs)
 	}
-	var errs []error
+	var missing []string
 	for _, p := range programs {
 		path := defaultSocket(p)
-		c, err := dialOne(ctx, path, programs)
-		if err == nil {
-			return c, nil
+		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+			missing = append(missing, path)
+			continue
 		}
-		if _, missing := os.Stat(path); !errors.Is(missing, os.ErrNotExist) {
+		c, err := dialOne(ctx, path, programs)
+		if err != nil {
 			return nil, err
 		}
-		errs = append(errs, err)
+		return c, nil
 	}
-	return nil, fmt.Errorf("%w (name another socket with --socket)", errors.Join(errs...))
+	return nil, noDaemon(missing, "name another socket with --socket")
+}
+
+// noDaemon is the error when none of the usual sockets is there.
+func noDaemon(missing []string, hint string) error {
+	if len(missing) == 1 {
+		return fmt.Errorf("no daemon runs here: there is no %s (%s)", missing[0], hint)
+	}
+	return fmt.Errorf("no daemon runs here: there is neither %s (%s)", strings.Join(missing, " nor "), hint)
 }
 
 func dialOne(ctx context.Context, socket string, programs []string) (*client, error) {
@@ -82,7 +91,7 @@ func dialOne(ctx context.Context, socket string, programs []string) (*client, er
 		return nil, err
 	}
 	if info, err := os.Stat(path); err != nil {
-		return nil, fmt.Errorf("no daemon is running there: %w", err)
+		return nil, fmt.Errorf("no daemon is running on %s: %w", path, errors.Unwrap(err))
 	} else if info.Mode().Type() != os.ModeSocket {
 		return nil, fmt.Errorf("%s is not a socket", path)
 	}

@@ -19,7 +19,7 @@ func newConfigCheck() *cobra.Command {
 		Short: "Check a configuration file of xtr or mapserver",
 		Long: `check reads a configuration file as the daemon would and prints everything that
 is wrong with it, each with file:line:column. Warnings do not make it fail.`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(1, 1),
 	}
 	kind := cmd.Flags().String("kind", "", "whose file it is: xtr or mapserver (default: told by its keys)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -21,7 +21,7 @@ same code. A message that does not decode is printed with the reason; a file
 that is damaged or cut short makes decode fail after what could be read.`,
 		Example: `  lispctl decode core.pcap
   tcpdump -w - udp port 4342 | lispctl decode - -o jsonl`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(1, 1),
 	}
 	out := formatFlag(cmd, formatText, formatJSONL)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -39,7 +39,7 @@ and for TCP, UDP and SCTP the ports.`,
 		Example: `  lispctl explain 10.2.0.10
   lispctl explain 10.2.0.10 --source 10.1.0.10 --protocol tcp --sport 40000 --dport 443
   lispctl explain '[7]2001:db8:2::1' --resolver 203.0.113.10`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(1, 1),
 	}
 	f := cmd.Flags()
 	f.StringVar(&source, "source", "", "source address of the flow")
@@ -62,7 +62,7 @@ and for TCP, UDP and SCTP the ports.`,
 			defer c.close()
 		}
 		if len(clients) == 0 && !q.resolver.IsValid() {
-			return fmt.Errorf("no daemon runs here: there is neither %s nor %s (name a socket with --socket or a map-resolver with --resolver)", defaultSocket(programXTR), defaultSocket(programMapServer))
+			return noDaemon([]string{defaultSocket(programXTR), defaultSocket(programMapServer)}, "name a socket with --socket or a map-resolver with --resolver")
 		}
 		x, err := q.ask(cmd.Context(), clients)
 		if err != nil {

@@ -55,7 +55,7 @@ Mappings that are there already are replaced, so an import that was interrupted
 is repeated; what it has reported as durable survives a crash of the map-server.`,
 		Example: `  lispctl import --locator 192.0.2.1,192.0.2.2 routeviews-rv2-20240406.pfx2as.gz
   lispctl import --locator 192.0.2.1 --iid 7 --ttl 60 --skip-bad prefixes.txt`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(1, 1),
 	}
 	f := cmd.Flags()
 	f.StringSliceVar(&locators, "locator", nil, "locator addresses, separated by commas; may be repeated")
@@ -71,7 +71,7 @@ is repeated; what it has reported as durable survives a crash of the map-server.
 		}
 		table, err := openTable(cmd, args[0])
 		if err != nil {
-			return fmt.Errorf("%s: %w", args[0], err)
+			return err
 		}
 		if err := report(cmd.ErrOrStderr(), args[0], table, skipBad); err != nil {
 			return err
@@ -125,15 +125,22 @@ func (im *importer) set(locators []string, by string) error {
 }
 
 func openTable(cmd *cobra.Command, file string) (*bgpTable, error) {
+	in := cmd.InOrStdin()
 	if file == "-" {
-		return readTable(cmd.InOrStdin())
+		file = "standard input"
+	} else {
+		f, err := os.Open(file)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		in = f
 	}
-	f, err := os.Open(file)
+	t, err := readTable(in)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", file, err)
 	}
-	defer f.Close()
-	return readTable(f)
+	return t, nil
 }
 
 // report says what was found in a table, and fails when it is not to be

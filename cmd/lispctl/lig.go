@@ -36,7 +36,7 @@ Exit codes:
   3  there is an answer, but without locators (a negative Map-Reply)`,
 		Example: `  lispctl lig 10.2.0.1 --resolver 203.0.113.10
   lispctl lig '[7]2001:db8:2::/48' --resolver 2001:db8::10 -o json`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(1, 1),
 	}
 	f := cmd.Flags()
 	f.StringVar(&resolver, "resolver", "", "address of the map-resolver, with or without a port")

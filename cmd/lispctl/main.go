@@ -90,6 +90,20 @@ The exit code is 0 when all went well and 1 when it did not; lig has two more.`,
 	return root
 }
 
+// arguments returns a check of how many arguments a command has, that says how
+// it is used.
+func arguments(least, most int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch n := len(args); {
+		case n < least:
+			return fmt.Errorf("an argument is missing, expected: %s (see %s --help)", cmd.UseLine(), cmd.CommandPath())
+		case n > most:
+			return fmt.Errorf("unexpected argument %q, expected: %s (see %s --help)", args[most], cmd.UseLine(), cmd.CommandPath())
+		}
+		return nil
+	}
+}
+
 // group returns a command that only holds others.
 func group(use, short string, commands ...*cobra.Command) *cobra.Command {
 	cmd := &cobra.Command{Use: use, Short: short, RunE: help}

@@ -30,7 +30,7 @@ it. When events come faster than they can be printed, some are lost; monitor
 says how many, and where.`,
 		Example: `  lispctl monitor
   lispctl monitor 10.2.0.0/16 -o jsonl --socket /run/eidolon/mapserver.sock`,
-		Args: cobra.MaximumNArgs(1),
+		Args: arguments(0, 1),
 	}
 	socket := socketFlag(cmd, programXTR, programMapServer)
 	count := cmd.Flags().IntP("count", "c", 0, "end after so many events (default: when interrupted)")

@@ -61,9 +61,9 @@ type view struct {
 }
 
 func showCommand(use, short, long string, show func(view) error, programs ...string) *cobra.Command {
-	cmd := &cobra.Command{Use: use, Short: short, Long: long, Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: use, Short: short, Long: long, Args: arguments(0, 0)}
 	if strings.Contains(use, "[") {
-		cmd.Args = cobra.MaximumNArgs(1)
+		cmd.Args = arguments(0, 1)
 	}
 	socket := socketFlag(cmd, programs...)
 	out := formatFlag(cmd, formatTable, formatJSON)
@@ -71,6 +71,11 @@ func showCommand(use, short, long string, show func(view) error, programs ...str
 		v := view{ctx: cmd.Context(), json: out.format == formatJSON, w: cmd.OutOrStdout(), now: time.Now()}
 		if len(args) > 0 {
 			v.arg = args[0]
+		}
+		if strings.HasSuffix(use, " [EID]") && v.arg != "" {
+			if _, err := mapping.ParseEID(v.arg); err != nil {
+				return err
+			}
 		}
 		var err error
 		if v.c, err = dial(v.ctx, *socket, programs...); err != nil {
@@ -83,15 +88,6 @@ func showCommand(use, short, long string, show func(view) error, programs ...str
 		return nil
 	}
 	return cmd
-}
-
-// eidArg checks the argument, which may be left out.
-func (v view) eidArg() error {
-	if v.arg == "" {
-		return nil
-	}
-	_, err := mapping.ParseEID(v.arg)
-	return err
 }
 
 // received walks the messages of a stream.
@@ -205,9 +201,6 @@ func showRegistrations(v view, client eidolonv1.SiteServiceClient, req *eidolonv
 }
 
 func showDatabase(v view) error {
-	if err := v.eidArg(); err != nil {
-		return err
-	}
 	if v.c.program == programMapServer {
 		return showMappings(v)
 	}
@@ -286,9 +279,6 @@ func showMappings(v view) error {
 }
 
 func showMapCache(v view) error {
-	if err := v.eidArg(); err != nil {
-		return err
-	}
 	stream, err := eidolonv1.NewRouterServiceClient(v.c.conn).ListMapCache(v.ctx, &eidolonv1.ListMapCacheRequest{Eid: v.arg})
 	if err != nil {
 		return err
@@ -412,7 +402,7 @@ func newClear() *cobra.Command {
 		Short: "Remove entries from the map-cache of an xTR",
 		Long: `Removes the entries that lie inside the EID, or all of them. The next packets ask
 the mapping system again.`,
-		Args: cobra.MaximumNArgs(1),
+		Args: arguments(0, 1),
 	}
 	socket := socketFlag(mapCache, programXTR)
 	mapCache.RunE = func(cmd *cobra.Command, args []string) error {
