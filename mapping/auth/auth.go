@@ -4,8 +4,6 @@
 package auth
 
 import (
-	"crypto/hkdf"
-	"crypto/hmac"
 	"crypto/sha1"
 	"crypto/sha256"
 	"encoding/binary"
@@ -127,10 +125,10 @@ const (
 
 // salts are the strings that RFC 9301 section 5.6 derives per-message keys
 // with. An Info message has none, so it can't be sent with HKDF.
-var salts = map[wire.Type]string{
-	wire.TypeMapRegister:  "Map-Register Authentication",
-	wire.TypeMapNotify:    "Map-Notify Authentication",
-	wire.TypeMapNotifyAck: "Map-Notify-Ack Authentication",
+var salts = map[wire.Type][]byte{
+	wire.TypeMapRegister:  []byte("Map-Register Authentication"),
+	wire.TypeMapNotify:    []byte("Map-Notify Authentication"),
+	wire.TypeMapNotifyAck: []byte("Map-Notify-Ack Authentication"),
 }
 
 // field finds the authentication data of msg, which may be cut or hostile.
@@ -166,51 +164,11 @@ func field(msg []byte) (a Algorithm, data []byte, err error) {
 // zeros stands in for the authentication data while the MAC is computed.
 var zeros [sha256.Size]byte
 
-// mac computes the whole MAC of msg with its authentication data taken as
-// zeros. It covers the complete UDP payload, the xTR-ID and Site-ID included,
-// as every deployed implementation does.
-func mac(msg []byte, a Algorithm, dataLen int, secret []byte) ([]byte, error) {
-	x := algorithms[a]
-	key := secret
-	if x.derive {
-		// per-msg-key = KDF(nonce || PSK, salt): HKDF with an empty info
-		// and an output of one hash length.
-		t, _ := wire.PeekType(msg)
-		ikm := append(append(make([]byte, 0, 8+len(secret)), msg[offNonce:offKeyID]...), secret...)
-		var err error
-		if key, err = hkdf.Key(sha256.New, ikm, []byte(salts[t]), "", sha256.Size); err != nil {
-			return nil, fmt.Errorf("derive the per-message key: %w", err)
-		}
-	}
-	h := hmac.New(x.hash, key)
-	h.Write(msg[:offData])
-	h.Write(zeros[:dataLen])
-	h.Write(msg[offData+dataLen:])
-	return h.Sum(nil), nil
-}
-
 // Sign writes the authentication data of msg in place. msg is a whole encoded
 // Map-Register, Map-Notify, Map-Notify-Ack or Info message whose authentication
 // field has k's ID and algorithm and data of one of the algorithm's two
 // lengths, as Template makes it; the content of the data does not matter.
-func Sign(msg []byte, k Key) error {
-	a, data, err := field(msg)
-	if err != nil {
-		return fmt.Errorf("sign with %v: %w", k, err)
-	}
-	if a != k.Algorithm || msg[offKeyID] != k.ID {
-		return fmt.Errorf("sign with %v: the message names key %d and %v", k, msg[offKeyID], a)
-	}
-	if len(k.Secret) == 0 {
-		return fmt.Errorf("sign with %v: the secret is empty", k)
-	}
-	sum, err := mac(msg, a, len(data), k.Secret)
-	if err != nil {
-		return err
-	}
-	copy(data, sum)
-	return nil
-}
+func Sign(msg []byte, k Key) error { return NewWorker().Sign(msg, k) }
 
 // Verify checks the authentication data of msg against the keys that have its
 // key-id, and returns the one that matches, with Algorithm set to that of the
@@ -219,32 +177,7 @@ func Sign(msg []byte, k Key) error {
 // of the header, so it may run before the records are decoded. The comparison
 // takes the same time wherever the first difference is.
 func Verify(msg []byte, keys []Key, minimum Algorithm) (Key, error) {
-	if minimum < SHA1 {
-		minimum = DefaultMinimum
-	}
-	a, data, err := field(msg)
-	if err != nil {
-		return Key{}, err
-	}
-	if a < minimum {
-		return Key{}, fmt.Errorf("%w: %v is weaker than %v, the minimum here", ErrAlgorithm, a, minimum)
-	}
-	err = fmt.Errorf("%w: %d", ErrUnknownKey, msg[offKeyID])
-	for _, k := range keys {
-		if k.ID != msg[offKeyID] || len(k.Secret) == 0 {
-			continue
-		}
-		sum, merr := mac(msg, a, len(data), k.Secret)
-		if merr != nil {
-			return Key{}, merr
-		}
-		if hmac.Equal(sum[:len(data)], data) {
-			k.Algorithm = a
-			return k, nil
-		}
-		err = ErrMismatch
-	}
-	return Key{}, err
+	return NewWorker().Verify(msg, keys, minimum)
 }
 
 // MarshalText keeps the secret out of structured logs and JSON.

@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"context"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -47,9 +48,7 @@ func (s *Server) apply(now time.Time, ed *mapping.Editor[entry], reg *register) 
 		}
 	}
 	s.accept(reg.site, key, nonce, digest, s.age(now), changed)
-	s.counters.inc(acceptedMapRegisters)
-	reg.site.accepted.Add(1)
-	reg.site.lastAccepted.Store(s.age(now))
+	s.accepted(reg.site, s.age(now))
 	return true
 }
 
@@ -160,7 +159,7 @@ func (s *Server) applyRecord(now time.Time, ed *mapping.Editor[entry], reg *regi
 		return true
 	}
 	if i >= 0 && old.regs[i].same(reg, rec) && !slices.ContainsFunc(old.regs, func(x *registration) bool { return replaces(reg, x) }) {
-		s.refresh(old.regs[i], reg, now)
+		s.refresh(old.regs[i], reg.key.ID, reg.src, now)
 		return false
 	}
 	n := s.nodeAt(ed, rec.EID)
@@ -196,7 +195,7 @@ func (s *Server) applyRecord(now time.Time, ed *mapping.Editor[entry], reg *regi
 	}
 	n.regs = append(keep, x)
 	s.enlist(x, s.age(now))
-	s.refresh(x, reg, now)
+	s.refresh(x, reg.key.ID, reg.src, now)
 	s.touch(n.key)
 	place(ed, n)
 	return changed
@@ -226,13 +225,13 @@ func (x *registration) lifetime() time.Duration {
 	return registrationTimeout
 }
 
-func (s *Server) refresh(x *registration, reg *register, now time.Time) {
+func (s *Server) refresh(x *registration, key uint8, src netip.AddrPort, now time.Time) {
 	x.seen.Store(s.age(now))
 	x.expires.Store(s.age(now) + age(x.lifetime()))
-	x.keyID.Store(uint32(reg.key.ID) + 1)
-	if p := x.from.Load(); p == nil || *p != reg.src {
-		src := reg.src
-		x.from.Store(&src)
+	x.keyID.Store(uint32(key) + 1)
+	if p := x.from.Load(); p == nil || *p != src {
+		from := src
+		x.from.Store(&from)
 	}
 }
 

@@ -16,12 +16,14 @@ import (
 type register struct {
 	site     *site
 	key      auth.Key
-	msg      wire.MapRegister
+	raw      []byte
+	msg      wire.MapRegister // borrows raw
 	by       mapping.Registrant
 	flags    mapping.RegisterFlags
 	records  []*mapping.Record // normalised
 	src, dst netip.AddrPort
-	octets   int // of the packet that it came in
+	octets   int  // of the packet that it came in
+	reduced  bool // its Map-Notify does not have all locators
 }
 
 func (reg *register) nonceKey() nonceKey {
@@ -30,10 +32,14 @@ func (reg *register) nonceKey() nonceKey {
 
 // register checks a Map-Register as far as it needs no lock: whose it is, its
 // authentication, what it wants to register (RFC 9301 sections 5.6 and 8.2).
-// It returns nil for one that is refused.
+// It returns nil for one that is refused, and for one that was processed
+// already, as it changes nothing.
 func (r *reader) register(now time.Time, msg []byte, src, dst netip.AddrPort) *register {
 	s := r.s
 	s.counters.inc(mapRegisters)
+	if r.refresh(now, msg, src, dst) {
+		return nil
+	}
 	m := &r.reg
 	if err := m.Decode(msg); err != nil {
 		s.malformed(now, err, src)
@@ -44,15 +50,15 @@ func (r *reader) register(now time.Time, msg []byte, src, dst netip.AddrPort) *r
 		s.refuse(now, owner, why, src)
 		return nil
 	}
-	key, err := auth.Verify(msg, owner.keys, owner.minimum)
+	key, err := r.auth.Verify(msg, owner.keys, owner.minimum)
 	if err != nil {
 		owner.authFailures.Add(1)
 		s.refuse(now, owner, authCounter(err), src)
 		return nil
 	}
 	// From here on the sender is one that the site trusts.
-	reg := &register{site: owner, key: key, src: src, dst: dst, octets: onWire(len(msg), src.Addr())}
-	if err := reg.msg.Decode(bytes.Clone(msg)); err != nil {
+	reg := &register{site: owner, key: key, raw: bytes.Clone(msg), src: src, dst: dst, octets: onWire(len(msg), src.Addr())}
+	if err := reg.msg.Decode(reg.raw); err != nil {
 		s.counters.inc(dropMalformed) // can't be: it was decoded before
 		return nil
 	}
@@ -169,6 +175,7 @@ func (s *Server) notify(t *table, reg *register) (datagram, error) {
 	account := s.credits.of(to.Addr())
 	if !account.spend(reg.octets, onWire(len(b), to.Addr())) {
 		s.counters.inc(reducedMapNotifies)
+		reg.reduced = true
 		if b, err = reg.sign(reg.msg.Records); err != nil {
 			return datagram{}, err
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/auth"
 	"github.com/eidolon-lisp/eidolon/mapping/wire"
 )
 
@@ -26,6 +27,7 @@ type reader struct {
 	ecm    wire.ECM
 	req    wire.MapRequest
 	reg    wire.MapRegister
+	auth   *auth.Worker
 	secure exchange
 
 	// What to send for the messages of one batch, and its octets.
@@ -42,7 +44,7 @@ type reader struct {
 }
 
 func (s *Server) newReader() *reader {
-	r := &reader{s: s}
+	r := &reader{s: s, auth: auth.NewWorker()}
 	r.walker = mapping.NewWalker(r.addMore)
 	return r
 }

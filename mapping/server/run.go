@@ -61,7 +61,11 @@ func (s *Server) Run(ctx context.Context, conn udp.Conn, readers int) error {
 			time.Sleep(gatherTime)
 			batch := s.drain(reg)
 			inOrder(batch)
-			out = s.send(sender, s.registerAll(commits, s.clock(), batch), out)
+			notifies := s.registerAll(commits, s.clock(), batch)
+			for _, reg := range batch {
+				reg.site.queued.Add(-1)
+			}
+			out = s.send(sender, notifies, out)
 		}
 	}
 	conn.Close()
@@ -135,9 +139,11 @@ func (s *Server) read(q udp.Queue) {
 		for i := range in {
 			m := &in[i]
 			if reg := r.take(now, m.Payload, m.Src, m.Dst); reg != nil {
+				reg.site.queued.Add(1)
 				select {
 				case s.queue <- reg:
 				default:
+					reg.site.queued.Add(-1)
 					s.refuse(now, reg.site, refusedQueueFull, m.Src)
 				}
 			}

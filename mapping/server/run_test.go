@@ -145,10 +145,12 @@ func TestRun(t *testing.T) {
 			}
 		}
 
-		// Some that overtook each other on the way are all accepted.
+		// Changes that overtook each other on the way are all accepted.
 		var several [][]byte
-		for range 6 {
-			several = append(several, b.encode(reg))
+		for i := range 6 {
+			changed := reg
+			changed.records = []*mapping.Record{withTTL(uint32(1435+i), rec("2001:db8:1::/48", "192.0.2.1"))}
+			several = append(several, b.encode(changed))
 		}
 		for _, msg := range slices.Backward(several) {
 			send(etr, msg, local4)

@@ -46,6 +46,9 @@ type Server struct {
 	pendingLen atomic.Int64
 	events     fanout.Fanout[Event]
 
+	standings *standings
+	renewing  sync.Mutex // held by a reader that wants mu
+
 	mu sync.Mutex
 	// Under mu.
 	nonces map[nonceKey]*nonceState
@@ -105,6 +108,7 @@ func New(ctx context.Context, cfg Config, store mapping.Store) (*Server, error) 
 		security:  newSecurity(cfg.LISPSec),
 		refusals:  rate.NewLimiter(5, 20),
 		nonces:    make(map[nonceKey]*nonceState),
+		standings: newStandings(),
 		anonymous: make(map[nonceKey]uint64),
 		sharing:   newInterner(),
 		pending:   make(map[itemKey]mapping.Change),
@@ -295,6 +299,7 @@ func (s *Server) registerAll(ctx context.Context, now time.Time, batch []*regist
 	var out []datagram
 	for _, reg := range accepted {
 		if !reg.msg.WantNotify {
+			s.remember(t, reg, nil)
 			continue
 		}
 		d, err := s.notify(t, reg)
@@ -304,6 +309,7 @@ func (s *Server) registerAll(ctx context.Context, now time.Time, batch []*regist
 		}
 		s.counters.inc(mapNotifies)
 		out = append(out, d)
+		s.remember(t, reg, &d)
 	}
 	return out
 }

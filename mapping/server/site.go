@@ -30,6 +30,7 @@ type site struct {
 	hand int
 
 	// Atomic.
+	queued       atomic.Int64 // Map-Registers that wait for the writer
 	accepted     atomic.Uint64
 	authFailures atomic.Uint64
 	refused      atomic.Uint64
