@@ -43,6 +43,10 @@ const (
 	// ItemNonce is the last Map-Register nonce accepted from one xTR with one
 	// key of one site (RFC 9301 section 5.6). Key: Site, By and KeyID.
 	ItemNonce
+	// ItemSubscription is the last nonce of one xTR's subscription to one
+	// EID-prefix (RFC 9437), and while it is active where Map-Notifies go.
+	// Key: EID and By.
+	ItemSubscription
 )
 
 // Item is one thing that a Store keeps. Kind decides which fields make its key
@@ -58,8 +62,11 @@ type Item struct {
 	Record *Record
 	// Flags are the flags of the Map-Register that count for a registration.
 	Flags RegisterFlags
-	// Nonce is the value of an ItemNonce.
+	// Nonce is the value of an ItemNonce or an ItemSubscription.
 	Nonce uint64
+	// RLOCs are the ITR-RLOCs of an active subscription, at most 255; none
+	// says that it ended.
+	RLOCs []netip.Addr
 	// At is when a registration was last changed, to the second.
 	At time.Time
 }

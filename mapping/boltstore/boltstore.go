@@ -195,7 +195,29 @@ func (s *Store) prepare() error {
 	case empty:
 		return createLayout(s.db)
 	}
+	if err := upgradeLayout(s.db); err != nil {
+		return err
+	}
 	return checkLayout(s.db)
+}
+
+// upgradeLayout makes a file of version 1 one of version 2.
+func upgradeLayout(db *bbolt.DB) error {
+	old := false
+	err := db.View(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(layoutBucket)
+		old = b != nil && bytes.Equal(b.Get(versionKey), []byte{1})
+		return nil
+	})
+	if err != nil || !old {
+		return err
+	}
+	return db.Update(func(tx *bbolt.Tx) error {
+		if _, err := tx.CreateBucketIfNotExists(buckets[mapping.ItemSubscription]); err != nil {
+			return fmt.Errorf("create bucket %q: %w", buckets[mapping.ItemSubscription], err)
+		}
+		return tx.Bucket(layoutBucket).Put(versionKey, []byte{layoutVersion})
+	})
 }
 
 func checkLayout(db *bbolt.DB) error {

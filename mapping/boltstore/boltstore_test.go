@@ -165,8 +165,8 @@ func TestOpenErrors(t *testing.T) {
 		db.Close()
 	}
 	write("newer", sound)
-	change("newer", func(tx *bbolt.Tx) error { return tx.Bucket(layoutBucket).Put(versionKey, []byte{2}) })
-	refused("newer", ErrVersion, "version [2], this program reads 1")
+	change("newer", func(tx *bbolt.Tx) error { return tx.Bucket(layoutBucket).Put(versionKey, []byte{3}) })
+	refused("newer", ErrVersion, "version [3], this program reads 2")
 	change("foreign", func(tx *bbolt.Tx) error { _, err := tx.CreateBucket([]byte("peaches")); return err })
 	refused("foreign", ErrVersion, "another program")
 	write("halved", sound)
@@ -401,10 +401,54 @@ func waitFor(t *testing.T, f func() bool) {
 	}
 }
 
+// A file that an earlier version wrote has no subscriptions; it is read, and
+// takes them from then on.
+func TestUpgrade(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	s, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := item(mapping.MustParseEID("10.0.0.0/8"))
+	if err := s.Commit(t.Context(), []mapping.Change{{Item: old}}); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	db, err := bbolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Update(func(tx *bbolt.Tx) error {
+		return errors.Join(tx.DeleteBucket([]byte("subscriptions")), tx.Bucket(layoutBucket).Put(versionKey, []byte{1}))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	db.Close()
+	if s, err = Open(path); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	sub := mapping.Item{Kind: mapping.ItemSubscription, EID: old.EID, By: mapping.Registrant{XTRID: mapping.XTRID{1}}, Nonce: 5}
+	if err := s.Commit(t.Context(), []mapping.Change{{Item: sub}}); err != nil {
+		t.Fatal(err)
+	}
+	var kinds []mapping.ItemKind
+	for it, err := range s.Items(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		kinds = append(kinds, it.Kind)
+	}
+	if !slices.Equal(kinds, []mapping.ItemKind{mapping.ItemMapping, mapping.ItemSubscription}) {
+		t.Errorf("items of kinds %v after the upgrade", kinds)
+	}
+}
+
 func FuzzDecodeItem(f *testing.F) {
-	for _, kind := range []mapping.ItemKind{mapping.ItemMapping, mapping.ItemRegistration, mapping.ItemNonce} {
+	for _, kind := range []mapping.ItemKind{mapping.ItemMapping, mapping.ItemRegistration, mapping.ItemNonce, mapping.ItemSubscription} {
 		it := item(mapping.MustParseEID("[7]10.0.0.0/8"))
 		it.Kind, it.Site, it.Nonce, it.At = kind, "left", 7, time.Unix(1_700_000_000, 0)
+		it.RLOCs = []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
 		key, err := appendKey(nil, &it)
 		if err != nil {
 			f.Fatal(err)
@@ -416,7 +460,7 @@ func FuzzDecodeItem(f *testing.F) {
 		f.Add(byte(kind), key, value[crcSize:])
 	}
 	f.Fuzz(func(t *testing.T, k byte, key, value []byte) {
-		kind := mapping.ItemMapping + mapping.ItemKind(k)%3
+		kind := mapping.ItemMapping + mapping.ItemKind(k)%4
 		sum := checksum(key, value)
 		b := append([]byte{byte(sum >> 24), byte(sum >> 16), byte(sum >> 8), byte(sum)}, value...)
 		it, err := decodeItem(kind, key, b)

@@ -15,10 +15,11 @@ import (
 
 // The layout of the file. There is one bucket for each kind of item:
 //
-//	layout         "version" -> 1, one octet
+//	layout         "version" -> 2, one octet; 1: there are no subscriptions
 //	mappings       EID -> record
 //	registrations  EID, registrant -> flags 8, at 64 (seconds since 1970), length of site 16, site, record
 //	nonces         length of site 16, site, key-id 8, registrant -> nonce 64
+//	subscriptions  EID, registrant -> nonce 64, number of ITR-RLOCs 8, ITR-RLOCs (family 8, address)
 //
 //	EID         IID 32, family 8 (4 or 6), address, prefix length 8,
 //	            source family 8 (0: any source), source address, length 8
@@ -29,7 +30,7 @@ import (
 // Integers are big-endian, so that keys sort as EID.Compare does. Each value
 // begins with the CRC-32C of key and value: bbolt checks its own pages only in
 // part.
-const layoutVersion = 1
+const layoutVersion = 2
 
 var (
 	layoutBucket = []byte("layout")
@@ -41,6 +42,7 @@ var buckets = [...][]byte{
 	mapping.ItemMapping:      []byte("mappings"),
 	mapping.ItemRegistration: []byte("registrations"),
 	mapping.ItemNonce:        []byte("nonces"),
+	mapping.ItemSubscription: []byte("subscriptions"),
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -55,6 +57,12 @@ func appendKey(b []byte, it *mapping.Item) ([]byte, error) {
 	case mapping.ItemMapping:
 		return appendEID(b, it.EID)
 	case mapping.ItemRegistration:
+		b, err := appendEID(b, it.EID)
+		if err != nil {
+			return b, err
+		}
+		return appendRegistrant(b, it.By)
+	case mapping.ItemSubscription:
 		b, err := appendEID(b, it.EID)
 		if err != nil {
 			return b, err
@@ -86,6 +94,9 @@ func appendValue(b []byte, key []byte, it *mapping.Item) ([]byte, error) {
 		}
 	case mapping.ItemNonce:
 		b = binary.BigEndian.AppendUint64(b, it.Nonce)
+	case mapping.ItemSubscription:
+		b = binary.BigEndian.AppendUint64(b, it.Nonce)
+		b, err = appendAddrs(b, it.RLOCs)
 	}
 	if err != nil {
 		return b, err
@@ -127,6 +138,20 @@ func appendAddr(b []byte, a netip.Addr) []byte {
 		return append(append(b, 6), x[:]...)
 	}
 	return append(b, 0)
+}
+
+func appendAddrs(b []byte, addrs []netip.Addr) ([]byte, error) {
+	if len(addrs) > math.MaxUint8 {
+		return b, fmt.Errorf("%d addresses, the limit is %d", len(addrs), math.MaxUint8)
+	}
+	b = append(b, byte(len(addrs)))
+	for _, a := range addrs {
+		if !a.IsValid() || a.Zone() != "" {
+			return b, fmt.Errorf("%v is not a plain address", a)
+		}
+		b = appendAddr(b, a)
+	}
+	return b, nil
 }
 
 func appendRegistrant(b []byte, r mapping.Registrant) ([]byte, error) {
@@ -302,6 +327,18 @@ func decodeItem(kind mapping.ItemKind, key, value []byte) (mapping.Item, error) 
 		it.At = time.Unix(int64(v.u64()), 0)
 		it.Site = v.site()
 		it.Record = v.record(it.EID)
+	case mapping.ItemSubscription:
+		it.EID = k.eid()
+		it.By = k.registrant()
+		it.Nonce = v.u64()
+		for range v.u8() {
+			a := v.addr()
+			if !a.IsValid() {
+				v.fail("an ITR-RLOC is missing")
+				break
+			}
+			it.RLOCs = append(it.RLOCs, a)
+		}
 	case mapping.ItemNonce:
 		it.Site = k.site()
 		it.KeyID = k.u8()

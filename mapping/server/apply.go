@@ -160,6 +160,7 @@ func (s *Server) applyRecord(now time.Time, ed *mapping.Editor[entry], reg *regi
 	}
 	if i >= 0 && old.regs[i].same(reg, rec) && !slices.ContainsFunc(old.regs, func(x *registration) bool { return replaces(reg, x) }) {
 		s.refresh(old.regs[i], reg.key.ID, reg.src, now)
+		old.regs[i].hears(reg)
 		return false
 	}
 	n := s.nodeAt(ed, rec.EID)
@@ -196,6 +197,7 @@ func (s *Server) applyRecord(now time.Time, ed *mapping.Editor[entry], reg *regi
 	n.regs = append(keep, x)
 	s.enlist(x, s.age(now))
 	s.refresh(x, reg.key.ID, reg.src, now)
+	x.hears(reg)
 	s.touch(n.key)
 	place(ed, n)
 	return changed

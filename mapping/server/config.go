@@ -37,6 +37,8 @@ type Config struct {
 	// RegisterQueue is the number of authenticated Map-Registers that may
 	// wait; 0 takes the default, 1024. Further ones are dropped and counted.
 	RegisterQueue int
+	// PubSub says who may subscribe to mappings.
+	PubSub PubSub
 	// LISPSec is how Map-Requests are protected.
 	LISPSec LISPSec
 	// Logger; nil discards.
@@ -277,6 +279,7 @@ func (c *Config) Validate() error {
 	if r := c.ReplyRate; r.Every < 0 || r.Every > MaxReplyEvery || r.Every%time.Millisecond != 0 || r.Burst < 0 || r.Burst > MaxReplyBurst {
 		fail("a reply rate of one every %v, %d at once; possible are whole milliseconds up to %v, and up to %d at once", r.Every, r.Burst, MaxReplyEvery, MaxReplyBurst)
 	}
+	c.validatePubSub(fail)
 	return errors.Join(errs...)
 }
 

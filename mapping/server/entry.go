@@ -77,8 +77,11 @@ type registration struct {
 	// Atomic: refreshed in place.
 	seen    atomic.Int64
 	expires atomic.Int64
-	from    atomic.Pointer[netip.AddrPort] // where the last Map-Register came from
-	keyID   atomic.Uint32                  // 1 more than that of its key; 0 after a restart
+	// notify is how to tell the xTR of a merged set; nil: it wants no
+	// Map-Notify, or has not registered since a restart. Under Server.mu.
+	notify *target
+	from   atomic.Pointer[netip.AddrPort] // where the last Map-Register came from
+	keyID  atomic.Uint32                  // 1 more than that of its key; 0 after a restart
 }
 
 // maxLocators is what the locator count of a record can say.

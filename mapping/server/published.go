@@ -42,4 +42,8 @@ func (s *Server) announce(now time.Time) {
 // valid until published returns. Refreshes do not come here.
 func (s *Server) published(now time.Time, old, new *table, touched []mapping.EID) {
 	s.tell(now, old, new, touched)
+	s.publishAll(now, old, new, touched)
+	for _, e := range touched {
+		s.tellMerged(old, new, e, s.asked)
+	}
 }

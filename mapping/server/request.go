@@ -36,11 +36,13 @@ type reader struct {
 	buf   []byte // of what is forwarded
 	reply []byte // of the Map-Replies
 
-	found   []*mapping.Record // the answer to one requested EID
-	made    mapping.Record    // one of them that is not in the table
-	walker  *mapping.Walker[entry]
-	more    more
-	scratch mapping.Record // what of it is being encoded
+	found []*mapping.Record // the answer to one requested EID
+	made  mapping.Record    // one of them that is not in the table
+	// ordinary: the N bit is ignored; the writer answers what can't subscribe.
+	ordinary bool
+	walker   *mapping.Walker[entry]
+	more     more
+	scratch  mapping.Record // what of it is being encoded
 }
 
 func (s *Server) newReader() *reader {
@@ -75,13 +77,15 @@ func (r *reader) take(now time.Time, msg []byte, src, dst netip.AddrPort) (reg *
 			r.s.malformed(now, err, src)
 			return nil
 		}
-		r.request(request{now: now, msg: msg, octets: len(msg), from: src, src: src, local: dst})
+		r.request(request{now: now, outer: msg, msg: msg, octets: len(msg), from: src, src: src, local: dst})
 	case wire.TypeECM:
 		r.encapsulated(now, msg, src, dst)
 	case wire.TypeMapRegister:
 		return r.register(now, msg, src, dst)
 	case wire.TypeMapReply:
 		r.s.unasked(now, src)
+	case wire.TypeMapNotifyAck:
+		r.acknowledgement(now, msg, src)
 	default:
 		r.s.counters.inc(dropUnexpectedType)
 	}
@@ -120,13 +124,14 @@ func (r *reader) encapsulated(now time.Time, msg []byte, src, dst netip.AddrPort
 		return
 	}
 	r.s.counters.inc(encapsulatedMapRequests)
-	r.request(request{now: now, msg: r.ecm.Message, octets: len(msg), from: src, src: r.ecm.Src, target: r.ecm.Dst, hops: r.ecm.HopLimit, secured: r.ecm.Security, local: dst})
+	r.request(request{now: now, outer: msg, msg: r.ecm.Message, octets: len(msg), from: src, src: r.ecm.Src, target: r.ecm.Dst, hops: r.ecm.HopLimit, secured: r.ecm.Security, local: dst})
 }
 
 // request is what is known of a Map-Request besides its fields.
 type request struct {
 	now    time.Time
-	msg    []byte         // as it was received
+	outer  []byte         // the whole message
+	msg    []byte         // the Map-Request as it was received
 	octets int            // of the whole message, the ECM too
 	from   netip.AddrPort // who sent it to us
 	src    netip.AddrPort // whose Map-Request it is: the inner source of an ECM
@@ -168,6 +173,9 @@ func (r *reader) request(q request) {
 		return
 	}
 	if q.secured && !r.open(&q) {
+		return
+	}
+	if !r.ordinary && len(s.pubsub.subscribers) > 0 && r.subscribes(&q) {
 		return
 	}
 	itr := s.itrRLOC(m, q)

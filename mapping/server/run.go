@@ -48,7 +48,15 @@ func (s *Server) Run(ctx context.Context, conn udp.Conn, readers int) error {
 	err := error(nil)
 	sender := udp.NewSender(conn)
 	var out []udp.Message
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for running := true; running; {
+		due, next, ok := s.advance(s.clock())
+		out = s.send(sender, due, out)
+		timer.Stop()
+		if ok {
+			timer.Reset(next.Sub(s.clock()))
+		}
 		select {
 		case <-ctx.Done():
 			running = false
@@ -57,9 +65,15 @@ func (s *Server) Run(ctx context.Context, conn udp.Conn, readers int) error {
 			running = false
 		case <-ticker.C:
 			s.tick(commits, s.clock())
+		case <-timer.C:
+		case <-s.wake:
+		case op := <-s.subscriptions:
+			out = s.send(sender, s.subscribeAll(commits, s.clock(), gather(s.subscriptions, op)), out)
+		case msg := <-s.acks:
+			s.acknowledge(s.clock(), gather(s.acks, msg))
 		case reg := <-s.queue:
 			time.Sleep(gatherTime)
-			batch := s.drain(reg)
+			batch := gather(s.queue, reg)
 			inOrder(batch)
 			notifies := s.registerAll(commits, s.clock(), batch)
 			for _, reg := range batch {
@@ -80,13 +94,13 @@ func (s *Server) Run(ctx context.Context, conn udp.Conn, readers int) error {
 	return err
 }
 
-// drain takes what else waits in the queue.
-func (s *Server) drain(first *register) []*register {
-	batch := []*register{first}
+// gather takes what else waits in a queue.
+func gather[T any](queue <-chan T, first T) []T {
+	batch := []T{first}
 	for len(batch) < maxBatch {
 		select {
-		case reg := <-s.queue:
-			batch = append(batch, reg)
+		case next := <-queue:
+			batch = append(batch, next)
 		default:
 			return batch
 		}

@@ -31,7 +31,12 @@ type Server struct {
 	maxReply4    int
 	maxReply6    int
 	queue        chan *register
-	security     security
+	// subscriptions and acks are messages for the writer, and wake says that
+	// it has Map-Notifies to send.
+	subscriptions chan subscribe
+	acks          chan []byte
+	wake          chan struct{}
+	security      security
 
 	// Safe for several goroutines.
 	table      atomic.Pointer[table]
@@ -61,6 +66,10 @@ type Server struct {
 	// Map-Notify goes out, by key; late are nonces that may follow.
 	pending map[itemKey]mapping.Change
 	late    map[nonceKey]uint64
+	pubsub  pubsub
+	notices *notices
+	asked   map[mapping.Registrant]bool // who gets a Map-Notify as an answer now
+	writer  *reader                     // answers what the writer has taken from the readers
 	// touched are the EIDs whose entries were replaced, and before is the
 	// table from before that, since published was last called.
 	touched []mapping.EID
@@ -81,6 +90,9 @@ func keyOf(it *mapping.Item) itemKey {
 	case mapping.ItemMapping:
 		return itemKey{kind: it.Kind, eid: it.EID}
 	case mapping.ItemRegistration:
+		return itemKey{kind: it.Kind, eid: it.EID, by: it.By}
+	}
+	if it.Kind == mapping.ItemSubscription {
 		return itemKey{kind: it.Kind, eid: it.EID, by: it.By}
 	}
 	return itemKey{kind: it.Kind, by: it.By, site: it.Site, id: it.KeyID}
@@ -113,6 +125,12 @@ func New(ctx context.Context, cfg Config, store mapping.Store) (*Server, error) 
 		sharing:   newInterner(),
 		pending:   make(map[itemKey]mapping.Change),
 		late:      make(map[nonceKey]uint64),
+		pubsub:    newPubSub(cfg.PubSub),
+		asked:     make(map[mapping.Registrant]bool),
+
+		subscriptions: make(chan subscribe, subscribeQueue),
+		acks:          make(chan []byte, subscribeQueue),
+		wake:          make(chan struct{}, 1),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -134,6 +152,7 @@ func New(ctx context.Context, cfg Config, store mapping.Store) (*Server, error) 
 	s.send4 = len(cfg.Listen) == 0 || slices.ContainsFunc(cfg.Listen, func(a netip.AddrPort) bool { return a.Addr().Is4() })
 	s.send6 = len(cfg.Listen) == 0 || slices.ContainsFunc(cfg.Listen, func(a netip.AddrPort) bool { return a.Addr().Is6() })
 	s.epoch = s.clock()
+	s.notices, s.writer = newNotices(s, cfg.PubSub.Rate), s.newReader()
 	if err := s.load(ctx, cfg.Static); err != nil {
 		return nil, fmt.Errorf("load the database of the map-server: %w", err)
 	}
@@ -204,6 +223,8 @@ func (s *Server) restore(ed *mapping.Editor[entry], it mapping.Item) error {
 		if site := s.sites.byName[it.Site]; site != nil && it.By != (mapping.Registrant{}) {
 			site.xtrs = append(site.xtrs, k)
 		}
+	case mapping.ItemSubscription:
+		s.restoreSubscription(it)
 	default:
 		return fmt.Errorf("item of an unknown kind %d", it.Kind)
 	}
@@ -253,6 +274,7 @@ func (s *Server) storeCommit(ctx context.Context, changes []mapping.Change) erro
 
 // flush gives the store everything, the late nonces too.
 func (s *Server) flush(ctx context.Context) error {
+	s.saveNonces()
 	for k, nonce := range s.late {
 		s.put(k.item(nonce))
 	}
@@ -267,6 +289,7 @@ func (s *Server) tick(ctx context.Context, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.expire(now)
+	s.expireSubscriptions(now)
 	// The error is counted and logged; the next tick tries again.
 	if s.flush(ctx) == nil {
 		s.announce(now)
@@ -282,11 +305,15 @@ func (s *Server) registerAll(ctx context.Context, now time.Time, batch []*regist
 	for _, reg := range batch {
 		records += len(reg.records)
 	}
+	defer clear(s.asked)
 	ed := s.table.Load().Edit(records)
 	var accepted []*register
 	for _, reg := range batch {
 		if s.apply(now, ed, reg) {
 			accepted = append(accepted, reg)
+			if reg.msg.WantNotify && reg.flags&mapping.MergeSet != 0 {
+				s.asked[reg.by] = true
+			}
 		}
 	}
 	t := ed.Table()

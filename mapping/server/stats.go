@@ -35,6 +35,22 @@ const (
 	dropMalformed
 	dropUnexpectedType
 	dropMapReply
+	dropAckUnmatched
+	dropAckAuthentication
+	dropAckQueueFull
+
+	// Publish/subscribe.
+	subscriptions
+	unsubscriptions
+	subscriptionsTooMany
+	subscriptionsRefused
+	subscriptionsGivenUp
+	refusedSubscriptionReplay
+	subscribeQueueFull
+	publications
+	retransmittedMapNotifies
+	unacknowledgedMapNotifies
+	mapNotifyAcks
 	dropProbe
 	dropSMR
 	dropNoReplyWanted
@@ -73,59 +89,73 @@ const (
 )
 
 var counterNames = [numCounters]string{
-	mapRequests:             "map_requests",
-	encapsulatedMapRequests: "encapsulated_map_requests",
-	mapReplies:              "map_replies",
-	negativeMapReplies:      "negative_map_replies",
-	forwardedMapRequests:    "forwarded_map_requests",
-	protectedMapRequests:    "protected_map_requests",
-	protectedMapReplies:     "protected_map_replies",
-	deniedUnprotected:       "denied_unprotected",
-	cantSignReplies:         "cant_sign_replies",
-	mapRegisters:            "map_registers",
-	acceptedMapRegisters:    "accepted_map_registers",
-	repeatedMapRegisters:    "repeated_map_registers",
-	mapNotifies:             "map_notifies",
-	reducedMapNotifies:      "reduced_map_notifies",
-	expiredRegistrations:    "expired_registrations",
-	storeCommits:            "store_commits",
-	storeErrors:             "store_errors",
-	sendErrors:              "send_errors",
-	receiveErrors:           "receive_errors",
-	dropMalformed:           "drop_malformed",
-	dropUnexpectedType:      "drop_unexpected_type",
-	dropMapReply:            "drop_map_reply",
-	dropProbe:               "drop_probe",
-	dropSMR:                 "drop_smr",
-	dropNoReplyWanted:       "drop_no_reply_wanted",
-	dropNoITRRLOC:           "drop_no_itr_rloc",
-	dropNoEID:               "drop_no_eid",
-	dropNotIPEID:            "drop_not_ip_eid",
-	dropTooManyRecords:      "drop_too_many_records",
-	dropRateLimited:         "drop_rate_limited",
-	dropReplyRate:           "drop_reply_rate",
-	dropAmplification:       "drop_amplification",
-	dropHopLimit:            "drop_hop_limit",
-	dropNoETR:               "drop_no_etr",
-	dropTooLarge:            "drop_too_large",
-	dropSecurityOff:         "drop_lisp_sec_off",
-	dropSecurityWrapping:    "drop_lisp_sec_wrapping",
-	dropSecurityUnknownKey:  "drop_lisp_sec_unknown_key",
-	dropSecurityUnwrap:      "drop_lisp_sec_unwrap",
-	refusedNoRecords:        "refused_no_records",
-	refusedNotIPEID:         "refused_not_ip_eid",
-	refusedNoSite:           "refused_no_site",
-	refusedMoreSpecific:     "refused_more_specific",
-	refusedSeveralSites:     "refused_several_sites",
-	refusedUnknownKey:       "refused_unknown_key",
-	refusedAlgorithm:        "refused_algorithm",
-	refusedDigest:           "refused_digest",
-	refusedReplay:           "refused_replay",
-	refusedLocator:          "refused_locator",
-	refusedMapVersion:       "refused_map_version",
-	refusedXTRID:            "refused_xtr_id",
-	refusedTooMany:          "refused_too_many",
-	refusedQueueFull:        "refused_queue_full",
+	mapRequests:               "map_requests",
+	encapsulatedMapRequests:   "encapsulated_map_requests",
+	mapReplies:                "map_replies",
+	negativeMapReplies:        "negative_map_replies",
+	forwardedMapRequests:      "forwarded_map_requests",
+	protectedMapRequests:      "protected_map_requests",
+	protectedMapReplies:       "protected_map_replies",
+	deniedUnprotected:         "denied_unprotected",
+	cantSignReplies:           "cant_sign_replies",
+	mapRegisters:              "map_registers",
+	acceptedMapRegisters:      "accepted_map_registers",
+	repeatedMapRegisters:      "repeated_map_registers",
+	mapNotifies:               "map_notifies",
+	reducedMapNotifies:        "reduced_map_notifies",
+	expiredRegistrations:      "expired_registrations",
+	storeCommits:              "store_commits",
+	storeErrors:               "store_errors",
+	sendErrors:                "send_errors",
+	receiveErrors:             "receive_errors",
+	dropMalformed:             "drop_malformed",
+	dropUnexpectedType:        "drop_unexpected_type",
+	dropMapReply:              "drop_map_reply",
+	dropAckUnmatched:          "drop_ack_unmatched",
+	dropAckAuthentication:     "drop_ack_authentication",
+	dropAckQueueFull:          "drop_ack_queue_full",
+	subscriptions:             "subscriptions",
+	unsubscriptions:           "unsubscriptions",
+	subscriptionsTooMany:      "subscriptions_too_many",
+	subscriptionsRefused:      "subscriptions_refused",
+	subscriptionsGivenUp:      "subscriptions_given_up",
+	refusedSubscriptionReplay: "refused_subscription_replay",
+	subscribeQueueFull:        "subscribe_queue_full",
+	publications:              "publications",
+	retransmittedMapNotifies:  "retransmitted_map_notifies",
+	unacknowledgedMapNotifies: "unacknowledged_map_notifies",
+	mapNotifyAcks:             "map_notify_acks",
+	dropProbe:                 "drop_probe",
+	dropSMR:                   "drop_smr",
+	dropNoReplyWanted:         "drop_no_reply_wanted",
+	dropNoITRRLOC:             "drop_no_itr_rloc",
+	dropNoEID:                 "drop_no_eid",
+	dropNotIPEID:              "drop_not_ip_eid",
+	dropTooManyRecords:        "drop_too_many_records",
+	dropRateLimited:           "drop_rate_limited",
+	dropReplyRate:             "drop_reply_rate",
+	dropAmplification:         "drop_amplification",
+	dropHopLimit:              "drop_hop_limit",
+	dropNoETR:                 "drop_no_etr",
+	dropTooLarge:              "drop_too_large",
+	dropSecurityOff:           "drop_lisp_sec_off",
+	dropSecurityWrapping:      "drop_lisp_sec_wrapping",
+	dropSecurityUnknownKey:    "drop_lisp_sec_unknown_key",
+	dropSecurityUnwrap:        "drop_lisp_sec_unwrap",
+	refusedNoRecords:          "refused_no_records",
+	refusedNotIPEID:           "refused_not_ip_eid",
+	refusedNoSite:             "refused_no_site",
+	refusedMoreSpecific:       "refused_more_specific",
+	refusedSeveralSites:       "refused_several_sites",
+	refusedUnknownKey:         "refused_unknown_key",
+	refusedAlgorithm:          "refused_algorithm",
+	refusedDigest:             "refused_digest",
+	refusedReplay:             "refused_replay",
+	refusedLocator:            "refused_locator",
+	refusedMapVersion:         "refused_map_version",
+	refusedXTRID:              "refused_xtr_id",
+	refusedTooMany:            "refused_too_many",
+	refusedQueueFull:          "refused_queue_full",
 }
 
 // String returns the name that Stats uses.

@@ -72,7 +72,7 @@ func equal(a, b mapping.Item) bool {
 		return false
 	}
 	return a.Kind == b.Kind && a.EID == b.EID && a.By == b.By && a.Site == b.Site && a.KeyID == b.KeyID &&
-		a.Flags == b.Flags && a.Nonce == b.Nonce && a.At.Equal(b.At)
+		a.Flags == b.Flags && a.Nonce == b.Nonce && slices.Equal(a.RLOCs, b.RLOCs) && a.At.Equal(b.At)
 }
 
 // want fails the test when the store does not hold exactly these items.
@@ -148,5 +148,7 @@ func everyKind() []mapping.Item {
 		{Kind: mapping.ItemNonce, Site: "left", By: xtr, KeyID: 0, Nonce: 1<<64 - 1},
 		{Kind: mapping.ItemNonce, Site: "left", By: rloc4, KeyID: 255, Nonce: 1},
 		{Kind: mapping.ItemNonce, Site: "", By: rloc6, KeyID: 1},
+		{Kind: mapping.ItemSubscription, EID: full, By: xtr, Nonce: 7, RLOCs: []netip.Addr{rloc4.RLOC, rloc6.RLOC}},
+		{Kind: mapping.ItemSubscription, EID: sourced, By: xtr, Nonce: 1<<64 - 1},
 	}
 }

@@ -96,6 +96,8 @@ func testReplace(t *testing.T, open Open) {
 		switch it := &changed[i]; it.Kind {
 		case mapping.ItemNonce:
 			it.Nonce++
+		case mapping.ItemSubscription:
+			it.Nonce, it.RLOCs = 9, []netip.Addr{netip.MustParseAddr("203.0.113.78")}
 		default:
 			it.Record = record(it.EID, locator("203.0.113.77"), locator("2001:db8::77"))
 			it.Flags ^= mapping.ProxyReply
