@@ -43,7 +43,6 @@ type requests struct {
 	next     int
 	locators []netip.Addr // that answers must have one of; empty: any
 	reply    wire.MapReply
-	negative uint64
 }
 
 // offsets is where in a message what changes is.

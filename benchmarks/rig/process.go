@@ -2,6 +2,7 @@ package rig
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 
@@ -167,6 +169,28 @@ func (p *Process) Kill() {
 		unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL)
 		<-p.exited
 	}
+}
+
+// CPUTime returns how long the process and those that it started, and that run
+// still, have kept a core busy.
+func (p *Process) CPUTime() time.Duration {
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	ticks := 0
+	for _, path := range stats {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has ended
+		}
+		// Behind the name, which may hold anything: state, parent, group ...
+		fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+		if len(fields) > 12 && fields[2] == strconv.Itoa(p.cmd.Process.Pid) {
+			user, _ := strconv.Atoi(fields[11])
+			system, _ := strconv.Atoi(fields[12])
+			ticks += user + system
+		}
+	}
+	const hertz = 100 // USER_HZ, the same on all machines
+	return time.Duration(ticks) * time.Second / hertz
 }
 
 // Memory returns the resident memory of the process in KiB: what it allocated,
