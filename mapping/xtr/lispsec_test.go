@@ -635,3 +635,32 @@ func BenchmarkProtectedResolution(b *testing.B) {
 		r.collect()
 	}
 }
+
+// TestL14_MapDataIsVerified: of a mapping that comes with a Map-Request nothing
+// is used but that somebody may be asked for it, and that is protected.
+func TestL14_MapDataIsVerified(t *testing.T) {
+	cfg := secureConfig(auth.SecurityRequired)
+	cfg.VerifyMapData = true
+	r := newRig(t, cfg)
+	forged := rec("10.2.0.0/16", 1440)
+	forged.Locators = []mapping.Locator{mapping.MakeLocator(addr("198.51.100.66"), 1, 100)}
+	r.receive(withMapData(t, forged), etr1)
+	if got := r.cached(); len(got) > 0 {
+		t.Fatalf("%v cached unverified", got)
+	}
+	var a asking
+	found := false
+	for _, s := range r.take() {
+		if ty, _ := wire.PeekType(s.data); ty == wire.TypeECM {
+			a, found = opened(t, s.data)
+		}
+	}
+	if !found || a.eid != eid("10.2.0.0/16") {
+		t.Fatalf("protected %v, for %v", found, a.eid)
+	}
+	r.refused("unprotected", reply(t, a.nonce, forged), mapRepliesUnprotected)
+	r.receive(a.answer(t, good), etr1)
+	if rec, ok := r.m.itr.cache.Lookup(0, peer); !ok || rec.Locators[0].Addr != etr1.Addr() {
+		t.Errorf("%v, %v", rec, ok)
+	}
+}
