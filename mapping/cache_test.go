@@ -42,7 +42,7 @@ func TestCacheExpiry(t *testing.T) {
 
 // A less-specific must not outlive a cached more-specific: when that expires,
 // the less-specific would wrongly answer for its addresses.
-func TestCacheLessSpecificExpiresWithMoreSpecific(t *testing.T) {
+func TestI17_LessSpecificExpiresWithMoreSpecific(t *testing.T) {
 	c := NewCache(10)
 	c.Apply(epoch, record("10.1.0.0/16", 1))
 	ch := c.Apply(epoch, record("10.0.0.0/8", 60))

@@ -80,7 +80,7 @@ func answer(t testing.TB, d sent) (wire.MapReply, []*mapping.Record) {
 	return m, recs
 }
 
-func TestMapReplies(t *testing.T) {
+func TestE6_MoreSpecificsInOneReply(t *testing.T) {
 	itr := []string{"203.0.113.7"}
 	for _, c := range []struct {
 		name  string
@@ -215,7 +215,7 @@ func TestReplySource(t *testing.T) {
 	}
 }
 
-func TestProbe(t *testing.T) {
+func TestE1_ProbeReply(t *testing.T) {
 	probe := request(t, []string{"198.51.100.77", "203.0.113.7"}, []string{"10.1.1.0/24"}, func(m *wire.MapRequest) { m.Probe = true })
 	for _, at := range []netip.Addr{own4, own6} {
 		r := newRig(t, etrConfig())
@@ -252,8 +252,8 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-// TestReplyLimits: for each (RLOC, EID-prefix) a burst, then one in 3 s.
-func TestReplyLimits(t *testing.T) {
+// TestE5_ReplyRate: for each (RLOC, EID-prefix) a burst, then one in 3 s.
+func TestE5_ReplyRate(t *testing.T) {
 	r := newRig(t, etrConfig())
 	counts := map[string][]time.Duration{}
 	for n := range 100 {
@@ -288,9 +288,9 @@ func TestReplyLimits(t *testing.T) {
 	}
 }
 
-// TestReplySize: too many more-specifics for one message are answered with the
+// TestE6_TooManyMoreSpecifics: too many more-specifics for one message are answered with the
 // part around the question that has none.
-func TestReplySize(t *testing.T) {
+func TestE6_TooManyMoreSpecifics(t *testing.T) {
 	cfg := etrConfig()
 	cfg.Databases = []Database{{EID: eid("10.1.0.0/16"), Locators: []mapping.Locator{mapping.MakeLocator(own4, 1, 1)}}}
 	for i := range 100 {

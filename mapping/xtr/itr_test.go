@@ -21,9 +21,9 @@ func noRegister() Config {
 	return c
 }
 
-// TestRetransmission: 1 s, doubling to 8 s, 10 retransmissions, then silence
+// TestI5_PauseAfterTenRetransmissions: 1 s, doubling to 8 s, 10 retransmissions, then silence
 // for 30 s whatever is asked (RFC 9301 section 5.3).
-func TestRetransmission(t *testing.T) {
+func TestI5_PauseAfterTenRetransmissions(t *testing.T) {
 	r := newRig(t, noRegister())
 	r.miss(peer, hostA)
 	for s := 0.0; s < 100.9; s += 0.25 { // packets go on missing
@@ -336,9 +336,9 @@ func TestGlobalRate(t *testing.T) {
 	}
 }
 
-// TestSpacing: an answer that installs nothing does not lead to more than one
+// TestI5_OneRequestASecond: an answer that installs nothing does not lead to more than one
 // Map-Request a second.
-func TestSpacing(t *testing.T) {
+func TestI5_OneRequestASecond(t *testing.T) {
 	r := newRig(t, noRegister())
 	var got []time.Duration
 	for n := range 400 { // each 10 ms
@@ -543,30 +543,49 @@ func TestCoveredByOtherReply(t *testing.T) {
 	r.check()
 }
 
-func TestSMR(t *testing.T) {
-	smr := func(source, record string) []byte {
-		s := eid(source)
-		return mustEncode(t, &wire.MapRequest{
-			SMR: true, Nonce: 99, SourceEID: wire.EIDAddress(s.IID, s.Prefix.Addr()),
-			ITRRLOCs: []wire.Address{wire.IPAddress(etr1.Addr())},
-			EIDs:     []wire.RequestRecord{wire.NewRequestRecord(eid(record))},
-		})
-	}
+// smrFrom makes an SMR of another site about source.
+func smrFrom(t testing.TB, source, record string) []byte {
+	s := eid(source)
+	return mustEncode(t, &wire.MapRequest{
+		SMR: true, Nonce: 99, SourceEID: wire.EIDAddress(s.IID, s.Prefix.Addr()),
+		ITRRLOCs: []wire.Address{wire.IPAddress(etr1.Addr())},
+		EIDs:     []wire.RequestRecord{wire.NewRequestRecord(eid(record))},
+	})
+}
+
+// TestI13_SMRInvokedRequest: an SMR is answered with a request to a
+// map-resolver, whoever sent it, for the cached prefix and with the s bit.
+func TestI13_SMRInvokedRequest(t *testing.T) {
 	r := newRig(t, noRegister())
-	r.receive(smr("10.2.0.0", "10.1.0.0/16"), etr1)
-	if len(r.take()) != 0 || r.stat(smrNotCached) != 1 {
-		t.Error("asked for what is not cached")
+	r.learn(peer, rec("10.2.0.0/16", 1440))
+	r.until(2 * time.Second)
+	r.receive(smrFrom(t, "10.2.0.0", "10.1.0.0/16"), netip.MustParseAddrPort("203.0.113.200:4342"))
+	d := r.one()
+	_, m := mapRequest(t, d.data)
+	if d.dst != mr1 || !m.SMRInvoked || m.SMR || m.Probe || !m.SourceEID.IsZero() || asked(t, m) != eid("10.2.0.0/16") {
+		t.Errorf("SMR-invoked request is %+v to %v", m, d.dst)
 	}
+	// Until it is answered, the old mapping stays.
+	if got := r.cached(); !slices.Equal(got, []string{"10.2.0.0/16"}) {
+		t.Errorf("cached %v", got)
+	}
+	r.receive(reply(t, m.Nonce, rec("10.2.0.0/16", 7)), etr1)
+	if e, _ := r.m.itr.cache.Get(eid("10.2.0.0/16")); e.Record.TTL != 7 {
+		t.Errorf("the new mapping is not used: %v", e.Record)
+	}
+}
+
+// TestI14_SMRInvokedRate: SMRs cause one request in 3 s for an EID-prefix,
+// though each is answered at once.
+func TestI14_SMRInvokedRate(t *testing.T) {
+	r := newRig(t, noRegister())
 	r.learn(peer, rec("10.2.0.0/16", 1440))
 	var got []time.Duration
-	for n := range 80 { // a flood, 10 a second
+	for n := range 80 { // a flood, 10 a second, of several senders
 		r.until(time.Second + time.Duration(n)*100*time.Millisecond)
-		r.receive(smr("10.2.0.0", "10.1.0.0/16"), etr1)
+		r.receive(smrFrom(t, "10.2.0.0", "10.1.0.0/16"), netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, byte(n)}), 4342))
 		for _, d := range r.take() {
-			_, m := mapRequest(t, d.data) // encapsulated: through the mapping system
-			if d.dst != mr1 || !m.SMRInvoked || m.SMR || !m.SourceEID.IsZero() || asked(t, m) != eid("10.2.0.0/16") {
-				t.Errorf("SMR-invoked request is %+v to %v", m, d.dst)
-			}
+			_, m := mapRequest(t, d.data)
 			got = append(got, d.at)
 			r.receive(reply(t, m.Nonce, rec("10.2.0.0/16", 1440)), etr1)
 		}
@@ -574,17 +593,34 @@ func TestSMR(t *testing.T) {
 	if want := seconds(1, 4, 7); !slices.Equal(got, want) {
 		t.Errorf("asked at %v, want %v", got, want)
 	}
-	// The other reading: the record names the mapping that changed.
-	r.until(20 * time.Second)
-	r.receive(smr("10.77.0.0", "10.2.0.0/16"), etr1)
-	r.one()
-	// Nobody sends SMRs through the mapping system.
-	before := r.stat(smrIn)
-	r.receive(mustEncode(t, &wire.ECM{Src: etr1, Dst: local, Message: smr("10.2.0.0", "10.1.0.0/16")}), mr1)
-	if r.stat(smrIn) != before {
-		t.Error("an encapsulated SMR was handled")
+	r.check()
+}
+
+// TestI15_SMRNotCached: an SMR about what is not cached causes nothing.
+func TestI15_SMRNotCached(t *testing.T) {
+	r := newRig(t, noRegister())
+	r.learn(peer, rec("10.2.0.0/16", 1440))
+	r.until(2 * time.Second)
+	r.receive(smrFrom(t, "10.3.0.0", "10.1.0.0/16"), etr1)
+	if n := len(r.take()); n != 0 || r.stat(smrNotCached) != 1 {
+		t.Errorf("%d datagrams about what is not cached", n)
 	}
 	r.check()
+}
+
+// TestSMROtherReading: the record may name the mapping that changed as well.
+// Through the mapping system nobody sends SMRs.
+func TestSMROtherReading(t *testing.T) {
+	r := newRig(t, noRegister())
+	r.learn(peer, rec("10.2.0.0/16", 1440))
+	r.until(2 * time.Second)
+	before := r.stat(smrIn)
+	r.receive(mustEncode(t, &wire.ECM{Src: etr1, Dst: local, Message: smrFrom(t, "10.2.0.0", "10.1.0.0/16")}), mr1)
+	if r.stat(smrIn) != before || len(r.take()) != 0 {
+		t.Error("an encapsulated SMR was handled")
+	}
+	r.receive(smrFrom(t, "10.77.0.0", "10.2.0.0/16"), etr1)
+	r.one()
 }
 
 type brokenRand struct{}

@@ -109,9 +109,9 @@ func TestRegisterWithoutNotify(t *testing.T) {
 	}
 }
 
-// TestRegisterUnanswered: the original is retransmitted after 1 s, doubling; a
+// TestE13_RetransmissionBackoff: the original is retransmitted after 1 s, doubling; a
 // round with a fresh nonce begins every 20 s, and every 60 s after 5 minutes.
-func TestRegisterUnanswered(t *testing.T) {
+func TestE13_RetransmissionBackoff(t *testing.T) {
 	var log bytes.Buffer
 	cfg := testConfig()
 	cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
@@ -482,9 +482,9 @@ func TestStop(t *testing.T) {
 	}
 }
 
-// TestNonceAcrossRestarts: nonces increase even when the clock goes back, with
+// TestE11_NonceAcrossRestarts: nonces increase even when the clock goes back, with
 // the floor that was saved, and it is saved once an hour.
-func TestNonceAcrossRestarts(t *testing.T) {
+func TestE11_NonceAcrossRestarts(t *testing.T) {
 	var floors []uint64
 	var last uint64
 	cfg := testConfig()

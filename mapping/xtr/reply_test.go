@@ -73,8 +73,8 @@ func TestReplyAcceptance(t *testing.T) {
 	}
 }
 
-// TestReplyWrongNonce: everything but the nonce is right.
-func TestReplyWrongNonce(t *testing.T) {
+// TestI7_NonceMustMatch: everything but the nonce is right.
+func TestI7_NonceMustMatch(t *testing.T) {
 	r := newRig(t, noRegister())
 	r.miss(peer, hostA)
 	_, m := mapRequest(t, r.one().data)
