@@ -16,7 +16,10 @@ type etr struct {
 	*core
 	replies limiter[replyKey]
 	probes  limiter[replyKey]
-	req     wire.MapRequest // reused
+	credit  credits
+	// verified reports whether an address has proved that it is there.
+	verified func(now time.Time, a netip.Addr) bool
+	req      wire.MapRequest // reused
 }
 
 // replyKey is what Map-Replies are limited for: a destination and the
@@ -31,6 +34,7 @@ func newETR(c *core) *etr {
 		core:    c,
 		replies: newLimiter[replyKey](replySpacing, replyBurst, limiterKeys),
 		probes:  newLimiter[replyKey](probeSpacing, probeBurst, limiterKeys),
+		credit:  newCredits(),
 	}
 }
 
@@ -38,6 +42,7 @@ func newETR(c *core) *etr {
 type arrival struct {
 	from netip.AddrPort // outer source
 	at   netip.AddrPort // the local address it was sent to
+	size int            // octets of the IP packet
 	// port is the source port of the Map-Request itself, which the Map-Reply
 	// goes to (RFC 9301 section 5.5): the inner one if it came in an ECM.
 	port         uint16
@@ -82,6 +87,7 @@ func (e *etr) request(now time.Time, m *wire.MapRequest, how arrival) {
 		e.stats.inc(mapRequestsNotOurs)
 		return
 	}
+	e.credit.earn(to, how.size)
 	limit := &e.replies
 	if m.Probe {
 		limit = &e.probes
@@ -91,6 +97,10 @@ func (e *etr) request(now time.Time, m *wire.MapRequest, how arrival) {
 		return
 	}
 	room := e.cfg.maxPayload(to) - replyHeader
+	trusted := e.verified(now, to)
+	if !trusted {
+		room = min(room, e.credit.of(to)-onWire(replyHeader, to))
+	}
 	var sign signature
 	if how.security != nil {
 		if sign, ok = e.open(now, m, how); !ok {
@@ -103,6 +113,10 @@ func (e *etr) request(now time.Time, m *wire.MapRequest, how arrival) {
 		probed = how.at.Addr()
 	}
 	recs := e.records(own, asked, probed, room)
+	if len(recs) == 0 {
+		e.stats.inc(mapRepliesTooLarge)
+		return
+	}
 	// All records of one reply should expire together (section 5.5).
 	ttl := slices.MinFunc(recs, func(a, b *mapping.Record) int { return cmp.Compare(a.TTL, b.TTL) }).TTL
 	for _, r := range recs {
@@ -125,6 +139,10 @@ func (e *etr) request(now time.Time, m *wire.MapRequest, how arrival) {
 			return
 		}
 		e.stats.inc(mapRepliesSigned)
+	}
+	if !trusted && !e.credit.spend(to, onWire(len(msg), to)) {
+		e.stats.inc(mapRepliesTooLarge)
+		return
 	}
 	dst := netip.AddrPortFrom(to, how.port)
 	e.send(src, dst, msg)

@@ -91,6 +91,7 @@ type itr struct {
 	all     limiter[struct{}]    // new resolutions
 	smr     limiter[mapping.EID] // SMR-invoked Map-Requests for each EID-prefix
 	data    limiter[struct{}]    // Map-Requests that verify map data
+	strays  limiter[struct{}]    // Map-Replies that answer nothing
 }
 
 func newITR(c *core) *itr {
@@ -107,6 +108,7 @@ func newITR(c *core) *itr {
 		all:       newLimiter[struct{}](time.Second/time.Duration(l.Rate), requestBurst*l.Rate, 1),
 		smr:       newLimiter[mapping.EID](smrSpacing, 1, limiterKeys),
 		data:      newLimiter[struct{}](mapDataSpacing, mapDataBurst, 1),
+		strays:    newLimiter[struct{}](straySpacing, strayBurst, 1),
 	}
 }
 

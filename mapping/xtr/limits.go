@@ -120,6 +120,15 @@ const (
 	// more in use at once, the least recent are forgotten.
 	limiterKeys = 8192
 
+	// maxCredit bounds the octets that are saved for replies to one address: as
+	// much as one IP packet can hold.
+	maxCredit = 1 << 16
+
+	// strays is how many Map-Replies a second may answer nothing before there
+	// is an alarm: late and duplicated ones are few.
+	straySpacing = 100 * time.Millisecond
+	strayBurst   = 100
+
 	// logSpacing bounds log lines about bad messages, for each kind.
 	logSpacing = 10 * time.Second
 

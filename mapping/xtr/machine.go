@@ -26,7 +26,9 @@ type machine struct {
 func newMachine(cfg Config, stats *counters) *machine {
 	c := newCore(cfg, stats)
 	i := newITR(c)
-	return &machine{core: c, itr: i, etr: newETR(c), reg: newRegistrar(c), smrs: newSolicitor(c), probes: newProber(c, i.cache)}
+	m := &machine{core: c, itr: i, etr: newETR(c), reg: newRegistrar(c), smrs: newSolicitor(c), probes: newProber(c, i.cache)}
+	m.etr.verified = m.probes.verified
+	return m
 }
 
 // start begins to register.
@@ -125,7 +127,7 @@ func (m *machine) receive(now time.Time, msg []byte, src, dst netip.AddrPort) {
 		m.reg.notify(now, msg, src)
 		m.solicitSettled(now)
 	case wire.TypeMapRequest:
-		m.request(now, msg, arrival{from: src, at: dst, port: src.Port()})
+		m.request(now, msg, arrival{from: src, at: dst, size: onWire(len(msg), src.Addr()), port: src.Port()})
 	case wire.TypeECM:
 		if err := m.ecm.Decode(msg); err != nil {
 			m.refuse(now, controlMalformed, src, err)
@@ -136,7 +138,7 @@ func (m *machine) receive(now time.Time, msg []byte, src, dst netip.AddrPort) {
 			m.refuse(now, controlUnexpected, src, nil)
 			return
 		}
-		m.request(now, m.ecm.Message, arrival{from: src, at: dst, port: m.ecm.Src.Port(), encapsulated: true, security: m.ecm.SecurityData})
+		m.request(now, m.ecm.Message, arrival{from: src, at: dst, size: onWire(len(msg), src.Addr()), port: m.ecm.Src.Port(), encapsulated: true, security: m.ecm.SecurityData})
 	default:
 		m.refuse(now, controlUnexpected, src, nil)
 	}

@@ -296,6 +296,12 @@ func (p *prober) answered(o outstandingProbe, m *wire.MapReply) (r *probed, ok b
 	return r, found && r != nil && (r == o.rloc || p.has(o.eid, locator))
 }
 
+// verified reports whether a answered a probe lately, and so is where it says.
+func (p *prober) verified(now time.Time, a netip.Addr) bool {
+	r := p.rlocs[a]
+	return r != nil && !r.lastReply.IsZero() && now.Sub(r.lastReply) <= 2*p.cfg.RLOCProbing.Interval
+}
+
 // unwait forgets the outstanding probes of r.
 func (p *prober) unwait(r *probed) {
 	for _, n := range r.nonces {

@@ -19,7 +19,7 @@ func (i *itr) reply(now time.Time, msg []byte, from netip.AddrPort) {
 	nonce, _ := wire.PeekNonce(msg)
 	o, ok := i.nonces[nonce]
 	if !ok {
-		i.stats.inc(mapRepliesUnmatched)
+		i.stray(now, from)
 		return
 	}
 	var m wire.MapReply
@@ -57,6 +57,16 @@ func (i *itr) reply(now time.Time, msg []byte, from netip.AddrPort) {
 		if r.TTL != 0 {
 			i.log.Debug("mapping installed", "eid", r.EID, "locators", locatorText{r})
 		}
+	}
+}
+
+// stray counts a Map-Reply that nothing was asked for. Many of them are
+// somebody who guesses nonces.
+func (i *itr) stray(now time.Time, from netip.AddrPort) {
+	i.stats.inc(mapRepliesUnmatched)
+	if !i.strays.allow(now, struct{}{}) && i.logs.allow(now, alarmForgedReplies) {
+		i.stats.inc(alarmForgedReplies)
+		i.log.Warn("many map-replies that answer nothing; somebody may be forging them", "from", from)
 	}
 }
 

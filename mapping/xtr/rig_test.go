@@ -80,7 +80,17 @@ func newRig(t testing.TB, cfg Config) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &rig{t: t, m: newMachine(c, new(counters)), now: zeroTime}
+	m := newMachine(c, new(counters))
+	m.etr.verified = func(time.Time, netip.Addr) bool { return true } // see newStrictRig
+	return &rig{t: t, m: m, now: zeroTime}
+}
+
+// newStrictRig is a rig whose ETR trusts no address before it has answered a
+// probe.
+func newStrictRig(t testing.TB, cfg Config) *rig {
+	r := newRig(t, cfg)
+	r.m.etr.verified = r.m.probes.verified
+	return r
 }
 
 func (r *rig) collect() {

@@ -17,6 +17,7 @@ const (
 	mapRequestsDowngraded
 	mapRepliesIn
 	mapRepliesUnmatched
+	alarmForgedReplies
 	mapRepliesWrongEID
 	mapRepliesVerified
 	mapRepliesUnprotected
@@ -45,6 +46,7 @@ const (
 	mapRepliesOut
 	mapRepliesSigned
 	mapRepliesRateLimited
+	mapRepliesTooLarge
 	rlocProbesIn
 	smrIn
 	smrNotCached
@@ -92,6 +94,7 @@ var counterNames = [numCounters]string{
 	mapRequestsProtected:         "map_requests_protected",
 	mapRequestsDowngraded:        "map_requests_downgraded",
 	mapRepliesIn:                 "map_replies_in",
+	alarmForgedReplies:           "alarm_forged_map_replies",
 	mapRepliesUnmatched:          "map_replies_unmatched",
 	mapRepliesWrongEID:           "map_replies_wrong_eid",
 	mapRepliesVerified:           "map_replies_verified",
@@ -120,6 +123,7 @@ var counterNames = [numCounters]string{
 	mapRequestsSecurityRefused:   "map_requests_lisp_sec_refused",
 	mapRepliesOut:                "map_replies_out",
 	mapRepliesSigned:             "map_replies_signed",
+	mapRepliesTooLarge:           "map_replies_too_large",
 	mapRepliesRateLimited:        "map_replies_rate_limited",
 	rlocProbesIn:                 "rloc_probes_in",
 	smrIn:                        "smr_in",
