@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/eidolon-lisp/eidolon/encap"
 	"github.com/eidolon-lisp/eidolon/mapping"
@@ -107,7 +108,7 @@ func (d *Decap) packet(s *Snapshot, p *Packet) DropReason {
 		return p.Drop
 	}
 	if p.Src != d.outer {
-		if p.Src == p.Dst || p.Src == s.Source(p.Src) || !encap.Routable(p.Src) {
+		if p.Src == p.Dst || p.Src == s.Source(p.Src) || slices.Contains(d.f.rlocs, p.Src) || !encap.Routable(p.Src) {
 			return DropOuterSource
 		}
 		d.outer = p.Src

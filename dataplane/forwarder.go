@@ -4,6 +4,7 @@ import (
 	"context"
 	"iter"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -11,6 +12,9 @@ import (
 type Config struct {
 	// Miss says what becomes of packets without a mapping.
 	Miss MissPolicy
+	// RLOCs are all addresses of this router that packets are received on. A
+	// packet that claims to come from one of them is dropped.
+	RLOCs []netip.Addr
 	// MapVersioning sends and checks map-versions (RFC 9302). Only for an
 	// underlay where nobody forges packets: never on the public Internet
 	// (section 8). Without it a packet that carries versions is dropped, as
@@ -24,6 +28,7 @@ type Config struct {
 // share. All methods may be called from any goroutine.
 type Forwarder struct {
 	fib      *FIB
+	rlocs    []netip.Addr
 	now      func() time.Time
 	stats    Stats
 	watch    <-chan struct{} // of the FIB, for RunHold
@@ -35,7 +40,7 @@ type Forwarder struct {
 
 // NewForwarder returns a core that forwards by fib. It starts no goroutine.
 func NewForwarder(fib *FIB, cfg Config) *Forwarder {
-	f := &Forwarder{fib: fib, now: cfg.Now, watch: fib.Watch(), misses: newMisses(), heard: newHeard()}
+	f := &Forwarder{fib: fib, rlocs: slices.Clone(cfg.RLOCs), now: cfg.Now, watch: fib.Watch(), misses: newMisses(), heard: newHeard()}
 	if f.now == nil {
 		f.now = time.Now
 	}

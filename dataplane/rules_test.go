@@ -385,6 +385,21 @@ func TestA12_OuterAddresses(t *testing.T) {
 	}
 }
 
+// Nor does a packet come from this router itself, by whichever of its addresses
+// (RFC 9300 section 16).
+func TestA12_OuterSourceIsNotOurs(t *testing.T) {
+	second := addr("192.0.2.200")
+	s := newSite(t, dataplane.MissPolicy{})
+	s.fwd = dataplane.NewForwarder(s.fib, dataplane.Config{RLOCs: []netip.Addr{ours4, second}})
+	s.in = s.fwd.NewDecap(map[uint32]dataplane.HostWriter{0: s.host})
+	s.in.Batch([]dataplane.Packet{back4(10).Lisp(0, "192.0.2.200", "192.0.2.1"), back4(10).Lisp(0, "192.0.2.1", "192.0.2.200")})
+	s.wantDrops(dataplane.DropOuterSource, 2)
+	s.wantCount(dataplane.DecapPackets, 0)
+	if h := s.fwd.Heard(); len(h) != 0 {
+		t.Errorf("heard of %v", h)
+	}
+}
+
 // Forged header bits of all kinds, from RLOCs that are in mappings and that are
 // not, change nothing on an untrusted underlay: not the table, not where
 // packets go or what they look like, and nothing is asked or told. Each is

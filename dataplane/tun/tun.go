@@ -108,7 +108,7 @@ func New(cfg Config, fib *dataplane.FIB) (_ *Plane, err error) {
 		return nil, err
 	}
 	p := &Plane{
-		cfg: cfg, log: cfg.Logger, fib: fib, fwd: dataplane.NewForwarder(fib, dataplane.Config{Miss: cfg.Miss, MapVersioning: cfg.MapVersioning}),
+		cfg: cfg, log: cfg.Logger, fib: fib, fwd: dataplane.NewForwarder(fib, dataplane.Config{Miss: cfg.Miss, RLOCs: cfg.Sources, MapVersioning: cfg.MapVersioning}),
 		devices: make(map[uint32][]*queue), missing: slices.Clone(cfg.Sources),
 	}
 	p.c = p.fwd.Counters()
