@@ -170,7 +170,7 @@ func (b *bench) memory(ms *rig.MapServer, mappings int) error {
 }
 
 // settle is how long after an import the memory is looked at.
-const settle = 2 * time.Second
+const settle = 5 * time.Second
 
 // speed is how many requests are answered in a second, and in a second of
 // processor time.
