@@ -412,6 +412,24 @@ func explanationToProto(x server.Explanation) *eidolonv1.ExplainMappingResponse 
 	for _, a := range x.ETRs {
 		p.Etrs = append(p.Etrs, a.String())
 	}
+	for _, st := range x.Subscriptions {
+		p.Subscriptions = append(p.Subscriptions, subscriptionToProto(st))
+	}
+	return p
+}
+
+func subscriptionToProto(st server.SubscriptionStatus) *eidolonv1.Subscription {
+	p := &eidolonv1.Subscription{
+		Eid:     st.EID.String(),
+		XtrId:   fmt.Sprintf("%x", st.XTRID[:]),
+		SiteId:  st.SiteID,
+		Since:   timeToProto(st.Since),
+		Until:   timeToProto(st.Until),
+		Waiting: uint32(st.Waiting),
+	}
+	for _, a := range st.ITRRLOCs {
+		p.ItrRlocs = append(p.ItrRlocs, a.String())
+	}
 	return p
 }
 
@@ -487,13 +505,16 @@ func optionalRecord(r *mapping.Record) *eidolonv1.Record {
 }
 
 var serverEventKinds = map[server.EventKind]eidolonv1.EventKind{
-	server.EventRegistered: eidolonv1.EventKind_EVENT_KIND_REGISTERED,
-	server.EventChanged:    eidolonv1.EventKind_EVENT_KIND_REGISTRATION_CHANGED,
-	server.EventWithdrawn:  eidolonv1.EventKind_EVENT_KIND_WITHDRAWN,
-	server.EventExpired:    eidolonv1.EventKind_EVENT_KIND_EXPIRED,
-	server.EventPut:        eidolonv1.EventKind_EVENT_KIND_PUT,
-	server.EventDeleted:    eidolonv1.EventKind_EVENT_KIND_DELETED,
-	server.EventRefused:    eidolonv1.EventKind_EVENT_KIND_REGISTRATION_REFUSED,
+	server.EventRegistered:   eidolonv1.EventKind_EVENT_KIND_REGISTERED,
+	server.EventChanged:      eidolonv1.EventKind_EVENT_KIND_REGISTRATION_CHANGED,
+	server.EventWithdrawn:    eidolonv1.EventKind_EVENT_KIND_WITHDRAWN,
+	server.EventExpired:      eidolonv1.EventKind_EVENT_KIND_EXPIRED,
+	server.EventPut:          eidolonv1.EventKind_EVENT_KIND_PUT,
+	server.EventDeleted:      eidolonv1.EventKind_EVENT_KIND_DELETED,
+	server.EventSubscribed:   eidolonv1.EventKind_EVENT_KIND_SUBSCRIBED,
+	server.EventUnsubscribed: eidolonv1.EventKind_EVENT_KIND_UNSUBSCRIBED,
+	server.EventPublished:    eidolonv1.EventKind_EVENT_KIND_PUBLISHED,
+	server.EventRefused:      eidolonv1.EventKind_EVENT_KIND_REGISTRATION_REFUSED,
 }
 
 func serverEventToProto(e server.Event) *eidolonv1.Event {

@@ -23,9 +23,10 @@ type fakeDatabase struct {
 	sites []server.SiteStatus
 	regs  map[mapping.EID]server.MappingStatus
 
-	explained server.Explanation
-	itr       netip.Addr // of the last Explain
-	events    fanout.Fanout[server.Event]
+	subscriptions []server.SubscriptionStatus
+	explained     server.Explanation
+	itr           netip.Addr // of the last Explain
+	events        fanout.Fanout[server.Event]
 }
 
 func newDatabase() *fakeDatabase {
@@ -36,6 +37,10 @@ func (d *fakeDatabase) Explain(e mapping.EID, itr netip.Addr) server.Explanation
 	x := d.explained
 	x.EID, d.itr = e, itr
 	return x
+}
+
+func (d *fakeDatabase) Subscriptions() iter.Seq[server.SubscriptionStatus] {
+	return slices.Values(d.subscriptions)
 }
 
 func (d *fakeDatabase) Watch(queue int) (*fanout.Subscription[server.Event], error) {

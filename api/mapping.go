@@ -31,6 +31,8 @@ type Database interface {
 	Delete(ctx context.Context, eids []mapping.EID) error
 	// Explain tells what a Map-Request for e by an ITR would get and why.
 	Explain(e mapping.EID, itr netip.Addr) server.Explanation
+	// Subscriptions walks the subscriptions of xTRs, in the order of EIDs.
+	Subscriptions() iter.Seq[server.SubscriptionStatus]
 	// Watch subscribes to what happens.
 	Watch(queue int) (*fanout.Subscription[server.Event], error)
 }
@@ -163,6 +165,30 @@ func (s *mappings) ExplainMapping(_ context.Context, req *eidolonv1.ExplainMappi
 		}
 	}
 	return explanationToProto(s.db.Explain(e, itr.Unmap())), nil
+}
+
+func (s *mappings) ListSubscriptions(req *eidolonv1.ListSubscriptionsRequest, stream grpc.ServerStreamingServer[eidolonv1.ListSubscriptionsResponse]) error {
+	filter, ferr := optionalEID("eid", req.GetEid())
+	if ferr != nil {
+		return invalid(ferr)
+	}
+	batch := new(eidolonv1.ListSubscriptionsResponse)
+	for st := range s.db.Subscriptions() {
+		if !related(filter, st.EID) {
+			continue
+		}
+		batch.Subscriptions = append(batch.Subscriptions, subscriptionToProto(st))
+		if len(batch.Subscriptions) == listBatch {
+			if err := stream.Send(batch); err != nil {
+				return err
+			}
+			batch = new(eidolonv1.ListSubscriptionsResponse)
+		}
+	}
+	if len(batch.Subscriptions) == 0 {
+		return nil
+	}
+	return stream.Send(batch)
 }
 
 func (s *mappings) MonitorMappings(req *eidolonv1.MonitorMappingsRequest, stream grpc.ServerStreamingServer[eidolonv1.MonitorMappingsResponse]) error {

@@ -356,6 +356,15 @@ func (x explanation) printMapServer(s section, now time.Time) {
 		s.fact(label, "%s", r)
 		label = ""
 	}
+	label = "told"
+	for i, sub := range m.GetSubscriptions() {
+		if i == 4 && len(m.GetSubscriptions()) > 5 {
+			s.fact("", "and %d xTRs more", len(m.GetSubscriptions())-i)
+			break
+		}
+		s.fact(label, "of changes is xTR %s, subscribed to %s for %s, %d map-notifies unacknowledged", sub.GetXtrId(), sub.GetEid(), ago(now, sub.GetSince()), sub.GetWaiting())
+		label = ""
+	}
 }
 
 func (x explanation) printResolver(s section) {

@@ -190,6 +190,15 @@ func (s *watchedServer) Watch(queue int) (*fanout.Subscription[server.Event], er
 	return sub, err
 }
 
+// Subscriptions is made up: nobody subscribes in these tests.
+func (s *watchedServer) Subscriptions() iter.Seq[server.SubscriptionStatus] {
+	now := time.Now()
+	return slices.Values([]server.SubscriptionStatus{
+		{EID: mapping.MustParseEID("10.9.0.0/16"), XTRID: mapping.XTRID{15: 11}, ITRRLOCs: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}, Since: now.Add(-49*time.Hour - time.Minute)},
+		{EID: mapping.MustParseEID("11.0.0.0/8"), XTRID: mapping.XTRID{15: 11}, Temporary: true, Since: now, Until: now.Add(49*time.Hour + 59*time.Minute), Waiting: 2},
+	})
+}
+
 // register sends a Map-Register signed with a key.
 func (h *host) register(key auth.Key, nonce uint64) (net.Conn, error) {
 	rs, err := wire.NewRecords(&mapping.Record{EID: mapping.MustParseEID("10.1.0.0/16"), TTL: 1440, Authoritative: true,

@@ -221,11 +221,10 @@ func milliseconds(d time.Duration) string {
 
 // short prints a duration with its two largest units: 1d2h, 3m20s, 7s.
 func short(d time.Duration) string {
-	sign := ""
-	if d < 0 {
-		sign, d = "-", -d
+	sign, s := "", int64(d.Round(time.Second)/time.Second)
+	if s < 0 {
+		sign, s = "-", -s
 	}
-	s := int64(d.Round(time.Second) / time.Second)
 	units := []struct {
 		name string
 		size int64

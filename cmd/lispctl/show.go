@@ -41,6 +41,10 @@ or lie inside it.`,
 			showMapCache, programXTR),
 		showCommand("map-server", "Show the map-servers of an xTR", "", showMapServers, programXTR),
 		showCommand("map-resolver", "Show the map-resolvers of an xTR", "", showMapResolvers, programXTR),
+		showCommand("subscriptions [EID]", "Show who a map-server tells of changes",
+			`Shows the xTRs that subscribed to EIDs (RFC 9437) and so are told when a mapping
+changes. With an argument only subscriptions to what holds the EID or lies inside
+it.`, showSubscriptions, programMapServer),
 		showCommand("locators", "Show the remote locators that an xTR probes",
 			`Shows the locators of other sites that carry traffic and those that do not answer,
 with the state that probing found.`, showLocators, programXTR),
@@ -350,6 +354,37 @@ func showMapResolvers(v view) error {
 			state = "down"
 		}
 		t.row(m.GetAddress(), state, m.GetRequests(), m.GetReplies(), m.GetTimeouts(), rtt(m.GetRoundTripTime()), ago(v.now, m.GetLastReply()))
+	}
+	return t.end()
+}
+
+func showSubscriptions(v view) error {
+	stream, err := eidolonv1.NewMappingServiceClient(v.c.conn).ListSubscriptions(v.ctx, &eidolonv1.ListSubscriptionsRequest{Eid: v.arg})
+	if err != nil {
+		return err
+	}
+	var t *table
+	l := jsonList{w: v.w}
+	if !v.json {
+		t = newTable(v.w, "EID", "XTR", "ITR-RLOCS", "SINCE", "ENDS", "UNACKNOWLEDGED")
+	}
+	err = received(stream.Recv, func(resp *eidolonv1.ListSubscriptionsResponse) error {
+		for _, s := range resp.GetSubscriptions() {
+			if v.json {
+				if err := l.add(s); err != nil {
+					return err
+				}
+				continue
+			}
+			t.row(s.GetEid(), s.GetXtrId(), strings.Join(s.GetItrRlocs(), ","), ago(v.now, s.GetSince()), until(v.now, s.GetUntil()), s.GetWaiting())
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if v.json {
+		return l.end()
 	}
 	return t.end()
 }

@@ -29,11 +29,18 @@ const (
 	EventPut
 	// EventDeleted: a mapping that had been put was deleted.
 	EventDeleted
+	// EventSubscribed: an xTR subscribed to an EID, or did so again.
+	EventSubscribed
+	// EventUnsubscribed: a subscription ended.
+	EventUnsubscribed
+	// EventPublished: a Map-Notify about an EID went to a subscriber for the
+	// first time; what is sent again is no event.
+	EventPublished
 	// EventRefused: a Map-Register was refused.
 	EventRefused
 )
 
-var eventNames = [...]string{"none", "registered", "changed", "withdrawn", "expired", "put", "deleted", "refused"}
+var eventNames = [...]string{"none", "registered", "changed", "withdrawn", "expired", "put", "deleted", "subscribed", "unsubscribed", "published", "refused"}
 
 // String returns a name for logs.
 func (k EventKind) String() string {
@@ -53,9 +60,11 @@ type Event struct {
 	// Site is the name of the site; empty for mappings of the API, and when it
 	// is not known who was refused.
 	Site string
-	// By is the xTR that registered; zero for mappings of the API.
+	// By is the xTR that registered or subscribed; zero for mappings of the
+	// API.
 	By mapping.Registrant
-	// Peer is where the Map-Register came from, if it is known.
+	// Peer is where the Map-Register came from, if it is known, or where the
+	// Map-Notify went.
 	Peer netip.AddrPort
 	// Record is what By registered or what was put, or had been when it ended;
 	// Previous is what that was before a change. They must not be changed.
@@ -148,4 +157,17 @@ func (s *Server) difference(now time.Time, before, after content) (out []Event) 
 		out = append(out, Event{Kind: EventDeleted, Record: before.api})
 	}
 	return out
+}
+
+// tellSubscription publishes what has become of a subscription.
+func (s *Server) tellSubscription(now time.Time, k EventKind, x *subscription, why string) {
+	ev := Event{Time: now, Kind: k, EID: x.eid, By: x.by.registrant(), Reason: why}
+	if to := x.addresses(s); len(to) > 0 {
+		ev.Peer = to[0]
+	}
+	s.events.Publish(ev)
+}
+
+func (x *subscriber) registrant() mapping.Registrant {
+	return mapping.Registrant{XTRID: x.XTRID, SiteID: x.SiteID}
 }

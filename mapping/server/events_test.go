@@ -151,3 +151,56 @@ func TestEventsOfAFlood(t *testing.T) {
 		t.Errorf("after the flood: %+v, %v, %d were told", last, err, len(items))
 	}
 }
+
+func TestEventsOfSubscriptions(t *testing.T) {
+	b := newBench(t, withSubscribers(), newMemStore())
+	b.put(rec("10.64.0.0/10", "203.0.113.1"))
+	sub, err := b.s.Watch(64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sub.Close()
+	for _, c := range []struct {
+		what string
+		do   func()
+		want []string
+	}{
+		{"subscribed", func() { b.ack(b.subscribe(subscribing("10.64.0.0/10", 100, nil))[0], pubKey) }, []string{"subscribed 10.64.0.0/10 by 1"}},
+		{"a change", func() {
+			b.put(rec("10.64.0.0/10", "203.0.113.2"))
+			b.ack(b.due()[0], pubKey)
+		}, []string{"put 10.64.0.0/10 to 203.0.113.2 from 203.0.113.1", "published 10.64.0.0/10 to 203.0.113.2 by 1"}},
+		{"unsubscribed", func() { b.subscribe(subscribing("10.64.0.0/10", 200, ending)) }, []string{"unsubscribed 10.64.0.0/10 by 1: the xTR wanted it"}},
+		{"a temporary one", func() { b.ack(b.subscribe(subscribing("172.16.0.1", 300, nil))[0], pubKey) }, []string{"subscribed 128.0.0.0/1 by 1"}},
+		{"its end", func() {
+			b.now = b.now.Add(temporaryTTL + time.Second)
+			b.s.tick(t.Context(), b.now)
+		}, []string{"unsubscribed 128.0.0.0/1 by 1: there was no mapping in time"}},
+		{"no acknowledgement", func() {
+			b.subscribe(subscribing("10.64.0.0/10", 400, nil))
+			for range len(retransmissions) {
+				b.now = b.now.Add(time.Minute)
+				b.due()
+			}
+		}, []string{"subscribed 10.64.0.0/10 by 1", "unsubscribed 10.64.0.0/10 by 1: its Map-Notifies are not acknowledged, or are too many"}},
+	} {
+		c.do()
+		if got := eventsOf(t, sub); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q, want %q", c.what, got, c.want)
+		}
+	}
+}
+
+// Explain names who is told of changes.
+func TestExplainSubscriptions(t *testing.T) {
+	b := newBench(t, withSubscribers(), newMemStore())
+	b.put(rec("10.64.0.0/10", "203.0.113.1"))
+	b.subscribe(subscribing("10.64.0.0/10", 100, nil))
+	x := b.s.Explain(eid("10.64.3.4"), itr4.Addr())
+	if len(x.Subscriptions) != 1 || x.Subscriptions[0].EID != eid("10.64.0.0/10") || x.Subscriptions[0].XTRID != xtrID(1) || x.Subscriptions[0].Waiting != 1 {
+		t.Errorf("subscriptions %+v", x.Subscriptions)
+	}
+	if x = b.s.Explain(eid("10.1.3.4"), itr4.Addr()); len(x.Subscriptions) != 0 {
+		t.Errorf("subscriptions to something else %+v", x.Subscriptions)
+	}
+}

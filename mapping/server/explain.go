@@ -52,6 +52,9 @@ type Explanation struct {
 	// ETRs are the candidates to forward to; one of them is chosen for each
 	// Map-Request.
 	ETRs []netip.Addr
+	// Subscriptions are those of xTRs to the EID or to what holds it: they are
+	// told when its mapping changes.
+	Subscriptions []SubscriptionStatus
 	// Reasons say in words what led to the outcome, in the order in which it
 	// was decided; at least one.
 	Reasons []string
@@ -73,6 +76,7 @@ func (s *Server) Explain(e mapping.EID, itr netip.Addr) Explanation {
 	if _, v, ok := lookup(t, e); ok {
 		x.Match, x.Matched = s.status(v), true
 	}
+	x.Subscriptions = s.subscribersOf(e)
 	r := s.newReader()
 	if n := r.resolve(t, e, false, limit); n != nil {
 		x.Outcome = OutcomeForward

@@ -162,8 +162,10 @@ func (n *notices) send(now time.Time, d due) {
 	}
 	d.x.nonce++
 	n.s.pubsub.unsaved[d.x] = true
-	if n.compose(now, d, []*mapping.Record{rec}, d.x.nonce, d.x.addresses(n.s), d.x.local) {
+	to := d.x.addresses(n.s)
+	if n.compose(now, d, []*mapping.Record{rec}, d.x.nonce, to, d.x.local) {
 		n.s.counters.inc(publications)
+		n.s.events.Publish(Event{Time: now, Kind: EventPublished, EID: d.eid, By: d.x.by.registrant(), Peer: to[0], Record: rec})
 	}
 }
 
@@ -291,15 +293,13 @@ func (n *notices) drop(x *subscription) {
 	}
 }
 
-// waiting counts the Map-Notifies for x that are not acknowledged.
-func (n *notices) waiting(x *subscription) int {
-	c := 0
+// waiting counts the Map-Notifies that are not acknowledged, by subscription.
+func (n *notices) waiting() map[*subscription]int {
+	count := make(map[*subscription]int)
 	for d := range n.byDue {
-		if d.x == x {
-			c++
-		}
+		count[d.x]++
 	}
-	return c
+	return count
 }
 
 // acknowledged handles a Map-Notify-Ack (RFC 9301 section 5.7). One that

@@ -463,7 +463,16 @@ func (s *Server) subscribe(now time.Time, r *reader, op subscribe) (confirm func
 		to = netip.AddrPort{}
 	}
 	nonce := m.Nonce
-	return func() { s.notices.answer(now, xs, told, nonce, to, op.dst) }
+	return func() {
+		s.notices.answer(now, xs, told, nonce, to, op.dst)
+		for _, x := range xs {
+			if x.ended {
+				s.tellSubscription(now, EventUnsubscribed, x, "the xTR wanted it")
+			} else {
+				s.tellSubscription(now, EventSubscribed, x, "")
+			}
+		}
+	}
 }
 
 // plain answers a message as if it had not asked to subscribe.
@@ -554,6 +563,7 @@ func (s *Server) publish(now time.Time, t *table, e mapping.EID) {
 func (s *Server) giveUp(now time.Time, x *subscription) {
 	s.counters.inc(subscriptionsGivenUp)
 	s.log.Info("subscription ended: its Map-Notifies are not acknowledged, or are too many", "eid", x.eid, "xtr", fmt.Sprintf("%x", x.by.XTRID[:]))
+	s.tellSubscription(now, EventUnsubscribed, x, "its Map-Notifies are not acknowledged, or are too many")
 	s.notices.drop(x)
 	temporary := x.until != 0
 	s.notices.last(now, x)
@@ -573,6 +583,7 @@ func (s *Server) expireSubscriptions(now time.Time) {
 		}
 		p.temporary = p.temporary[1:]
 		if x.until != 0 && !x.ended {
+			s.tellSubscription(now, EventUnsubscribed, x, "there was no mapping in time")
 			s.notices.drop(x)
 			p.end(x)
 		}
@@ -606,33 +617,45 @@ type SubscriptionStatus struct {
 // Subscriptions walks the active subscriptions as they were when it began.
 func (s *Server) Subscriptions() iter.Seq[SubscriptionStatus] {
 	return func(yield func(SubscriptionStatus) bool) {
-		s.mu.Lock()
-		var out []SubscriptionStatus
-		for _, m := range s.pubsub.table.All() {
-			for _, x := range m {
-				if x.ended {
-					continue
-				}
-				st := SubscriptionStatus{EID: x.eid, XTRID: x.by.XTRID, SiteID: x.by.SiteID, ITRRLOCs: x.rlocs, Temporary: x.until != 0, Since: s.timeOf(x.since), Waiting: s.notices.waiting(x)}
-				if x.until != 0 {
-					st.Until = s.timeOf(x.until)
-				}
-				out = append(out, st)
-			}
-		}
-		s.mu.Unlock()
-		slices.SortFunc(out, func(a, b SubscriptionStatus) int {
-			if c := a.EID.Compare(b.EID); c != 0 {
-				return c
-			}
-			return bytes.Compare(a.XTRID[:], b.XTRID[:])
-		})
-		for _, st := range out {
+		for _, st := range s.statusOf(func() iter.Seq2[mapping.EID, map[mapping.XTRID]*subscription] { return s.pubsub.table.All() }) {
 			if !yield(st) {
 				return
 			}
 		}
 	}
+}
+
+// subscribersOf returns the active subscriptions to e and to what holds it.
+func (s *Server) subscribersOf(e mapping.EID) []SubscriptionStatus {
+	return s.statusOf(func() iter.Seq2[mapping.EID, map[mapping.XTRID]*subscription] { return s.pubsub.table.Covering(e) })
+}
+
+// statusOf returns the active ones of some subscriptions, by EID and xTR. which
+// is called under mu.
+func (s *Server) statusOf(which func() iter.Seq2[mapping.EID, map[mapping.XTRID]*subscription]) []SubscriptionStatus {
+	var out []SubscriptionStatus
+	s.mu.Lock()
+	waiting := s.notices.waiting()
+	for _, m := range which() {
+		for _, x := range m {
+			if x.ended {
+				continue
+			}
+			st := SubscriptionStatus{EID: x.eid, XTRID: x.by.XTRID, SiteID: x.by.SiteID, ITRRLOCs: x.rlocs, Temporary: x.until != 0, Since: s.timeOf(x.since), Waiting: waiting[x]}
+			if x.until != 0 {
+				st.Until = s.timeOf(x.until)
+			}
+			out = append(out, st)
+		}
+	}
+	s.mu.Unlock()
+	slices.SortFunc(out, func(a, b SubscriptionStatus) int {
+		if c := a.EID.Compare(b.EID); c != 0 {
+			return c
+		}
+		return bytes.Compare(a.XTRID[:], b.XTRID[:])
+	})
+	return out
 }
 
 var errNoRLOC = errors.New("no locator that can be sent to")

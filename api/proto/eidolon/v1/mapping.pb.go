@@ -9,6 +9,7 @@ package eidolonv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -842,7 +843,9 @@ type ExplainMappingResponse struct {
 	// The ETRs, to one of which the Map-Request is forwarded.
 	Etrs []string `protobuf:"bytes,7,rep,name=etrs,proto3" json:"etrs,omitempty"`
 	// Why, in words, in the order in which it is decided.
-	Reasons       []string `protobuf:"bytes,8,rep,name=reasons,proto3" json:"reasons,omitempty"`
+	Reasons []string `protobuf:"bytes,8,rep,name=reasons,proto3" json:"reasons,omitempty"`
+	// Who is told when a mapping for it changes.
+	Subscriptions []*Subscription `protobuf:"bytes,9,rep,name=subscriptions,proto3" json:"subscriptions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -933,6 +936,206 @@ func (x *ExplainMappingResponse) GetReasons() []string {
 	return nil
 }
 
+func (x *ExplainMappingResponse) GetSubscriptions() []*Subscription {
+	if x != nil {
+		return x.Subscriptions
+	}
+	return nil
+}
+
+// ListSubscriptionsRequest selects subscriptions.
+type ListSubscriptionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only those to EIDs that lie inside this one or that this one lies inside
+	// of; empty for all.
+	Eid           string `protobuf:"bytes,1,opt,name=eid,proto3" json:"eid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSubscriptionsRequest) Reset() {
+	*x = ListSubscriptionsRequest{}
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSubscriptionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSubscriptionsRequest) ProtoMessage() {}
+
+func (x *ListSubscriptionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSubscriptionsRequest.ProtoReflect.Descriptor instead.
+func (*ListSubscriptionsRequest) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ListSubscriptionsRequest) GetEid() string {
+	if x != nil {
+		return x.Eid
+	}
+	return ""
+}
+
+// ListSubscriptionsResponse holds some of the subscriptions.
+type ListSubscriptionsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most a few hundred at a time.
+	Subscriptions []*Subscription `protobuf:"bytes,1,rep,name=subscriptions,proto3" json:"subscriptions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSubscriptionsResponse) Reset() {
+	*x = ListSubscriptionsResponse{}
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSubscriptionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSubscriptionsResponse) ProtoMessage() {}
+
+func (x *ListSubscriptionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSubscriptionsResponse.ProtoReflect.Descriptor instead.
+func (*ListSubscriptionsResponse) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ListSubscriptionsResponse) GetSubscriptions() []*Subscription {
+	if x != nil {
+		return x.Subscriptions
+	}
+	return nil
+}
+
+// Subscription is that of one xTR to one EID.
+type Subscription struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The EID; changes of its mapping and of more-specifics are published.
+	Eid string `protobuf:"bytes,1,opt,name=eid,proto3" json:"eid,omitempty"`
+	// The xTR-ID in hexadecimal.
+	XtrId string `protobuf:"bytes,2,opt,name=xtr_id,json=xtrId,proto3" json:"xtr_id,omitempty"`
+	// The Site-ID that belongs to it.
+	SiteId uint64 `protobuf:"varint,3,opt,name=site_id,json=siteId,proto3" json:"site_id,omitempty"`
+	// Where Map-Notifies go, to one of them each.
+	ItrRlocs []string `protobuf:"bytes,4,rep,name=itr_rlocs,json=itrRlocs,proto3" json:"itr_rlocs,omitempty"`
+	// Since when.
+	Since *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
+	// When it ends, where there is no mapping yet; unset for one that lasts.
+	Until *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=until,proto3" json:"until,omitempty"`
+	// Map-Notifies that are not acknowledged yet.
+	Waiting       uint32 `protobuf:"varint,7,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Subscription) Reset() {
+	*x = Subscription{}
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Subscription) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Subscription) ProtoMessage() {}
+
+func (x *Subscription) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Subscription.ProtoReflect.Descriptor instead.
+func (*Subscription) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Subscription) GetEid() string {
+	if x != nil {
+		return x.Eid
+	}
+	return ""
+}
+
+func (x *Subscription) GetXtrId() string {
+	if x != nil {
+		return x.XtrId
+	}
+	return ""
+}
+
+func (x *Subscription) GetSiteId() uint64 {
+	if x != nil {
+		return x.SiteId
+	}
+	return 0
+}
+
+func (x *Subscription) GetItrRlocs() []string {
+	if x != nil {
+		return x.ItrRlocs
+	}
+	return nil
+}
+
+func (x *Subscription) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *Subscription) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *Subscription) GetWaiting() uint32 {
+	if x != nil {
+		return x.Waiting
+	}
+	return 0
+}
+
 // MonitorMappingsRequest selects events.
 type MonitorMappingsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -945,7 +1148,7 @@ type MonitorMappingsRequest struct {
 
 func (x *MonitorMappingsRequest) Reset() {
 	*x = MonitorMappingsRequest{}
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[15]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -957,7 +1160,7 @@ func (x *MonitorMappingsRequest) String() string {
 func (*MonitorMappingsRequest) ProtoMessage() {}
 
 func (x *MonitorMappingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[15]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -970,7 +1173,7 @@ func (x *MonitorMappingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MonitorMappingsRequest.ProtoReflect.Descriptor instead.
 func (*MonitorMappingsRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{15}
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *MonitorMappingsRequest) GetEid() string {
@@ -991,7 +1194,7 @@ type MonitorMappingsResponse struct {
 
 func (x *MonitorMappingsResponse) Reset() {
 	*x = MonitorMappingsResponse{}
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[16]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1003,7 +1206,7 @@ func (x *MonitorMappingsResponse) String() string {
 func (*MonitorMappingsResponse) ProtoMessage() {}
 
 func (x *MonitorMappingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[16]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1016,7 +1219,7 @@ func (x *MonitorMappingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MonitorMappingsResponse.ProtoReflect.Descriptor instead.
 func (*MonitorMappingsResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{16}
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *MonitorMappingsResponse) GetEvents() []*Event {
@@ -1031,7 +1234,7 @@ var File_eidolon_v1_mapping_proto protoreflect.FileDescriptor
 const file_eidolon_v1_mapping_proto_rawDesc = "" +
 	"\n" +
 	"\x18eidolon/v1/mapping.proto\x12\n" +
-	"eidolon.v1\x1a\x16eidolon/v1/event.proto\x1a\x16eidolon/v1/model.proto\x1a\x15eidolon/v1/site.proto\"\xda\x01\n" +
+	"eidolon.v1\x1a\x16eidolon/v1/event.proto\x1a\x16eidolon/v1/model.proto\x1a\x15eidolon/v1/site.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xda\x01\n" +
 	"\aMapping\x12*\n" +
 	"\x06record\x18\x01 \x01(\v2\x12.eidolon.v1.RecordR\x06record\x121\n" +
 	"\x06origin\x18\x02 \x01(\x0e2\x19.eidolon.v1.MappingOriginR\x06origin\x12\x12\n" +
@@ -1063,7 +1266,7 @@ const file_eidolon_v1_mapping_proto_rawDesc = "" +
 	"\x0fdurable_records\x18\x01 \x01(\x04R\x0edurableRecords\"D\n" +
 	"\x15ExplainMappingRequest\x12\x10\n" +
 	"\x03eid\x18\x01 \x01(\tR\x03eid\x12\x19\n" +
-	"\bitr_rloc\x18\x02 \x01(\tR\aitrRloc\"\xbb\x02\n" +
+	"\bitr_rloc\x18\x02 \x01(\tR\aitrRloc\"\xfb\x02\n" +
 	"\x16ExplainMappingResponse\x12\x10\n" +
 	"\x03eid\x18\x01 \x01(\tR\x03eid\x12\x12\n" +
 	"\x04site\x18\x02 \x01(\tR\x04site\x127\n" +
@@ -1073,7 +1276,20 @@ const file_eidolon_v1_mapping_proto_rawDesc = "" +
 	"\aoutcome\x18\x05 \x01(\x0e2\x1d.eidolon.v1.MapRequestOutcomeR\aoutcome\x12,\n" +
 	"\arecords\x18\x06 \x03(\v2\x12.eidolon.v1.RecordR\arecords\x12\x12\n" +
 	"\x04etrs\x18\a \x03(\tR\x04etrs\x12\x18\n" +
-	"\areasons\x18\b \x03(\tR\areasons\"*\n" +
+	"\areasons\x18\b \x03(\tR\areasons\x12>\n" +
+	"\rsubscriptions\x18\t \x03(\v2\x18.eidolon.v1.SubscriptionR\rsubscriptions\",\n" +
+	"\x18ListSubscriptionsRequest\x12\x10\n" +
+	"\x03eid\x18\x01 \x01(\tR\x03eid\"[\n" +
+	"\x19ListSubscriptionsResponse\x12>\n" +
+	"\rsubscriptions\x18\x01 \x03(\v2\x18.eidolon.v1.SubscriptionR\rsubscriptions\"\xeb\x01\n" +
+	"\fSubscription\x12\x10\n" +
+	"\x03eid\x18\x01 \x01(\tR\x03eid\x12\x15\n" +
+	"\x06xtr_id\x18\x02 \x01(\tR\x05xtrId\x12\x17\n" +
+	"\asite_id\x18\x03 \x01(\x04R\x06siteId\x12\x1b\n" +
+	"\titr_rlocs\x18\x04 \x03(\tR\bitrRlocs\x120\n" +
+	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
+	"\x05until\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x18\n" +
+	"\awaiting\x18\a \x01(\rR\awaiting\"*\n" +
 	"\x16MonitorMappingsRequest\x12\x10\n" +
 	"\x03eid\x18\x01 \x01(\tR\x03eid\"D\n" +
 	"\x17MonitorMappingsResponse\x12)\n" +
@@ -1088,7 +1304,7 @@ const file_eidolon_v1_mapping_proto_rawDesc = "" +
 	"\x1fMAP_REQUEST_OUTCOME_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19MAP_REQUEST_OUTCOME_REPLY\x10\x01\x12\x1f\n" +
 	"\x1bMAP_REQUEST_OUTCOME_FORWARD\x10\x02\x12 \n" +
-	"\x1cMAP_REQUEST_OUTCOME_NEGATIVE\x10\x032\xc5\x05\n" +
+	"\x1cMAP_REQUEST_OUTCOME_NEGATIVE\x10\x032\xa9\x06\n" +
 	"\x0eMappingService\x12K\n" +
 	"\n" +
 	"GetMapping\x12\x1d.eidolon.v1.GetMappingRequest\x1a\x1e.eidolon.v1.GetMappingResponse\x12S\n" +
@@ -1097,7 +1313,8 @@ const file_eidolon_v1_mapping_proto_rawDesc = "" +
 	"\vPutMappings\x12\x1e.eidolon.v1.PutMappingsRequest\x1a\x1f.eidolon.v1.PutMappingsResponse\x12W\n" +
 	"\x0eDeleteMappings\x12!.eidolon.v1.DeleteMappingsRequest\x1a\".eidolon.v1.DeleteMappingsResponse\x12[\n" +
 	"\x0eImportMappings\x12!.eidolon.v1.ImportMappingsRequest\x1a\".eidolon.v1.ImportMappingsResponse(\x010\x01\x12W\n" +
-	"\x0eExplainMapping\x12!.eidolon.v1.ExplainMappingRequest\x1a\".eidolon.v1.ExplainMappingResponse\x12\\\n" +
+	"\x0eExplainMapping\x12!.eidolon.v1.ExplainMappingRequest\x1a\".eidolon.v1.ExplainMappingResponse\x12b\n" +
+	"\x11ListSubscriptions\x12$.eidolon.v1.ListSubscriptionsRequest\x1a%.eidolon.v1.ListSubscriptionsResponse0\x01\x12\\\n" +
 	"\x0fMonitorMappings\x12\".eidolon.v1.MonitorMappingsRequest\x1a#.eidolon.v1.MonitorMappingsResponse0\x01B@Z>github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1;eidolonv1b\x06proto3"
 
 var (
@@ -1113,68 +1330,78 @@ func file_eidolon_v1_mapping_proto_rawDescGZIP() []byte {
 }
 
 var file_eidolon_v1_mapping_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_eidolon_v1_mapping_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_eidolon_v1_mapping_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_eidolon_v1_mapping_proto_goTypes = []any{
-	(MappingOrigin)(0),              // 0: eidolon.v1.MappingOrigin
-	(MapRequestOutcome)(0),          // 1: eidolon.v1.MapRequestOutcome
-	(*Mapping)(nil),                 // 2: eidolon.v1.Mapping
-	(*GetMappingRequest)(nil),       // 3: eidolon.v1.GetMappingRequest
-	(*GetMappingResponse)(nil),      // 4: eidolon.v1.GetMappingResponse
-	(*ListMappingsRequest)(nil),     // 5: eidolon.v1.ListMappingsRequest
-	(*ListMappingsResponse)(nil),    // 6: eidolon.v1.ListMappingsResponse
-	(*LookupMappingRequest)(nil),    // 7: eidolon.v1.LookupMappingRequest
-	(*LookupMappingResponse)(nil),   // 8: eidolon.v1.LookupMappingResponse
-	(*PutMappingsRequest)(nil),      // 9: eidolon.v1.PutMappingsRequest
-	(*PutMappingsResponse)(nil),     // 10: eidolon.v1.PutMappingsResponse
-	(*DeleteMappingsRequest)(nil),   // 11: eidolon.v1.DeleteMappingsRequest
-	(*DeleteMappingsResponse)(nil),  // 12: eidolon.v1.DeleteMappingsResponse
-	(*ImportMappingsRequest)(nil),   // 13: eidolon.v1.ImportMappingsRequest
-	(*ImportMappingsResponse)(nil),  // 14: eidolon.v1.ImportMappingsResponse
-	(*ExplainMappingRequest)(nil),   // 15: eidolon.v1.ExplainMappingRequest
-	(*ExplainMappingResponse)(nil),  // 16: eidolon.v1.ExplainMappingResponse
-	(*MonitorMappingsRequest)(nil),  // 17: eidolon.v1.MonitorMappingsRequest
-	(*MonitorMappingsResponse)(nil), // 18: eidolon.v1.MonitorMappingsResponse
-	(*Record)(nil),                  // 19: eidolon.v1.Record
-	(*Registration)(nil),            // 20: eidolon.v1.Registration
-	(*SitePrefix)(nil),              // 21: eidolon.v1.SitePrefix
-	(*Event)(nil),                   // 22: eidolon.v1.Event
+	(MappingOrigin)(0),                // 0: eidolon.v1.MappingOrigin
+	(MapRequestOutcome)(0),            // 1: eidolon.v1.MapRequestOutcome
+	(*Mapping)(nil),                   // 2: eidolon.v1.Mapping
+	(*GetMappingRequest)(nil),         // 3: eidolon.v1.GetMappingRequest
+	(*GetMappingResponse)(nil),        // 4: eidolon.v1.GetMappingResponse
+	(*ListMappingsRequest)(nil),       // 5: eidolon.v1.ListMappingsRequest
+	(*ListMappingsResponse)(nil),      // 6: eidolon.v1.ListMappingsResponse
+	(*LookupMappingRequest)(nil),      // 7: eidolon.v1.LookupMappingRequest
+	(*LookupMappingResponse)(nil),     // 8: eidolon.v1.LookupMappingResponse
+	(*PutMappingsRequest)(nil),        // 9: eidolon.v1.PutMappingsRequest
+	(*PutMappingsResponse)(nil),       // 10: eidolon.v1.PutMappingsResponse
+	(*DeleteMappingsRequest)(nil),     // 11: eidolon.v1.DeleteMappingsRequest
+	(*DeleteMappingsResponse)(nil),    // 12: eidolon.v1.DeleteMappingsResponse
+	(*ImportMappingsRequest)(nil),     // 13: eidolon.v1.ImportMappingsRequest
+	(*ImportMappingsResponse)(nil),    // 14: eidolon.v1.ImportMappingsResponse
+	(*ExplainMappingRequest)(nil),     // 15: eidolon.v1.ExplainMappingRequest
+	(*ExplainMappingResponse)(nil),    // 16: eidolon.v1.ExplainMappingResponse
+	(*ListSubscriptionsRequest)(nil),  // 17: eidolon.v1.ListSubscriptionsRequest
+	(*ListSubscriptionsResponse)(nil), // 18: eidolon.v1.ListSubscriptionsResponse
+	(*Subscription)(nil),              // 19: eidolon.v1.Subscription
+	(*MonitorMappingsRequest)(nil),    // 20: eidolon.v1.MonitorMappingsRequest
+	(*MonitorMappingsResponse)(nil),   // 21: eidolon.v1.MonitorMappingsResponse
+	(*Record)(nil),                    // 22: eidolon.v1.Record
+	(*Registration)(nil),              // 23: eidolon.v1.Registration
+	(*SitePrefix)(nil),                // 24: eidolon.v1.SitePrefix
+	(*timestamppb.Timestamp)(nil),     // 25: google.protobuf.Timestamp
+	(*Event)(nil),                     // 26: eidolon.v1.Event
 }
 var file_eidolon_v1_mapping_proto_depIdxs = []int32{
-	19, // 0: eidolon.v1.Mapping.record:type_name -> eidolon.v1.Record
+	22, // 0: eidolon.v1.Mapping.record:type_name -> eidolon.v1.Record
 	0,  // 1: eidolon.v1.Mapping.origin:type_name -> eidolon.v1.MappingOrigin
-	20, // 2: eidolon.v1.Mapping.registrations:type_name -> eidolon.v1.Registration
+	23, // 2: eidolon.v1.Mapping.registrations:type_name -> eidolon.v1.Registration
 	2,  // 3: eidolon.v1.GetMappingResponse.mapping:type_name -> eidolon.v1.Mapping
 	0,  // 4: eidolon.v1.ListMappingsRequest.origin:type_name -> eidolon.v1.MappingOrigin
 	2,  // 5: eidolon.v1.ListMappingsResponse.mappings:type_name -> eidolon.v1.Mapping
 	2,  // 6: eidolon.v1.LookupMappingResponse.mapping:type_name -> eidolon.v1.Mapping
-	19, // 7: eidolon.v1.PutMappingsRequest.records:type_name -> eidolon.v1.Record
-	19, // 8: eidolon.v1.ImportMappingsRequest.records:type_name -> eidolon.v1.Record
-	21, // 9: eidolon.v1.ExplainMappingResponse.site_prefix:type_name -> eidolon.v1.SitePrefix
+	22, // 7: eidolon.v1.PutMappingsRequest.records:type_name -> eidolon.v1.Record
+	22, // 8: eidolon.v1.ImportMappingsRequest.records:type_name -> eidolon.v1.Record
+	24, // 9: eidolon.v1.ExplainMappingResponse.site_prefix:type_name -> eidolon.v1.SitePrefix
 	2,  // 10: eidolon.v1.ExplainMappingResponse.mapping:type_name -> eidolon.v1.Mapping
 	1,  // 11: eidolon.v1.ExplainMappingResponse.outcome:type_name -> eidolon.v1.MapRequestOutcome
-	19, // 12: eidolon.v1.ExplainMappingResponse.records:type_name -> eidolon.v1.Record
-	22, // 13: eidolon.v1.MonitorMappingsResponse.events:type_name -> eidolon.v1.Event
-	3,  // 14: eidolon.v1.MappingService.GetMapping:input_type -> eidolon.v1.GetMappingRequest
-	5,  // 15: eidolon.v1.MappingService.ListMappings:input_type -> eidolon.v1.ListMappingsRequest
-	7,  // 16: eidolon.v1.MappingService.LookupMapping:input_type -> eidolon.v1.LookupMappingRequest
-	9,  // 17: eidolon.v1.MappingService.PutMappings:input_type -> eidolon.v1.PutMappingsRequest
-	11, // 18: eidolon.v1.MappingService.DeleteMappings:input_type -> eidolon.v1.DeleteMappingsRequest
-	13, // 19: eidolon.v1.MappingService.ImportMappings:input_type -> eidolon.v1.ImportMappingsRequest
-	15, // 20: eidolon.v1.MappingService.ExplainMapping:input_type -> eidolon.v1.ExplainMappingRequest
-	17, // 21: eidolon.v1.MappingService.MonitorMappings:input_type -> eidolon.v1.MonitorMappingsRequest
-	4,  // 22: eidolon.v1.MappingService.GetMapping:output_type -> eidolon.v1.GetMappingResponse
-	6,  // 23: eidolon.v1.MappingService.ListMappings:output_type -> eidolon.v1.ListMappingsResponse
-	8,  // 24: eidolon.v1.MappingService.LookupMapping:output_type -> eidolon.v1.LookupMappingResponse
-	10, // 25: eidolon.v1.MappingService.PutMappings:output_type -> eidolon.v1.PutMappingsResponse
-	12, // 26: eidolon.v1.MappingService.DeleteMappings:output_type -> eidolon.v1.DeleteMappingsResponse
-	14, // 27: eidolon.v1.MappingService.ImportMappings:output_type -> eidolon.v1.ImportMappingsResponse
-	16, // 28: eidolon.v1.MappingService.ExplainMapping:output_type -> eidolon.v1.ExplainMappingResponse
-	18, // 29: eidolon.v1.MappingService.MonitorMappings:output_type -> eidolon.v1.MonitorMappingsResponse
-	22, // [22:30] is the sub-list for method output_type
-	14, // [14:22] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	22, // 12: eidolon.v1.ExplainMappingResponse.records:type_name -> eidolon.v1.Record
+	19, // 13: eidolon.v1.ExplainMappingResponse.subscriptions:type_name -> eidolon.v1.Subscription
+	19, // 14: eidolon.v1.ListSubscriptionsResponse.subscriptions:type_name -> eidolon.v1.Subscription
+	25, // 15: eidolon.v1.Subscription.since:type_name -> google.protobuf.Timestamp
+	25, // 16: eidolon.v1.Subscription.until:type_name -> google.protobuf.Timestamp
+	26, // 17: eidolon.v1.MonitorMappingsResponse.events:type_name -> eidolon.v1.Event
+	3,  // 18: eidolon.v1.MappingService.GetMapping:input_type -> eidolon.v1.GetMappingRequest
+	5,  // 19: eidolon.v1.MappingService.ListMappings:input_type -> eidolon.v1.ListMappingsRequest
+	7,  // 20: eidolon.v1.MappingService.LookupMapping:input_type -> eidolon.v1.LookupMappingRequest
+	9,  // 21: eidolon.v1.MappingService.PutMappings:input_type -> eidolon.v1.PutMappingsRequest
+	11, // 22: eidolon.v1.MappingService.DeleteMappings:input_type -> eidolon.v1.DeleteMappingsRequest
+	13, // 23: eidolon.v1.MappingService.ImportMappings:input_type -> eidolon.v1.ImportMappingsRequest
+	15, // 24: eidolon.v1.MappingService.ExplainMapping:input_type -> eidolon.v1.ExplainMappingRequest
+	17, // 25: eidolon.v1.MappingService.ListSubscriptions:input_type -> eidolon.v1.ListSubscriptionsRequest
+	20, // 26: eidolon.v1.MappingService.MonitorMappings:input_type -> eidolon.v1.MonitorMappingsRequest
+	4,  // 27: eidolon.v1.MappingService.GetMapping:output_type -> eidolon.v1.GetMappingResponse
+	6,  // 28: eidolon.v1.MappingService.ListMappings:output_type -> eidolon.v1.ListMappingsResponse
+	8,  // 29: eidolon.v1.MappingService.LookupMapping:output_type -> eidolon.v1.LookupMappingResponse
+	10, // 30: eidolon.v1.MappingService.PutMappings:output_type -> eidolon.v1.PutMappingsResponse
+	12, // 31: eidolon.v1.MappingService.DeleteMappings:output_type -> eidolon.v1.DeleteMappingsResponse
+	14, // 32: eidolon.v1.MappingService.ImportMappings:output_type -> eidolon.v1.ImportMappingsResponse
+	16, // 33: eidolon.v1.MappingService.ExplainMapping:output_type -> eidolon.v1.ExplainMappingResponse
+	18, // 34: eidolon.v1.MappingService.ListSubscriptions:output_type -> eidolon.v1.ListSubscriptionsResponse
+	21, // 35: eidolon.v1.MappingService.MonitorMappings:output_type -> eidolon.v1.MonitorMappingsResponse
+	27, // [27:36] is the sub-list for method output_type
+	18, // [18:27] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_eidolon_v1_mapping_proto_init() }
@@ -1191,7 +1418,7 @@ func file_eidolon_v1_mapping_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_eidolon_v1_mapping_proto_rawDesc), len(file_eidolon_v1_mapping_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   17,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,14 +19,15 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	MappingService_GetMapping_FullMethodName      = "/eidolon.v1.MappingService/GetMapping"
-	MappingService_ListMappings_FullMethodName    = "/eidolon.v1.MappingService/ListMappings"
-	MappingService_LookupMapping_FullMethodName   = "/eidolon.v1.MappingService/LookupMapping"
-	MappingService_PutMappings_FullMethodName     = "/eidolon.v1.MappingService/PutMappings"
-	MappingService_DeleteMappings_FullMethodName  = "/eidolon.v1.MappingService/DeleteMappings"
-	MappingService_ImportMappings_FullMethodName  = "/eidolon.v1.MappingService/ImportMappings"
-	MappingService_ExplainMapping_FullMethodName  = "/eidolon.v1.MappingService/ExplainMapping"
-	MappingService_MonitorMappings_FullMethodName = "/eidolon.v1.MappingService/MonitorMappings"
+	MappingService_GetMapping_FullMethodName        = "/eidolon.v1.MappingService/GetMapping"
+	MappingService_ListMappings_FullMethodName      = "/eidolon.v1.MappingService/ListMappings"
+	MappingService_LookupMapping_FullMethodName     = "/eidolon.v1.MappingService/LookupMapping"
+	MappingService_PutMappings_FullMethodName       = "/eidolon.v1.MappingService/PutMappings"
+	MappingService_DeleteMappings_FullMethodName    = "/eidolon.v1.MappingService/DeleteMappings"
+	MappingService_ImportMappings_FullMethodName    = "/eidolon.v1.MappingService/ImportMappings"
+	MappingService_ExplainMapping_FullMethodName    = "/eidolon.v1.MappingService/ExplainMapping"
+	MappingService_ListSubscriptions_FullMethodName = "/eidolon.v1.MappingService/ListSubscriptions"
+	MappingService_MonitorMappings_FullMethodName   = "/eidolon.v1.MappingService/MonitorMappings"
 )
 
 // MappingServiceClient is the client API for MappingService service.
@@ -61,6 +62,9 @@ type MappingServiceClient interface {
 	// ExplainMapping tells what the map-server knows about an EID, what a
 	// Map-Request for it would get now, and why. It sends nothing.
 	ExplainMapping(ctx context.Context, in *ExplainMappingRequest, opts ...grpc.CallOption) (*ExplainMappingResponse, error)
+	// ListSubscriptions streams who is told of changes (RFC 9437), in the order
+	// of EIDs.
+	ListSubscriptions(ctx context.Context, in *ListSubscriptionsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListSubscriptionsResponse], error)
 	// MonitorMappings streams what happens to mappings from now on, until the
 	// caller ends it. A caller that is too slow loses events and is told how
 	// many. The first message is empty and says that the watch has begun.
@@ -157,9 +161,28 @@ func (c *mappingServiceClient) ExplainMapping(ctx context.Context, in *ExplainMa
 	return out, nil
 }
 
+func (c *mappingServiceClient) ListSubscriptions(ctx context.Context, in *ListSubscriptionsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListSubscriptionsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &MappingService_ServiceDesc.Streams[2], MappingService_ListSubscriptions_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ListSubscriptionsRequest, ListSubscriptionsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type MappingService_ListSubscriptionsClient = grpc.ServerStreamingClient[ListSubscriptionsResponse]
+
 func (c *mappingServiceClient) MonitorMappings(ctx context.Context, in *MonitorMappingsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[MonitorMappingsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &MappingService_ServiceDesc.Streams[2], MappingService_MonitorMappings_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &MappingService_ServiceDesc.Streams[3], MappingService_MonitorMappings_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -208,6 +231,9 @@ type MappingServiceServer interface {
 	// ExplainMapping tells what the map-server knows about an EID, what a
 	// Map-Request for it would get now, and why. It sends nothing.
 	ExplainMapping(context.Context, *ExplainMappingRequest) (*ExplainMappingResponse, error)
+	// ListSubscriptions streams who is told of changes (RFC 9437), in the order
+	// of EIDs.
+	ListSubscriptions(*ListSubscriptionsRequest, grpc.ServerStreamingServer[ListSubscriptionsResponse]) error
 	// MonitorMappings streams what happens to mappings from now on, until the
 	// caller ends it. A caller that is too slow loses events and is told how
 	// many. The first message is empty and says that the watch has begun.
@@ -242,6 +268,9 @@ func (UnimplementedMappingServiceServer) ImportMappings(grpc.BidiStreamingServer
 }
 func (UnimplementedMappingServiceServer) ExplainMapping(context.Context, *ExplainMappingRequest) (*ExplainMappingResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ExplainMapping not implemented")
+}
+func (UnimplementedMappingServiceServer) ListSubscriptions(*ListSubscriptionsRequest, grpc.ServerStreamingServer[ListSubscriptionsResponse]) error {
+	return status.Error(codes.Unimplemented, "method ListSubscriptions not implemented")
 }
 func (UnimplementedMappingServiceServer) MonitorMappings(*MonitorMappingsRequest, grpc.ServerStreamingServer[MonitorMappingsResponse]) error {
 	return status.Error(codes.Unimplemented, "method MonitorMappings not implemented")
@@ -375,6 +404,17 @@ func _MappingService_ExplainMapping_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _MappingService_ListSubscriptions_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ListSubscriptionsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(MappingServiceServer).ListSubscriptions(m, &grpc.GenericServerStream[ListSubscriptionsRequest, ListSubscriptionsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type MappingService_ListSubscriptionsServer = grpc.ServerStreamingServer[ListSubscriptionsResponse]
+
 func _MappingService_MonitorMappings_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(MonitorMappingsRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -425,6 +465,11 @@ var MappingService_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _MappingService_ImportMappings_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "ListSubscriptions",
+			Handler:       _MappingService_ListSubscriptions_Handler,
+			ServerStreams: true,
 		},
 		{
 			StreamName:    "MonitorMappings",
