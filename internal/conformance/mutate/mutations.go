@@ -9,4 +9,6 @@ var mutations = []mutation{
 	{"S3", "mapping/server", "site.go", "case p.EID != e && !p.AcceptMoreSpecifics:", "case false:"},
 	{"S4", "mapping/server", "entry.go", "\tr.Authoritative = false\n", ""},
 	{"S5", "mapping/server", "request.go", "case m.Probe: // RFC 9301 section 5.2", "case false:"},
+	{"S11", "mapping/server", "request.go", "if !s.replies.allow(s.age(q.now), itr, r.found[0].EID) {", "if false {"},
+	{"S12", "mapping/server", "apply.go", "if outdated(ed, reg) {", "if false {"},
 }
