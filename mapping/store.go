@@ -13,6 +13,9 @@ import (
 // that none was sent.
 type XTRID [16]byte
 
+// String returns the 32 hexadecimal digits of configuration and output.
+func (x XTRID) String() string { return fmt.Sprintf("%x", x[:]) }
+
 // Registrant tells one registering xTR from another: by its xTR-ID and Site-ID
 // when it sends them (I bit), else by the RLOC that it registers from.
 type Registrant struct {

@@ -85,6 +85,10 @@ func serverConfig(cfg *config.MapServer, log *slog.Logger) server.Config {
 		LISPSec:     server.LISPSec(cfg.LISPSec),
 		Logger:      log,
 	}
+	c.PubSub = server.PubSub{MaxPerXTR: cfg.PubSub.MaxPerXTR, Rate: cfg.PubSub.Rate}
+	for _, x := range cfg.PubSub.Subscribers {
+		c.PubSub.Subscribers = append(c.PubSub.Subscribers, server.Subscriber(x))
+	}
 	policies := map[config.ProxyReply]server.ProxyPolicy{
 		config.ProxyReplyAsRegistered: server.ProxyAsRegistered,
 		config.ProxyReplyAlways:       server.ProxyAlways,

@@ -124,6 +124,16 @@ func TestExampleMapServer(t *testing.T) {
 			Keys:                []auth.WrapKey{{ID: 1, Secret: []byte("shared with the ITRs")}},
 			AcceptUnwrappedFrom: []netip.Prefix{netip.MustParsePrefix("203.0.113.64/29"), netip.MustParsePrefix("2001:db8:113::64/128")},
 		},
+		PubSub: PubSub{
+			Subscribers: []Subscriber{{
+				XTRID:    mapping.XTRID{0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef, 0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef},
+				SiteID:   1,
+				Key:      auth.Key{ID: 1, Algorithm: auth.SHA256HKDF, Secret: []byte("an example key for notifications")},
+				ITRRLOCs: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
+			}},
+			MaxPerXTR: 16384,
+			Rate:      2000,
+		},
 		API: API{Socket: "/run/eidolon/mapserver.sock"},
 		Log: Log{Level: slog.LevelInfo, Format: "text"},
 	}

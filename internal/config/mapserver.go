@@ -22,6 +22,7 @@ type MapServer struct {
 	RequestRate    RequestRate
 	ReplyRate      ReplyRate
 	LISPSec        LISPSec
+	PubSub         PubSub
 	API            API
 	Log            Log
 	// Warnings are doubts that did not stop the file from being used.
@@ -148,6 +149,7 @@ func (c *MapServer) read(o *object) {
 		m.end()
 	}
 	c.readLISPSec(o.get("lisp_sec"))
+	c.readPubSub(o.get("pubsub"))
 	c.API = o.get("api").api("/run/eidolon/mapserver.sock")
 	c.Log = o.get("log").log()
 }

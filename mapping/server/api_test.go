@@ -157,7 +157,7 @@ func TestStats(t *testing.T) {
 		}
 		seen[name] = true
 	}
-	if len(seen) != int(numCounters)-1+4 {
+	if len(seen) != int(numCounters)-1+5 {
 		t.Errorf("%d counters", len(seen))
 	}
 	for range b.s.Stats() {

@@ -388,7 +388,7 @@ func (s *Server) subscribe(now time.Time, r *reader, op subscribe) (confirm func
 			plain = true
 			continue
 		}
-		if r.resolve(t, e, false, s.maxReply4-notifyOverhead) != nil || r.found[0].Negative() && r.found[0].Action == mapping.DropPolicy {
+		if r.resolve(t, e, false, s.maxReply4-notifyOverhead) != nil || r.found[0].Negative() && (r.found[0].Action == mapping.DropPolicy || r.found[0].Action == mapping.SendMapRequest) {
 			// An ETR answers, and nobody would tell us of changes; or nobody
 			// may know.
 			plain = true
@@ -516,7 +516,7 @@ func (s *Server) answered(t *table, e mapping.EID) *mapping.Record {
 		return nil
 	}
 	rec, origin := v.current()
-	if n, isNode := v.(*node); origin == OriginNone || isNode && (n.forward || n.prefix != nil && n.prefix.Requests == RequestsDenied) {
+	if n, isNode := v.(*node); origin == OriginNone || isNode && (n.forward || origin == OriginRegistered && n.prefix != nil && n.prefix.Requests != RequestsAllowed) {
 		return nil
 	}
 	return rec

@@ -173,7 +173,8 @@ func (cs *counters) add(c counter, n uint64) {
 
 // Stats walks all counters, which only grow, and then the gauges eids
 // (everything in the table), mappings (put over the API), registrations and
-// store_pending (changes that the store has not taken yet). The names never
+// store_pending (changes that the store has not taken yet) and subscriptions_active.
+// The names never
 // change.
 func (s *Server) Stats() iter.Seq2[string, uint64] {
 	return func(yield func(string, uint64) bool) {
@@ -186,6 +187,9 @@ func (s *Server) Stats() iter.Seq2[string, uint64] {
 		for _, x := range s.sites.all {
 			registrations += x.registrations.Load()
 		}
+		s.mu.Lock()
+		active := int64(s.pubsub.size)
+		s.mu.Unlock()
 		for _, g := range []struct {
 			name  string
 			value int64
@@ -194,6 +198,7 @@ func (s *Server) Stats() iter.Seq2[string, uint64] {
 			{"mappings", s.mappings.Load()},
 			{"registrations", registrations},
 			{"store_pending", s.pendingLen.Load()},
+			{"subscriptions_active", active},
 		} {
 			if !yield(g.name, uint64(g.value)) {
 				return
