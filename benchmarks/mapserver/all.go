@@ -32,6 +32,9 @@ var keys = []auth.Key{
 	{ID: 2, Algorithm: auth.SHA256HKDF, Secret: []byte("a key for HKDF, also 32 octets!!")},
 }
 
+// itrKey is what the ITRs share with the server, for LISP-SEC.
+var itrKey = auth.WrapKey{ID: 7, Secret: []byte("a key shared with all the ITRs!!")}
+
 // row is one line of the table that is printed.
 type row struct {
 	what   string
@@ -99,7 +102,7 @@ func all(ctx context.Context, o options) error {
 	if err := b.memory(ms, len(table)); err != nil {
 		return err
 	}
-	requests, err := newRequests(table, locators, b.port, rand.New(rand.NewPCG(o.seed, 1)))
+	requests, err := newRequests(table, locators, nil, b.port, rand.New(rand.NewPCG(o.seed, 1)))
 	if err != nil {
 		return err
 	}
@@ -108,6 +111,17 @@ func all(ctx context.Context, o options) error {
 		return err
 	}
 	if err := b.latency(ctx, ms.Addr, requests, rate.rate/2); err != nil {
+		return err
+	}
+	protected, err := newRequests(table, locators, &itrKey, b.port, rand.New(rand.NewPCG(o.seed, 2)))
+	if err != nil {
+		return err
+	}
+	secure, err := b.speed(ctx, "Map-Requests with LISP-SEC answered", &ms.Process, ms.Addr, protected, 0)
+	if err != nil {
+		return err
+	}
+	if err := b.latency(ctx, ms.Addr, protected, secure.rate/2); err != nil {
 		return err
 	}
 	for _, k := range keys {
@@ -140,7 +154,8 @@ func siteConfig() string {
 	for _, k := range keys {
 		s += fmt.Sprintf("      - {key_id: %d, algorithm: %v, key: %q}\n", k.ID, k.Algorithm, k.Secret)
 	}
-	return s + "    eid_prefixes:\n      - {prefix: " + registerable + ", accept_more_specifics: true}\n"
+	s += "    eid_prefixes:\n      - {prefix: " + registerable + ", accept_more_specifics: true}\n"
+	return s + fmt.Sprintf("lisp_sec:\n  policy: preferred\n  keys:\n    - {key_id: %d, key: %q}\n", itrKey.ID, itrKey.Secret)
 }
 
 func importTable(ctx context.Context, ms *rig.MapServer, dir string, table []netip.Prefix) error {

@@ -51,6 +51,7 @@ type options struct {
 	cpu      int
 	key      auth.Key
 	change   bool
+	lispSec  *auth.WrapKey
 }
 
 func parse(args []string, errOut io.Writer) (options, error) {
@@ -79,6 +80,10 @@ func parse(args []string, errOut io.Writer) (options, error) {
 	default:
 		return o, fmt.Errorf("unknown mode %q, expected requests, registers, dns or none", o.mode)
 	}
+	if o.mode == "requests" {
+		f.StringVar(&secret, "lisp-sec-key", "", "key shared with the server: protect the requests with LISP-SEC")
+		f.UintVar(&keyID, "key-id", 1, "its key-id")
+	}
 	if o.mode == "registers" {
 		f.StringVar(&secret, "key", "", "authentication key of the site that has "+registerable)
 		f.UintVar(&keyID, "key-id", 1, "its key-id")
@@ -103,6 +108,12 @@ func parse(args []string, errOut io.Writer) (options, error) {
 	}
 	if !o.server.Addr().Is4() || !o.server.Addr().IsLoopback() {
 		return o, fmt.Errorf("-server: %v is not an IPv4 loopback address", o.server)
+	}
+	if o.mode == "requests" && secret != "" {
+		if keyID > 255 {
+			return o, errors.New("-key-id must be at most 255")
+		}
+		o.lispSec = &auth.WrapKey{ID: uint8(keyID), Secret: []byte(secret)}
 	}
 	if o.mode == "registers" {
 		if keyID > 255 || secret == "" {
@@ -155,7 +166,7 @@ func one(ctx context.Context, o options) error {
 		if err != nil {
 			return err
 		}
-		w, err = newRequests(table, nil, port, rand.New(rand.NewPCG(o.seed, 0)))
+		w, err = newRequests(table, nil, o.lispSec, port, rand.New(rand.NewPCG(o.seed, 0)))
 		if err != nil {
 			return err
 		}

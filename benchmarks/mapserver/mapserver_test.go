@@ -49,7 +49,7 @@ func TestParse(t *testing.T) {
 // its checksum is only patched.
 func TestRequestsAreWellFormed(t *testing.T) {
 	table := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::/32")}
-	w, err := newRequests(table, locators, 4000, rand.New(rand.NewPCG(1, 1)))
+	w, err := newRequests(table, locators, nil, 4000, rand.New(rand.NewPCG(1, 1)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +65,7 @@ func TestRequestsAreWellFormed(t *testing.T) {
 		if err := q.Decode(e.Message); err != nil {
 			t.Fatalf("request %d: %v", seq, err)
 		}
-		a := w.eids[seq%questions]
+		a := w.eids[seq%uint64(len(w.eids))]
 		if got, err := q.EIDs[0].EID.EID(q.EIDs[0].MaskLen); err != nil || got != mapping.HostEID(0, a) || e.Dst.Addr() != a {
 			t.Fatalf("request %d asks for %v (%v) and %v, expected %v", seq, got, err, e.Dst, a)
 		}
@@ -80,9 +80,64 @@ func TestRequestsAreWellFormed(t *testing.T) {
 	}
 }
 
+// Protected requests carry a one-time key that the server can unwrap, and
+// protected answers are verified.
+func TestProtectedRequests(t *testing.T) {
+	key := auth.WrapKey{ID: 4, Secret: []byte("shared")}
+	w, err := newRequests([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, locators, &key, 4000, rand.New(rand.NewPCG(1, 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, seq := range []uint64{0, 16, protectedQuestions + 32} {
+		var m udp.Message
+		w.request(seq, &m)
+		var e wire.ECM
+		var q wire.MapRequest
+		var s wire.ECMSecurity
+		for _, err := range []error{e.Decode(m.Payload), q.Decode(e.Message), s.Decode(e.SecurityData)} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		otk, err := auth.Unwrap(&s, q.Nonce, []auth.WrapKey{key}, false)
+		if err != nil || otk != w.itr {
+			t.Fatalf("request %d: one-time key %v", seq, err)
+		}
+		recs, err := wire.NewRecords(&mapping.Record{EID: mapping.MustParseEID("10.0.0.0/8"), TTL: 1, Locators: []mapping.Locator{mapping.MakeLocator(locators[0], 1, 1)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		plain, err := (&wire.MapReply{Nonce: q.Nonce, Records: recs}).AppendBinary(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if w.check(seq, plain) == nil {
+			t.Error("an answer without protection is taken for right")
+		}
+		ad, err := otk.SignEIDAuth(nil, wire.EIDAuth{KDF: uint16(auth.KDFSHA256), HMACID: uint16(auth.HMACSHA256), Prefixes: []wire.EIDAuthPrefix{wire.NewEIDAuthPrefix(mapping.MustParseEID("10.0.0.0/8"))}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		signed, err := w.ms.SignReply(plain, ad, auth.HMACSHA256)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, ok := w.match(signed); !ok || got != seq%ringSize {
+			t.Errorf("the answer to request %d is for %d", seq, got)
+		}
+		if err := w.check(seq, signed); err != nil {
+			t.Error(err)
+		}
+		signed[len(signed)-1] ^= 1
+		if w.check(seq, signed) == nil {
+			t.Error("an altered answer is taken for right")
+		}
+	}
+}
+
 // What is no answer to what was asked is not taken for one.
 func TestAnswersAreChecked(t *testing.T) {
-	w, err := newRequests([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, locators, 4000, rand.New(rand.NewPCG(1, 1)))
+	w, err := newRequests([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, locators, nil, 4000, rand.New(rand.NewPCG(1, 1)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/eidolon-lisp/eidolon/benchmarks/rig"
 	"github.com/eidolon-lisp/eidolon/internal/udp"
 	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/auth"
 	"github.com/eidolon-lisp/eidolon/mapping/wire"
 )
 
@@ -30,6 +31,10 @@ func sourceOf(seq uint64) netip.Addr {
 // pairs of EID and ITR-RLOC come up.
 const questions = 200_001
 
+// protectedQuestions is the same where LISP-SEC protects the requests: their
+// one-time keys are wrapped beforehand, each for its own nonce.
+const protectedQuestions = ringSize
+
 // requests is the workload of Map-Requests: encapsulated, each from another
 // ITR-RLOC, for random addresses of random prefixes of a table.
 type requests struct {
@@ -43,16 +48,40 @@ type requests struct {
 	next     int
 	locators []netip.Addr // that answers must have one of; empty: any
 	reply    wire.MapReply
+
+	// With LISP-SEC: the one-time key of all requests.
+	protected bool
+	itr, ms   auth.OneTimeKey
 }
 
 // offsets is where in a message what changes is.
 type offsets struct{ nonce, rloc, checksum int }
 
-func newRequests(table []netip.Prefix, locators []netip.Addr, port uint16, rng *rand.Rand) (*requests, error) {
-	w := &requests{port: port, base: rng.Uint64(), locators: locators}
-	for range questions {
+// newRequests makes the workload. With a key, which is shared with the server,
+// the requests are protected by LISP-SEC.
+func newRequests(table []netip.Prefix, locators []netip.Addr, key *auth.WrapKey, port uint16, rng *rand.Rand) (*requests, error) {
+	w := &requests{port: port, base: rng.Uint64(), locators: locators, protected: key != nil}
+	n := questions
+	if w.protected {
+		n = protectedQuestions
+		for i := range w.itr {
+			w.itr[i] = byte(rng.Uint32())
+		}
+		var err error
+		if w.ms, err = w.itr.Derive(auth.KDFSHA256); err != nil {
+			return nil, err
+		}
+	}
+	for i := range n {
 		a := rig.RandomIn(table[rng.IntN(len(table))], rng)
-		msg, at, err := question(a, port)
+		var security []byte
+		if w.protected {
+			var err error
+			if security, err = protection(*key, w.base+uint64(i), w.itr); err != nil {
+				return nil, err
+			}
+		}
+		msg, at, err := question(a, security, port)
 		if err != nil {
 			return nil, err
 		}
@@ -66,7 +95,7 @@ func newRequests(table []netip.Prefix, locators []netip.Addr, port uint16, rng *
 
 // question encodes an encapsulated Map-Request for a, with nonce 0 and an
 // ITR-RLOC of 0.0.0.0 for request to fill in.
-func question(a netip.Addr, port uint16) ([]byte, offsets, error) {
+func question(a netip.Addr, security []byte, port uint16) ([]byte, offsets, error) {
 	m := wire.MapRequest{
 		ITRRLOCs: []wire.Address{wire.IPAddress(netip.IPv4Unspecified())},
 		EIDs:     []wire.RequestRecord{wire.NewRequestRecord(mapping.HostEID(0, a))},
@@ -79,21 +108,48 @@ func question(a netip.Addr, port uint16) ([]byte, offsets, error) {
 	if a.Is6() {
 		src = netip.IPv6Loopback()
 	}
-	e := wire.ECM{Src: netip.AddrPortFrom(src, port), Dst: netip.AddrPortFrom(a, wire.Port), Message: inner}
+	e := wire.ECM{Security: security != nil, SecurityData: security, Src: netip.AddrPortFrom(src, port), Dst: netip.AddrPortFrom(a, wire.Port), Message: inner}
 	msg, err := e.AppendBinary(nil)
 	at := len(msg) - len(inner)
 	// Nonce; source EID of AFI 0; AFI and address of the ITR-RLOC.
 	return msg, offsets{nonce: at + 4, rloc: at + 4 + 8 + 2 + 2, checksum: at - 2}, err
 }
 
-func (w *requests) rloc(seq uint64) uint32 { return 127<<24 | 64<<16 + uint32(seq%itrRLOCs) }
+// protection returns the authentication data of an ECM (RFC 9303 section 6.1).
+func protection(key auth.WrapKey, nonce uint64, otk auth.OneTimeKey) ([]byte, error) {
+	s := wire.ECMSecurity{RequestedHMAC: uint16(auth.HMACSHA256), KeyID: key.ID, Wrapping: uint8(auth.WrapAES)}
+	var err error
+	if s.Key, err = key.Wrap(nonce, otk); err != nil {
+		return nil, err
+	}
+	if s.EIDAuth, err = (&wire.EIDAuth{KDF: uint16(auth.KDFSHA256)}).AppendBinary(nil); err != nil {
+		return nil, err
+	}
+	return s.AppendBinary(nil)
+}
+
+// rloc returns the ITR-RLOC of request seq. Each time that all EIDs were asked
+// for, each is asked for from another one.
+func (w *requests) rloc(seq uint64) uint32 {
+	n := uint64(len(w.eids))
+	return 127<<24 | 64<<16 + uint32((seq+seq/n*7919)%itrRLOCs)
+}
+
+// index returns which question request seq is, and its nonce.
+func (w *requests) index(seq uint64) (i, nonce uint64) {
+	i = seq % uint64(len(w.eids))
+	if w.protected {
+		return i, w.base + i
+	}
+	return i, w.base + seq
+}
 
 func (w *requests) request(seq uint64, m *udp.Message) {
-	i := seq % questions
+	i, nonce := w.index(seq)
 	b := w.buffers[w.next][:len(w.messages[i])]
 	w.next = (w.next + 1) % len(w.buffers)
 	copy(b, w.messages[i])
-	at, nonce, rloc := w.offsets[i], w.base+seq, w.rloc(seq)
+	at, rloc := w.offsets[i], w.rloc(seq)
 	binary.BigEndian.PutUint64(b[at.nonce:], nonce)
 	binary.BigEndian.PutUint32(b[at.rloc:], rloc)
 	sum := w.sums[i]
@@ -119,9 +175,18 @@ func (w *requests) match(b []byte) (uint64, bool) {
 }
 
 func (w *requests) check(seq uint64, b []byte) error {
-	a := w.eids[seq%questions]
+	i, _ := w.index(seq)
+	a := w.eids[i]
 	if err := w.reply.Decode(b); err != nil {
 		return err
+	}
+	if w.reply.Security != w.protected {
+		return fmt.Errorf("the answer for %v: protected %v, expected %v", a, w.reply.Security, w.protected)
+	}
+	if w.protected && seq%16 == 0 {
+		if err := w.verify(b); err != nil {
+			return fmt.Errorf("the answer for %v: %w", a, err)
+		}
 	}
 	for rec := range w.reply.Records.All() {
 		e, err := rec.EID.EID(rec.MaskLen)
@@ -143,4 +208,17 @@ func (w *requests) check(seq uint64, b []byte) error {
 		return fmt.Errorf("the answer for %v has no locator", a)
 	}
 	return errors.New("an answer without a record")
+}
+
+// verify checks the authentication of a Map-Reply (RFC 9303 section 6.9).
+func (w *requests) verify(b []byte) error {
+	var s wire.ReplySecurity
+	var e wire.EIDAuth
+	if err := s.Decode(w.reply.SecurityData); err != nil {
+		return err
+	}
+	if err := w.itr.VerifyEIDAuth(s.EIDAuth, &e); err != nil {
+		return err
+	}
+	return w.ms.VerifyReply(b, &w.reply, &s)
 }
