@@ -1,23 +1,27 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	eidolonv1 "github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1"
 	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/auth"
 	"github.com/eidolon-lisp/eidolon/mapping/wire"
 	"github.com/eidolon-lisp/eidolon/mapping/xtr"
 )
 
 func newLig() *cobra.Command {
-	var resolver, source string
+	var resolver, source, keyFile string
+	var keyID uint8
 	var count int
 	var timeout time.Duration
 	cmd := &cobra.Command{
@@ -43,6 +47,8 @@ Exit codes:
 	f.StringVar(&source, "source", "", "source EID to name in the Map-Request")
 	f.IntVar(&count, "count", 3, "Map-Requests to send until one is answered, 1 to 5")
 	f.DurationVar(&timeout, "timeout", 2*time.Second, "how long to wait for each answer")
+	f.StringVar(&keyFile, "lisp-sec-key", "", "file with the key shared with the map-resolver, to have the answer protected by LISP-SEC")
+	f.Uint8Var(&keyID, "lisp-sec-key-id", 1, "its key_id")
 	socket := socketFlag(cmd, programXTR)
 	out := formatFlag(cmd, formatTable, formatJSON)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -64,6 +70,19 @@ Exit codes:
 		}
 		if timeout < time.Millisecond || timeout > time.Minute {
 			return fmt.Errorf("--timeout: found %v, expected 1ms to 1m", timeout)
+		}
+		if keyFile != "" {
+			secret, err := os.ReadFile(keyFile)
+			if err != nil {
+				return fmt.Errorf("--lisp-sec-key: %w", err)
+			}
+			// As a key_file of the configuration: a newline at the end does
+			// not count.
+			secret = bytes.TrimSuffix(bytes.TrimSuffix(secret, []byte("\n")), []byte("\r"))
+			if len(secret) == 0 {
+				return fmt.Errorf("--lisp-sec-key: %s holds no key", keyFile)
+			}
+			q.Key = auth.WrapKey{ID: keyID, Secret: secret}
 		}
 		if q.Resolver, err = chooseResolver(cmd.Context(), resolver, *socket); err != nil {
 			return err

@@ -15,6 +15,7 @@ import (
 
 	"github.com/eidolon-lisp/eidolon/internal/udp"
 	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/auth"
 	"github.com/eidolon-lisp/eidolon/mapping/wire"
 )
 
@@ -43,8 +44,18 @@ type LigQuery struct {
 	Count int
 	// Timeout is how long each of them waits for its Map-Reply; 2 s by default.
 	Timeout time.Duration
-	// Rand is the source of nonces; crypto/rand by default.
+	// Key, if it has a secret, is shared with the map-resolver: the
+	// Map-Requests are protected by LISP-SEC (RFC 9303), and a Map-Reply that
+	// is not, or does not verify, is none.
+	Key auth.WrapKey
+	// Rand is the source of nonces and one-time keys; crypto/rand by default.
 	Rand io.Reader
+}
+
+// ligRequest is a Map-Request that was sent.
+type ligRequest struct {
+	at     time.Time
+	secure *protection // nil: without LISP-SEC
 }
 
 // LigResult is the Map-Reply to a LigQuery.
@@ -96,25 +107,29 @@ func Lig(ctx context.Context, conn udp.Conn, q LigQuery) (LigResult, error) {
 		}
 	})
 
-	sent := make(map[uint64]time.Time)
+	sent := make(map[uint64]ligRequest)
 	for range q.Count {
-		nonce, err := q.send(conn, src)
+		nonce, secure, err := q.send(conn, src)
 		if err != nil {
 			return LigResult{Sent: len(sent)}, fmt.Errorf("lig: %w", err)
 		}
-		sent[nonce] = time.Now()
+		sent[nonce] = ligRequest{time.Now(), secure}
 		timeout := time.NewTimer(q.Timeout)
 		defer timeout.Stop()
 	wait:
 		for {
 			select {
 			case p := <-replies:
-				res, ok := q.read(p.msg)
-				at, ours := sent[res.Nonce]
-				if !ok || !ours {
+				nonce, _ := wire.PeekNonce(p.msg)
+				asked, ours := sent[nonce]
+				if !ours {
 					continue
 				}
-				res.From, res.RTT, res.Sent = p.src, time.Since(at), len(sent)
+				res, ok := q.read(p.msg, asked.secure)
+				if !ok {
+					continue
+				}
+				res.From, res.RTT, res.Sent = p.src, time.Since(asked.at), len(sent)
 				return res, nil
 			case <-timeout.C:
 				break wait
@@ -199,11 +214,11 @@ func (q LigQuery) withDefaults() (_ LigQuery, src netip.AddrPort, err error) {
 	return q, src, nil
 }
 
-// send sends one Map-Request and returns its nonce.
-func (q *LigQuery) send(conn udp.Conn, src netip.AddrPort) (uint64, error) {
+// send sends one Map-Request and returns its nonce and its protection.
+func (q *LigQuery) send(conn udp.Conn, src netip.AddrPort) (nonce uint64, secure *protection, err error) {
 	var b [8]byte
 	if _, err := io.ReadFull(q.Rand, b[:]); err != nil {
-		return 0, fmt.Errorf("read a nonce: %w", err)
+		return 0, nil, fmt.Errorf("read a nonce: %w", err)
 	}
 	req := wire.MapRequest{
 		Nonce: binary.BigEndian.Uint64(b[:]),
@@ -217,7 +232,7 @@ func (q *LigQuery) send(conn udp.Conn, src netip.AddrPort) (uint64, error) {
 	}
 	msg, err := req.AppendBinary(nil)
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	dst := q.EID.Prefix.Addr()
 	inner := netip.IPv6Unspecified()
@@ -230,13 +245,19 @@ func (q *LigQuery) send(conn udp.Conn, src netip.AddrPort) (uint64, error) {
 		}
 	}
 	ecm := wire.ECM{Src: netip.AddrPortFrom(inner, src.Port()), Dst: netip.AddrPortFrom(dst, wire.Port), Message: msg}
+	if len(q.Key.Secret) > 0 {
+		ecm.Security = true
+		if secure, ecm.SecurityData, err = newProtection(q.Rand, q.Key, req.Nonce, algorithms[0].hmac, algorithms[0].kdf); err != nil {
+			return 0, nil, err
+		}
+	}
 	if msg, err = ecm.AppendBinary(nil); err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	if err := conn.Write(msg, src, q.Resolver); err != nil {
-		return 0, fmt.Errorf("send to %v: %w", q.Resolver, err)
+		return 0, nil, fmt.Errorf("send to %v: %w", q.Resolver, err)
 	}
-	return req.Nonce, nil
+	return req.Nonce, secure, nil
 }
 
 func addrs(aps []netip.AddrPort) []netip.Addr {
@@ -248,16 +269,25 @@ func addrs(aps []netip.AddrPort) []netip.Addr {
 }
 
 // read returns the nonce and the records of a Map-Reply; ok is false when it
-// cannot be read or no record covers the EID.
-func (q *LigQuery) read(msg []byte) (res LigResult, ok bool) {
+// cannot be read or verified, or no record covers the EID. Records that the
+// map-server did not authorise are left out.
+func (q *LigQuery) read(msg []byte, secure *protection) (res LigResult, ok bool) {
 	var m wire.MapReply
 	if m.Decode(msg) != nil || m.Probe {
 		return res, false
 	}
+	var authorised []mapping.EID
+	if secure != nil {
+		e, err := secure.verify(msg, &m)
+		if err != nil {
+			return res, false
+		}
+		authorised = named(e)
+	}
 	res.Nonce = m.Nonce
 	for r := range m.Records.All() {
 		rec, err := r.Mapping()
-		if err != nil {
+		if err != nil || authorised != nil && !slices.ContainsFunc(authorised, func(e mapping.EID) bool { return e.Covers(rec.EID) }) {
 			continue
 		}
 		ok = ok || answers(rec.EID, q.EID)

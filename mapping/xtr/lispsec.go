@@ -3,6 +3,7 @@ package xtr
 import (
 	"bytes"
 	"errors"
+	"io"
 	"net/netip"
 	"slices"
 	"time"
@@ -128,8 +129,19 @@ func (i *itr) protect(q *query, resolver netip.AddrPort, nonce uint64) (p *prote
 		return nil, nil, nil
 	}
 	a := algorithms[q.algorithm%len(algorithms)]
-	p = &protection{hmac: a.hmac, kdf: a.kdf}
-	if p.otk, err = auth.NewOneTimeKey(i.cfg.Rand); err != nil {
+	if p, data, err = newProtection(i.cfg.Rand, key, nonce, a.hmac, a.kdf); err != nil {
+		return nil, nil, err
+	}
+	q.protected++
+	i.stats.inc(mapRequestsProtected)
+	return p, data, nil
+}
+
+// newProtection draws a one-time key for the Map-Request with this nonce, and
+// returns the authentication data that carries it to a map-resolver.
+func newProtection(chance io.Reader, key auth.WrapKey, nonce uint64, hmac auth.HMACID, kdf auth.KDFID) (p *protection, data []byte, err error) {
+	p = &protection{hmac: hmac, kdf: kdf}
+	if p.otk, err = auth.NewOneTimeKey(chance); err != nil {
 		return nil, nil, err
 	}
 	s := wire.ECMSecurity{RequestedHMAC: uint16(p.hmac), KeyID: key.ID, Wrapping: uint8(auth.WrapAES)}
@@ -139,12 +151,8 @@ func (i *itr) protect(q *query, resolver netip.AddrPort, nonce uint64) (p *prote
 	if s.EIDAuth, err = (&wire.EIDAuth{KDF: uint16(p.kdf)}).AppendBinary(nil); err != nil {
 		return nil, nil, err
 	}
-	if data, err = s.AppendBinary(nil); err != nil {
-		return nil, nil, err
-	}
-	q.protected++
-	i.stats.inc(mapRequestsProtected)
-	return p, data, nil
+	data, err = s.AppendBinary(nil)
+	return p, data, err
 }
 
 // errUnprotected and errAlgorithms are reasons to discard a reply to a
@@ -211,12 +219,7 @@ func (i *itr) authorised(now time.Time, o outstanding, msg []byte, m *wire.MapRe
 		i.refuse(now, mapRepliesForged, from, err)
 		return nil, false
 	}
-	eids = make([]mapping.EID, 0, len(e.Prefixes))
-	for _, p := range e.Prefixes {
-		if x, err := p.EID.EID(p.MaskLen); err == nil {
-			eids = append(eids, x)
-		}
-	}
+	eids = named(e)
 	if e.CantSign && negative(m) && i.cfg.LISPSec.policy(q.eid.IID) == auth.SecurityPreferred {
 		q.cantSign = true
 		i.again(now, o)
@@ -224,6 +227,17 @@ func (i *itr) authorised(now time.Time, o outstanding, msg []byte, m *wire.MapRe
 	}
 	i.stats.inc(mapRepliesVerified)
 	return eids, true
+}
+
+// named returns the EID-prefixes of an EID-AD; it is never nil.
+func named(e wire.EIDAuth) []mapping.EID {
+	eids := make([]mapping.EID, 0, len(e.Prefixes))
+	for _, p := range e.Prefixes {
+		if x, err := p.EID.EID(p.MaskLen); err == nil {
+			eids = append(eids, x)
+		}
+	}
+	return eids
 }
 
 // negative reports whether no record of m has a locator.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"net/netip"
 	"slices"
 	"sync"
@@ -457,6 +458,29 @@ func TestL3_NothingInTheClear(t *testing.T) {
 					t.Errorf("%v shows a key", d)
 				}
 			}
+		}
+	})
+}
+
+// TestL10_Lig: a protected query takes the real answer, and no other.
+func TestL10_Lig(t *testing.T) {
+	local := netip.MustParseAddrPort("192.0.2.50:40000")
+	inWorld(t, auth.SecurityOff, asConfigured, func(w *world) {
+		ask := func(key auth.WrapKey, change func([]byte) []byte) (xtr.LigResult, error) {
+			conn := &path{Conn: w.net.MustListen(t, local.String()), change: change}
+			return xtr.Lig(w.t.Context(), conn, xtr.LigQuery{Resolver: mapServer, EID: mapping.HostEID(0, remote), Local: []netip.AddrPort{local}, Key: key, Count: 1})
+		}
+		res, err := ask(itrKey, nil)
+		if err != nil || len(res.Records) != 1 || res.Records[0].EID != site || res.From != etrAddr {
+			t.Errorf("%+v, %v", res, err)
+		}
+		w.wait(4 * time.Second)
+		if res, err := ask(itrKey, func(b []byte) []byte { b[15]++; return b }); !errors.Is(err, xtr.ErrNoReply) {
+			t.Errorf("altered: %+v, %v", res, err)
+		}
+		w.wait(4 * time.Second)
+		if res, err := ask(auth.WrapKey{ID: itrKey.ID, Secret: []byte("another")}, nil); !errors.Is(err, xtr.ErrNoReply) {
+			t.Errorf("with another key: %+v, %v", res, err)
 		}
 	})
 }
