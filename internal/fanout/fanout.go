@@ -103,14 +103,19 @@ func (s *Subscription[E]) Next(ctx context.Context) ([]Item[E], error) {
 			return nil, context.Cause(ctx)
 		case <-s.some:
 		}
-		s.mu.Lock()
-		items := s.queue
-		s.queue = nil
-		s.mu.Unlock()
-		if len(items) > 0 {
+		if items := s.Take(); len(items) > 0 {
 			return items, nil
 		}
 	}
+}
+
+// Take is Next without waiting: it may return nothing.
+func (s *Subscription[E]) Take() []Item[E] {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	items := s.queue
+	s.queue = nil
+	return items
 }
 
 // Close ends the subscription.

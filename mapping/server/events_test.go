@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"testing"
@@ -12,12 +11,8 @@ import (
 )
 
 // eventsOf returns the events that wait in a subscription, as text.
-func eventsOf(t *testing.T, sub *fanout.Subscription[Event]) (out []string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-	defer cancel()
-	items, _ := sub.Next(ctx)
-	for _, it := range items {
+func eventsOf(sub *fanout.Subscription[Event]) (out []string) {
+	for _, it := range sub.Take() {
 		e := it.Event
 		text := fmt.Sprint(e.Kind)
 		if e.EID.IsValid() {
@@ -100,7 +95,7 @@ func TestEvents(t *testing.T) {
 		}, []string{"refused of right: refused_digest"}},
 	} {
 		c.do()
-		if got := eventsOf(t, sub); !slices.Equal(got, c.want) {
+		if got := eventsOf(sub); !slices.Equal(got, c.want) {
 			t.Errorf("%s: %q, want %q", c.what, got, c.want)
 		}
 	}
@@ -117,12 +112,12 @@ func TestEventsWaitForTheStore(t *testing.T) {
 	defer sub.Close()
 	store.setFail(errDisk)
 	b.register(registering{key: rightKey, records: []*mapping.Record{rec("10.2.0.0/16", "192.0.2.2")}})
-	if got := eventsOf(t, sub); len(got) != 0 {
+	if got := eventsOf(sub); len(got) != 0 {
 		t.Errorf("before the store has it: %q", got)
 	}
 	store.setFail(nil)
 	b.s.tick(t.Context(), b.now)
-	if got := eventsOf(t, sub); len(got) != 1 {
+	if got := eventsOf(sub); len(got) != 1 {
 		t.Errorf("when the store has it: %q", got)
 	}
 }
@@ -185,7 +180,7 @@ func TestEventsOfSubscriptions(t *testing.T) {
 		}, []string{"subscribed 10.64.0.0/10 by 1", "unsubscribed 10.64.0.0/10 by 1: its Map-Notifies are not acknowledged, or are too many"}},
 	} {
 		c.do()
-		if got := eventsOf(t, sub); !slices.Equal(got, c.want) {
+		if got := eventsOf(sub); !slices.Equal(got, c.want) {
 			t.Errorf("%s: %q, want %q", c.what, got, c.want)
 		}
 	}

@@ -1,7 +1,6 @@
 package xtr
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"testing"
@@ -13,12 +12,8 @@ import (
 )
 
 // eventsOf returns the events that wait in a subscription, as text.
-func eventsOf(t *testing.T, sub *fanout.Subscription[Event]) (out []string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-	defer cancel()
-	items, _ := sub.Next(ctx)
-	for _, it := range items {
+func eventsOf(sub *fanout.Subscription[Event]) (out []string) {
+	for _, it := range sub.Take() {
 		e := it.Event
 		text := fmt.Sprint(e.Kind)
 		if e.EID.IsValid() {
@@ -83,7 +78,7 @@ func TestEventsOfTheMapCache(t *testing.T) {
 		{"cleared", func() { r.m.clear(r.now, eid("10.4.0.0/16")) }, []string{"removed 10.4.0.0/16: it was cleared"}},
 	} {
 		c.do()
-		if got := eventsOf(t, sub); !slices.Equal(got, c.want) {
+		if got := eventsOf(sub); !slices.Equal(got, c.want) {
 			t.Errorf("%s: %q, want %q", c.what, got, c.want)
 		}
 	}
@@ -104,21 +99,21 @@ func TestEventsOfRegistrations(t *testing.T) {
 	}
 	confirm()
 	want := []string{"confirmed 10.1.0.0/16 at 198.51.100.3:4342", "confirmed 2001:db8:1::/48 at 198.51.100.3:4342"}
-	if got := eventsOf(t, sub); !slices.Equal(got, want) {
+	if got := eventsOf(sub); !slices.Equal(got, want) {
 		t.Errorf("confirmed: %q, want %q", got, want)
 	}
 	r.until(61 * time.Second)
 	confirm()
-	if got := eventsOf(t, sub); len(got) != 0 {
+	if got := eventsOf(sub); len(got) != 0 {
 		t.Errorf("refreshed: %q", got)
 	}
 	r.until(5 * time.Minute)
-	got := eventsOf(t, sub)
+	got := eventsOf(sub)
 	if len(got) != 2 || got[0] != fmt.Sprintf("lost 10.1.0.0/16 at 198.51.100.3:4342: %d map-registers in a row had no map-notify", unconfirmedTries) {
 		t.Errorf("lost: %q", got)
 	}
 	confirm()
-	if got := eventsOf(t, sub); !slices.Equal(got, want) {
+	if got := eventsOf(sub); !slices.Equal(got, want) {
 		t.Errorf("confirmed again: %q, want %q", got, want)
 	}
 }
