@@ -256,6 +256,9 @@ func controlConfig(cfg *config.XTR, rlocs []netip.Addr, fib *dataplane.FIB, log 
 	for _, in := range cfg.Instances {
 		c.LISPSec.Instances[in.IID] = in.LISPSec
 	}
+	if p := cfg.PubSub; p != nil {
+		c.PubSub = &xtr.PubSub{Key: p.Key, AcceptUnsolicited: p.AcceptUnsolicited}
+	}
 	for _, m := range cfg.DatabaseMappings {
 		c.Databases = append(c.Databases, database(m))
 	}

@@ -68,6 +68,7 @@ func TestExampleXTR(t *testing.T) {
 		}},
 		MapResolvers:  []netip.AddrPort{netip.MustParseAddrPort("203.0.113.10:4342"), netip.MustParseAddrPort("[2001:db8:113::10]:4342")},
 		MapCacheLimit: 100000,
+		PubSub:        &XTRPubSub{Key: auth.Key{ID: 1, Algorithm: auth.SHA256HKDF, Secret: []byte("shared for publications")}},
 		Underlay:      UnderlayInternet,
 		Miss:          MissHold,
 		RLOCProbing:   RLOCProbing{Enabled: true, Interval: 30 * time.Second, Retries: 3},

@@ -38,6 +38,8 @@ func keyName(field string) string {
 		return "map_resolvers"
 	case "MapCacheLimit":
 		return "map_cache"
+	case "PubSub":
+		return "pubsub"
 	}
 	var b strings.Builder
 	letters := []rune(field)

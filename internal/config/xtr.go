@@ -43,6 +43,8 @@ type XTR struct {
 	Underlay      Underlay
 	// MapVersioning is true only on a trusted underlay.
 	MapVersioning bool
+	// PubSub is nil when the xTR does not subscribe.
+	PubSub *XTRPubSub
 	// Miss is what happens to packets while their mapping is asked for.
 	Miss Miss
 	// RLOCProbing is how the locators of other sites are tested.
@@ -189,6 +191,7 @@ func (c *XTR) read(o *object) {
 		c.MapCacheLimit = int(m.get("limit").integer(100, 10_000_000, 100_000))
 		m.end()
 	}
+	c.readPubSub(o.get("pubsub"), id)
 	c.Miss = Miss(o.get("miss").enum(string(MissHold), string(MissDrop)))
 	c.RLOCProbing = RLOCProbing{Enabled: true, Interval: 30 * time.Second, Retries: 3}
 	if p, ok := o.get("rloc_probing").object(); ok {

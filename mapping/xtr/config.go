@@ -40,6 +40,8 @@ type Config struct {
 	MapResolvers []netip.AddrPort
 	// LISPSec is how Map-Requests and Map-Replies are protected.
 	LISPSec LISPSec
+	// PubSub subscribes to mappings; nil for none (RFC 9437).
+	PubSub *PubSub
 
 	// CacheLimit is the largest number of entries in the map-cache; 65536 by
 	// default.
@@ -181,6 +183,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.checkDatabases(bad)
 	c.checkPeers(bad)
 	c.checkLISPSec(bad)
+	c.checkPubSub(bad)
 
 	c.Port = cmp.Or(c.Port, wire.Port)
 	c.CacheLimit = cmp.Or(c.CacheLimit, defaultCacheLimit)

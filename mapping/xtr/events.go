@@ -79,6 +79,15 @@ func (i *itr) install(now time.Time, recs []*mapping.Record) {
 	}
 	changes := i.cache.Apply(now, recs...)
 	i.changes = append(i.changes, changes...)
+	for _, c := range changes {
+		switch {
+		case c.Record != nil:
+		case slices.ContainsFunc(recs, func(r *mapping.Record) bool { return r.EID == c.EID }):
+			i.subs.left(now, c.EID, withdrawnHold)
+		default:
+			i.subs.left(now, c.EID, 0)
+		}
+	}
 	if !i.events.Watched() {
 		return
 	}
@@ -99,6 +108,7 @@ func (i *itr) install(now time.Time, recs []*mapping.Record) {
 func (i *itr) removed(now time.Time, changes []mapping.CacheChange, why string) {
 	i.changes = append(i.changes, changes...)
 	for _, c := range changes {
+		i.subs.left(now, c.EID, 0)
 		i.events.Publish(Event{Time: now, Kind: EventRemoved, EID: c.EID, Reason: why})
 	}
 }

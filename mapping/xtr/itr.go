@@ -49,6 +49,7 @@ type query struct {
 	// ask for. cantSign: a map-server said that the ETRs do not sign. replied:
 	// the last transmission had a reply, which was no answer.
 	protected, algorithm int
+	subscribes           int // transmissions that subscribe (RFC 9437)
 	cantSign, replied    bool
 	paused               bool      // given up; kept so that nothing is sent for a while
 	at                   time.Time // when to retransmit, or to end the pause
@@ -62,6 +63,8 @@ type attempt struct {
 	resolver int
 	at       time.Time
 	secure   *protection // nil: without LISP-SEC
+	// subscribe: a Map-Notify may answer it, too.
+	subscribe bool
 	// unknown: a reply came whose algorithms are not known here.
 	unknown bool
 }
@@ -78,6 +81,7 @@ type itr struct {
 	cache     *mapping.Cache
 	changes   []mapping.CacheChange
 	resolvers resolvers
+	subs      *subscriber
 
 	queries map[mapping.EID]*query
 	nonces  map[uint64]outstanding
@@ -96,7 +100,7 @@ type itr struct {
 
 func newITR(c *core) *itr {
 	l := c.cfg.Limits
-	return &itr{
+	i := &itr{
 		core:      c,
 		cache:     mapping.NewCache(c.cfg.CacheLimit),
 		resolvers: newResolvers(c.cfg.MapResolvers),
@@ -110,6 +114,8 @@ func newITR(c *core) *itr {
 		data:      newLimiter[struct{}](mapDataSpacing, mapDataBurst, 1),
 		strays:    newLimiter[struct{}](straySpacing, strayBurst, 1),
 	}
+	i.subs = newSubscriber(c, i)
+	return i
 }
 
 // miss starts a resolution, unless one is under way, the map-cache has the
@@ -257,7 +263,12 @@ func (i *itr) finish(q *query) {
 func (i *itr) transmit(now time.Time, q *query) {
 	i.schedule(q, now.Add(min(requestSpacing<<q.tries, maxRetry)))
 	q.tries++
-	nonce, err := i.nonce()
+	subscribe := i.subs.wants(now, q)
+	draw := i.nonce
+	if subscribe {
+		draw = func() (uint64, error) { return i.subs.asking(now, q) }
+	}
+	nonce, err := draw()
 	if err != nil {
 		i.stats.inc(sendErrors)
 		i.log.Error("map-request not sent", "eid", q.eid, "err", err)
@@ -268,8 +279,8 @@ func (i *itr) transmit(now time.Time, q *query) {
 		avoid = q.attempts[n-1].resolver
 		i.stats.inc(mapRequestsRetransmitted)
 	}
-	if _, used := i.nonces[nonce]; used {
-		return // once in 2^64; the next retransmission draws again
+	if i.subs.used(nonce) {
+		return // as good as never; the next retransmission draws again
 	}
 	r := i.resolvers.pick(now, avoid)
 	secure, security, err := i.protect(q, i.cfg.MapResolvers[r], nonce)
@@ -280,9 +291,8 @@ func (i *itr) transmit(now time.Time, q *query) {
 	}
 	i.spacing.take(now, q.eid)
 	i.nonces[nonce] = outstanding{q, len(q.attempts)}
-	q.attempts = append(q.attempts, attempt{nonce: nonce, resolver: r, at: now, secure: secure})
+	q.attempts = append(q.attempts, attempt{nonce: nonce, resolver: r, at: now, secure: secure, subscribe: subscribe})
 
-	resolver := i.cfg.MapResolvers[r]
 	req := wire.MapRequest{
 		Nonce:      nonce,
 		ITRRLOCs:   i.itrRLOCs,
@@ -292,26 +302,32 @@ func (i *itr) transmit(now time.Time, q *query) {
 	if q.why == forMiss && q.by.addr.IsValid() {
 		req.SourceEID = wire.EIDAddress(q.by.iid, q.by.addr)
 	}
-	msg, ok := i.encode(&req)
-	if !ok {
-		return
+	if subscribe {
+		i.subs.identify(&req)
 	}
 	dst := q.eid.Prefix.Addr()
-	msg, ok = i.encode(&wire.ECM{
-		Security:     secure != nil,
-		SecurityData: security,
-		Src:          netip.AddrPortFrom(i.innerSource(q, dst), i.cfg.Port),
-		Dst:          netip.AddrPortFrom(dst, wire.Port),
-		Message:      msg,
-	})
-	if !ok {
-		return
+	if i.sendRequest(&req, r, netip.AddrPortFrom(i.innerSource(q, dst), i.cfg.Port), netip.AddrPortFrom(dst, wire.Port), security) {
+		i.log.Debug("map-request sent", "eid", q.eid, "map_resolver", i.cfg.MapResolvers[r], "nonce", hex(nonce), "attempt", q.tries)
 	}
-	src, _ := i.source(resolver.Addr())
-	i.send(src, resolver, msg)
+}
+
+// sendRequest sends m to the map-resolver with index r, in an ECM from src to
+// dst with the authentication data security, if any.
+func (i *itr) sendRequest(m *wire.MapRequest, r int, src, dst netip.AddrPort, security []byte) bool {
+	msg, ok := i.encode(m)
+	if !ok {
+		return false
+	}
+	msg, ok = i.encode(&wire.ECM{Security: security != nil, SecurityData: security, Src: src, Dst: dst, Message: msg})
+	if !ok {
+		return false
+	}
+	resolver := i.cfg.MapResolvers[r]
+	from, _ := i.source(resolver.Addr())
+	i.send(from, resolver, msg)
 	i.resolvers.list[r].requests++
 	i.stats.inc(mapRequestsOut)
-	i.log.Debug("map-request sent", "eid", q.eid, "map_resolver", resolver, "nonce", hex(nonce), "attempt", q.tries)
+	return true
 }
 
 // innerSource returns an address of the EID's family: the ITR's RLOC or the

@@ -153,6 +153,33 @@ const (
 	// change at one time.
 	maxSolicits = 8192
 
+	// subscribeTries is how many transmissions of a Map-Request subscribe: a
+	// map-server that holds a higher nonce drops them, and an answer without a
+	// subscription is better than none.
+	subscribeTries = 3
+	// refusedFor is how long no subscription is asked for where the map-server
+	// refused one; after refusedMax refusals in a row, anywhere.
+	refusedFor = 15 * time.Minute
+	refusedMax = 4
+	// holeLife is how long a map-server keeps a subscription to a hole (RFC 9437
+	// section 5 recommends it); withdrawnHold is how long one to a mapping that
+	// was withdrawn is kept: a site that comes back is reached at once.
+	holeLife      = 15 * time.Minute
+	withdrawnHold = 15 * time.Minute
+	// leaveTries is how often a Map-Request to unsubscribe is sent, leaveSpacing
+	// apart.
+	leaveTries   = 3
+	leaveSpacing = 3 * time.Second
+	// lookAgain is the period at which subscriptions that can't be ended yet are
+	// looked at.
+	lookAgain = time.Minute
+	// nonceReach is how far a publication's nonce may be from the last one: they
+	// count up by one, but a map-server skips some when it starts.
+	nonceReach = 1 << 32
+	// maxWanted is the number of published mappings that wait to be subscribed
+	// to.
+	maxWanted = 8192
+
 	// queueLen is the number of received messages of each class that wait for
 	// the machine.
 	queueLen = 256

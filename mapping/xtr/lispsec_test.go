@@ -454,7 +454,7 @@ func TestL12_ExampleOfTheRFC(t *testing.T) {
 	if err := m.Decode(reply(t, 1, rec2("2001:db8:102::/48"), rec2("2001:db8:103::/48"), rec2("2001:db8:200::/40"))); err != nil {
 		t.Fatal(err)
 	}
-	recs, _, ok := r.m.itr.accept(r.now, eid("2001:db8:103::5"), &m, []mapping.EID{eid("2001:db8:103::/48"), eid("2001:db8:203::/48")}, etr1)
+	recs, _, ok := r.m.itr.accept(r.now, eid("2001:db8:103::5"), m.Records, []mapping.EID{eid("2001:db8:103::/48"), eid("2001:db8:203::/48")}, etr1)
 	if !ok || len(recs) != 1 || recs[0].EID != eid("2001:db8:103::/48") {
 		t.Errorf("%v, %v", recs, ok)
 	}

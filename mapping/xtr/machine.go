@@ -48,6 +48,7 @@ func (m *machine) advance(now time.Time) {
 	m.reg.advance(now)
 	if !m.stopping {
 		m.itr.advance(now)
+		m.itr.subs.advance(now)
 		m.smrs.advance(now)
 		m.itr.changes = append(m.itr.changes, m.probes.advance(now)...)
 	}
@@ -59,7 +60,7 @@ func (m *machine) next() (t time.Time, ok bool) {
 	if m.stopping {
 		return t, ok
 	}
-	for _, next := range [...]func() (time.Time, bool){m.itr.next, m.smrs.next, m.probes.next} {
+	for _, next := range [...]func() (time.Time, bool){m.itr.next, m.itr.subs.next, m.smrs.next, m.probes.next} {
 		if u, has := next(); has && (!ok || u.Before(t)) {
 			t, ok = u, true
 		}
@@ -124,7 +125,7 @@ func (m *machine) receive(now time.Time, msg []byte, src, dst netip.AddrPort) {
 		}
 		m.itr.reply(now, msg, src)
 	case wire.TypeMapNotify:
-		m.reg.notify(now, msg, src)
+		m.notify(now, msg, src, dst)
 		m.solicitSettled(now)
 	case wire.TypeMapRequest:
 		m.request(now, msg, arrival{from: src, at: dst, size: onWire(len(msg), src.Addr()), port: src.Port()})
@@ -141,6 +142,15 @@ func (m *machine) receive(now time.Time, msg []byte, src, dst netip.AddrPort) {
 		m.request(now, m.ecm.Message, arrival{from: src, at: dst, size: onWire(len(msg), src.Addr()), port: m.ecm.Src.Port(), encapsulated: true, security: m.ecm.SecurityData})
 	default:
 		m.refuse(now, controlUnexpected, src, nil)
+	}
+}
+
+// notify hands a Map-Notify to whom it is for: the registrar, if it answers a
+// Map-Register or is about the site's own EIDs, and the subscriber otherwise
+// (RFC 9437 section 6).
+func (m *machine) notify(now time.Time, msg []byte, src, dst netip.AddrPort) {
+	if m.stopping || !m.itr.subs.on() || m.reg.expects(msg) || !m.itr.subs.notify(now, msg, src, dst) {
+		m.reg.notify(now, msg, src)
 	}
 }
 

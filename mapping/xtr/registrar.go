@@ -259,6 +259,15 @@ func (r *registrar) registerNonce(now time.Time) uint64 {
 	return n
 }
 
+// expects reports whether a Map-Notify has the nonce of a Map-Register, or none
+// at all.
+func (r *registrar) expects(msg []byte) bool {
+	nonce, ok := wire.PeekNonce(msg)
+	return !ok || slices.ContainsFunc(r.regs, func(g *registration) bool {
+		return !g.sent.IsZero() && (nonce == g.nonce || nonce == g.previous)
+	})
+}
+
 // notify handles a Map-Notify (section 5.7). One with the nonce of an
 // outstanding Map-Register confirms it; any other that a map-server of ours
 // has signed is unsolicited and is acknowledged.

@@ -38,14 +38,24 @@ func (i *itr) reply(now time.Time, msg []byte, from netip.AddrPort) {
 			return
 		}
 	}
-	recs, scope, ok := i.accept(now, q.eid, &m, authorised, from)
-	if !ok {
+	recs, scope, ok := i.accept(now, q.eid, m.Records, authorised, from)
+	if !ok || i.subs.refusal(now, o, scope, from) {
 		return
 	}
+	if a.subscribe {
+		i.subs.plain(scope.EID)
+	}
+	i.answered(now, o, wire.TypeMapReply, recs, scope, from)
+}
+
+// answered ends the query of o with the records of a message that answer it, of
+// which scope is the answer itself.
+func (i *itr) answered(now time.Time, o outstanding, by wire.Type, recs []*mapping.Record, scope *mapping.Record, from netip.AddrPort) {
+	q, a := o.q, o.q.attempts[o.n]
 	rtt := now.Sub(a.at)
 	i.resolvers.answered(now, a.resolver, rtt)
 	i.stats.inc(resolutionsAnswered)
-	i.log.Debug("map-reply received", "eid", scope.EID, "ttl", scope.TTL, "locators", locatorText{scope}, "rtt", rtt, "from", from)
+	i.log.Debug(strings.ToLower(by.String())+" received", "eid", scope.EID, "ttl", scope.TTL, "locators", locatorText{scope}, "rtt", rtt, "from", from)
 	i.finish(q)
 
 	stale := i.superseded(q.eid, scope.EID, recs)
@@ -70,13 +80,13 @@ func (i *itr) stray(now time.Time, from netip.AddrPort) {
 	}
 }
 
-// accept returns the records of m that may enter the map-cache as an answer to
+// accept returns those of records that may enter the map-cache as an answer to
 // a question for asked, and among them the one that answers it: the shortest,
 // if several do. See the package comment for the rules. authorised, unless it
 // is nil, are the EID-prefixes that the map-server lets the sender answer for.
 // ok is false when the whole message is refused.
-func (i *itr) accept(now time.Time, asked mapping.EID, m *wire.MapReply, authorised []mapping.EID, from netip.AddrPort) (recs []*mapping.Record, answer *mapping.Record, ok bool) {
-	for r := range m.Records.All() {
+func (i *itr) accept(now time.Time, asked mapping.EID, records wire.Records, authorised []mapping.EID, from netip.AddrPort) (recs []*mapping.Record, answer *mapping.Record, ok bool) {
+	for r := range records.All() {
 		rec, err := r.Mapping()
 		if err != nil { // an EID of another kind: RFC 9306 section 3
 			i.refuse(now, controlMalformed, from, err)

@@ -77,6 +77,18 @@ const (
 	mapNotifiesAuthFailed
 	mapNotifyAcksOut
 	mapNotifyAcksRateLimited
+	mapRequestsSubscribe
+	mapRequestsUnsubscribe
+	subscriptionsConfirmed
+	subscriptionsRefused
+	subscriptionsEnded
+	subscriptionsLeft
+	subscriptionsTableFull
+	publicationsIn
+	publicationsDuplicate
+	publicationsReplayed
+	publicationsUnsolicited
+	publicationsAuthFailed
 	controlMalformed
 	controlUnexpected
 	controlWrongPort
@@ -155,6 +167,18 @@ var counterNames = [numCounters]string{
 	mapNotifiesAuthFailed:        "map_notifies_auth_failed",
 	mapNotifyAcksOut:             "map_notify_acks_out",
 	mapNotifyAcksRateLimited:     "map_notify_acks_rate_limited",
+	mapRequestsSubscribe:         "map_requests_subscribe",
+	mapRequestsUnsubscribe:       "map_requests_unsubscribe",
+	subscriptionsConfirmed:       "subscriptions_confirmed",
+	subscriptionsRefused:         "subscriptions_refused",
+	subscriptionsEnded:           "subscriptions_ended",
+	subscriptionsLeft:            "subscriptions_left",
+	subscriptionsTableFull:       "subscriptions_table_full",
+	publicationsIn:               "publications_in",
+	publicationsDuplicate:        "publications_duplicate",
+	publicationsReplayed:         "publications_replayed",
+	publicationsUnsolicited:      "publications_unsolicited",
+	publicationsAuthFailed:       "publications_auth_failed",
 	controlMalformed:             "control_malformed",
 	controlUnexpected:            "control_unexpected",
 	controlWrongPort:             "control_wrong_port",

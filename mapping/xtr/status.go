@@ -198,8 +198,8 @@ func (x *XTR) MapResolvers() []MapResolverStatus {
 }
 
 // Stats walks the counters, which count events since New; names are in
-// snake_case and do not change. The gauges map_cache_entries and
-// resolutions_pending come after them.
+// snake_case and do not change. The gauges map_cache_entries,
+// resolutions_pending and subscriptions_active come after them.
 func (x *XTR) Stats() iter.Seq2[string, uint64] {
 	return func(yield func(string, uint64) bool) {
 		for name, n := range x.stats.all() {
@@ -209,8 +209,9 @@ func (x *XTR) Stats() iter.Seq2[string, uint64] {
 		}
 		x.mu.Lock()
 		entries, pending, evictions := x.m.itr.cache.Len(), len(x.m.itr.queries), x.m.itr.cache.Evictions()
+		subscriptions := x.m.itr.subs.active()
 		x.mu.Unlock()
 		_ = yield("map_cache_evictions", evictions) && yield("map_cache_entries", uint64(entries)) &&
-			yield("resolutions_pending", uint64(pending))
+			yield("resolutions_pending", uint64(pending)) && yield("subscriptions_active", uint64(subscriptions))
 	}
 }

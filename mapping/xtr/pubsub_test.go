@@ -1,0 +1,434 @@
+package xtr
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/auth"
+	"github.com/eidolon-lisp/eidolon/mapping/wire"
+)
+
+var (
+	pubKey = auth.Key{ID: 9, Algorithm: auth.SHA256HKDF, Secret: []byte("shared with publishers")}
+	// pub is where Map-Notifies come from: a map-server that the xTR does not
+	// know by its address.
+	pub = netip.MustParseAddrPort("198.51.100.77:4342")
+)
+
+func pubSubConfig() Config {
+	cfg := testConfig()
+	cfg.XTRID, cfg.SiteID = mapping.XTRID{1, 2, 3}, 7
+	cfg.PubSub = &PubSub{Key: pubKey}
+	return cfg
+}
+
+// mapNotify makes a Map-Notify, signed with a key.
+func mapNotify(t testing.TB, k auth.Key, id mapping.XTRID, nonce uint64, recs ...*mapping.Record) []byte {
+	t.Helper()
+	m := wire.MapNotify{Nonce: nonce, Auth: k.Template(), Records: records(t, recs...), HasXTRID: true, XTRID: id, SiteID: 7}
+	b := mustEncode(t, &m)
+	if err := auth.Sign(b, k); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// publish delivers an authentic Map-Notify.
+func (r *rig) publish(nonce uint64, recs ...*mapping.Record) {
+	r.t.Helper()
+	r.receive(mapNotify(r.t, pubKey, r.m.cfg.XTRID, nonce, recs...), pub)
+}
+
+// ack checks that d acknowledges the nonce at pub.
+func (r *rig) ack(d sent, nonce uint64) {
+	r.t.Helper()
+	var m wire.MapNotify
+	if err := m.Decode(d.data); err != nil {
+		r.t.Fatal(err)
+	}
+	if !m.Ack || m.Nonce != nonce || m.Records.Len() == 0 || !m.HasXTRID || m.XTRID != r.m.cfg.XTRID || d.dst != pub || d.src != local {
+		r.t.Errorf("acknowledgement %+v from %v to %v, want nonce %x", m, d.src, d.dst, nonce)
+	}
+	if _, err := auth.Verify(d.data, []auth.Key{pubKey}, pubKey.Algorithm); err != nil {
+		r.t.Error(err)
+	}
+}
+
+// acked checks that only an acknowledgement was sent.
+func (r *rig) acked(nonce uint64) {
+	r.t.Helper()
+	r.ack(r.unprobed(), nonce)
+}
+
+// unprobed returns the only datagram sent, RLOC-probes left out.
+func (r *rig) unprobed() sent {
+	r.t.Helper()
+	out := slices.DeleteFunc(r.take(), func(d sent) bool { ty, _ := wire.PeekType(d.data); return ty == wire.TypeMapRequest })
+	if len(out) != 1 {
+		r.t.Fatalf("%d datagrams sent, want 1", len(out))
+	}
+	return out[0]
+}
+
+// subscribe asks for dst and has the subscription confirmed with recs; it
+// returns the nonce.
+func (r *rig) subscribe(dst netip.Addr, recs ...*mapping.Record) uint64 {
+	r.t.Helper()
+	r.take()
+	r.miss(dst, hostA)
+	_, m := mapRequest(r.t, r.one().data)
+	if !m.EIDs[0].Subscribe {
+		r.t.Fatal("the Map-Request does not subscribe")
+	}
+	r.publish(m.Nonce, recs...)
+	r.acked(m.Nonce)
+	return m.Nonce
+}
+
+func (r *rig) subscribed() []string {
+	out := []string{}
+	for e := range r.m.itr.subs.table.All() {
+		out = append(out, e.String())
+	}
+	return out
+}
+
+func (r *rig) wantCached(eids ...string) {
+	r.t.Helper()
+	if got := r.cached(); !slices.Equal(got, eids) {
+		r.t.Errorf("cached %v, want %v", got, eids)
+	}
+}
+
+func (r *rig) wantSubscribed(eids ...string) {
+	r.t.Helper()
+	if got := r.subscribed(); !slices.Equal(got, eids) {
+		r.t.Errorf("subscribed to %v, want %v", got, eids)
+	}
+}
+
+func (r *rig) wantStat(c counter, n uint64) {
+	r.t.Helper()
+	if got := r.stat(c); got != n {
+		r.t.Errorf("%s is %d, want %d", counterNames[c], got, n)
+	}
+}
+
+// at is rec with another locator.
+func at(e, locator string) *mapping.Record {
+	r := rec(e, 10)
+	r.Locators[0].Addr = addr(locator)
+	return r
+}
+
+func (r *rig) locator(dst string) string {
+	m, ok := r.m.itr.cache.Lookup(0, addr(dst))
+	if !ok || len(m.Locators) == 0 {
+		return ""
+	}
+	return m.Locators[0].Addr.String()
+}
+
+// TestP13_IDsAndIBit: Map-Requests for misses, refreshes and SMRs carry xTR-ID
+// and Site-ID and the N bit; without pubsub, none does.
+func TestP13_IDsAndIBit(t *testing.T) {
+	r := newRig(t, pubSubConfig())
+	check := func(what string) uint64 {
+		t.Helper()
+		_, m := mapRequest(t, r.unprobed().data)
+		if !m.HasXTRID || m.XTRID != r.m.cfg.XTRID || m.SiteID != 7 || !m.EIDs[0].Subscribe || len(m.ITRRLOCs) != 2 {
+			t.Errorf("%s: %+v", what, m)
+		}
+		return m.Nonce
+	}
+	r.miss(peer, hostA)
+	n := check("miss")
+	r.publish(n, rec("10.2.0.0/16", 10))
+	r.acked(n)
+
+	r.until(9*time.Minute + 10*time.Second)
+	r.used("10.2.0.0/16")
+	n = check("refresh")
+	r.publish(n, rec("10.2.0.0/16", 10))
+	r.acked(n)
+
+	r.until(10 * time.Minute)
+	r.receive(mustEncode(t, &wire.MapRequest{SMR: true, SourceEID: wire.IPAddress(peer), ITRRLOCs: []wire.Address{wire.IPAddress(etr1.Addr())},
+		EIDs: []wire.RequestRecord{wire.NewRequestRecord(eid("10.1.0.5/32"))}}), etr1)
+	check("smr")
+
+	r = newRig(t, testConfig())
+	r.miss(peer, hostA)
+	if _, m := mapRequest(t, r.one().data); m.HasXTRID || m.EIDs[0].Subscribe {
+		t.Errorf("without pubsub: %+v", m)
+	}
+}
+
+// TestP13_IDsConfigured: no subscriptions without an xTR-ID.
+func TestP13_IDsConfigured(t *testing.T) {
+	cfg := pubSubConfig()
+	cfg.XTRID, cfg.SiteID = mapping.XTRID{}, 0
+	if _, err := New(cfg); err == nil {
+		t.Error("pubsub without an xTR-ID is accepted")
+	}
+	cfg = pubSubConfig()
+	cfg.PubSub = &PubSub{Key: auth.Key{ID: 1, Algorithm: auth.SHA256}}
+	if _, err := New(cfg); err == nil {
+		t.Error("pubsub without a secret is accepted")
+	}
+}
+
+// TestP14_NonceAboveAll: each Map-Request has a nonce above all that the
+// EID-prefix saw in either direction, with the clock at the same second or
+// behind, and the low half is random.
+func TestP14_NonceAboveAll(t *testing.T) {
+	r := newRig(t, pubSubConfig())
+	last := r.subscribe(peer, rec("10.2.0.0/16", 10))
+	if last>>32 != uint64(zeroTime.Unix()) {
+		t.Errorf("nonce %x is not from the clock", last)
+	}
+	for range 3 { // far above the clock
+		last += 1<<32 - 1
+		r.publish(last, rec("10.2.0.0/16", 10))
+		r.acked(last)
+	}
+	// An EID inside, the prefix itself, and one that holds it.
+	for _, e := range []string{"10.2.0.9/32", "10.2.0.0/16", "10.0.0.0/8"} {
+		n, err := r.m.itr.subs.nonce(r.now, eid(e), 0)
+		if err != nil || n <= last {
+			t.Errorf("nonce %x for %s, %v; the last was %x", n, e, err, last)
+		}
+	}
+	rng := rand.NewChaCha8([32]byte{1})
+	r.m.cfg.Rand = rng
+	low := map[uint32]bool{}
+	for range 100 {
+		n, _ := r.m.itr.subs.nonce(r.now, eid("10.2.0.0/16"), 0)
+		low[uint32(n-last)] = true
+	}
+	if len(low) < 100 {
+		t.Errorf("%d of 100 nonces differ", len(low))
+	}
+}
+
+// TestP14_Retransmissions: each has a higher nonce, and an answer to any of
+// them is one.
+func TestP14_Retransmissions(t *testing.T) {
+	r := newRig(t, pubSubConfig())
+	r.miss(peer, hostA)
+	r.until(4 * time.Second)
+	var ns []uint64
+	for _, d := range r.take() {
+		_, m := mapRequest(t, d.data)
+		if m.EIDs[0].Subscribe {
+			ns = append(ns, m.Nonce)
+		}
+	}
+	if len(ns) != subscribeTries || !slices.IsSorted(ns) || ns[0] == ns[1] {
+		t.Fatalf("nonces %x", ns)
+	}
+	// The map-server answers all; the xTR takes the second as a publication.
+	r.publish(ns[0], at("10.2.0.0/16", "203.0.113.1"))
+	r.acked(ns[0])
+	r.publish(ns[2], at("10.2.0.0/16", "203.0.113.2"))
+	r.acked(ns[2])
+	r.publish(ns[2]+1, at("10.2.0.0/16", "203.0.113.3"))
+	r.acked(ns[2] + 1)
+	if got := r.locator("10.2.0.9"); got != "203.0.113.3" {
+		t.Errorf("locator %s", got)
+	}
+}
+
+// TestP15_Subscribe: the Map-Notify that answers a Map-Request is verified,
+// installs its mapping and ends the question.
+func TestP15_Subscribe(t *testing.T) {
+	r := newRig(t, pubSubConfig())
+	r.miss(peer, hostA)
+	_, m := mapRequest(t, r.one().data)
+	for name, msg := range map[string][]byte{
+		"another key":     mapNotify(t, key, r.m.cfg.XTRID, m.Nonce, rec("10.2.0.0/16", 10)),
+		"another secret":  mapNotify(t, auth.Key{ID: pubKey.ID, Algorithm: pubKey.Algorithm, Secret: []byte("x")}, r.m.cfg.XTRID, m.Nonce, rec("10.2.0.0/16", 10)),
+		"weaker":          mapNotify(t, auth.Key{ID: pubKey.ID, Algorithm: auth.SHA1, Secret: pubKey.Secret}, r.m.cfg.XTRID, m.Nonce, rec("10.2.0.0/16", 10)),
+		"to another xTR":  mapNotify(t, pubKey, mapping.XTRID{5}, m.Nonce, rec("10.2.0.0/16", 10)),
+		"another EID":     mapNotify(t, pubKey, r.m.cfg.XTRID, m.Nonce, rec("10.3.0.0/16", 10)),
+		"the site's EIDs": mapNotify(t, pubKey, r.m.cfg.XTRID, m.Nonce, rec("10.1.0.0/16", 10)),
+	} {
+		r.receive(msg, pub)
+		if len(r.cached()) != 0 || len(r.take()) != 0 || len(r.subscribed()) != 0 {
+			t.Fatalf("a Map-Notify with %s was accepted", name)
+		}
+	}
+	r.wantStat(publicationsAuthFailed, 4)
+	r.publish(m.Nonce, rec("10.2.0.0/16", 10))
+	r.acked(m.Nonce)
+	r.wantCached("10.2.0.0/16")
+	r.wantSubscribed("10.2.0.0/16")
+	if r.m.itr.subs.active() != 1 || len(r.m.itr.queries) != 0 {
+		t.Error("the question goes on")
+	}
+	r.check()
+}
+
+// TestP15_Publication: a change reaches the map-cache at once, as do
+// more-specifics, negative records and withdrawals.
+func TestP15_Publication(t *testing.T) {
+	r := newRig(t, pubSubConfig())
+	n := r.subscribe(peer, at("10.2.0.0/16", "203.0.113.1"))
+	r.changes = nil
+	next := func(recs ...*mapping.Record) {
+		t.Helper()
+		n++
+		r.publish(n, recs...)
+		r.acked(n)
+	}
+	next(at("10.2.0.0/16", "203.0.113.2"))
+	if len(r.changes) != 1 || r.changes[0].Record.Locators[0].Addr != addr("203.0.113.2") || r.locator("10.2.0.9") != "203.0.113.2" {
+		t.Fatalf("changes %v", r.changes)
+	}
+	next(at("10.2.7.0/24", "203.0.113.3"))
+	r.wantCached("10.2.0.0/16", "10.2.7.0/24")
+	next(mapping.NegativeRecord(eid("10.2.7.0/24"), mapping.Drop, 5))
+	if got, _ := r.m.itr.cache.Lookup(0, addr("10.2.7.1")); got.Action != mapping.Drop {
+		t.Errorf("%v", got)
+	}
+	next(rec("10.2.7.0/24", 0))
+	r.wantCached("10.2.0.0/16")
+	next(rec("10.2.0.0/16", 0))
+	r.wantCached()
+	// The site comes back.
+	next(at("10.2.0.0/16", "203.0.113.4"))
+	r.wantCached("10.2.0.0/16")
+	// Nothing of the site, nothing beside.
+	next(at("10.2.0.0/16", "203.0.113.5"), rec("10.1.3.0/24", 10), rec("10.3.0.0/16", 10))
+	r.wantCached("10.2.0.0/16")
+	r.wantStat(mapReplyRecordsRefused, 2)
+}
+
+// TestP15_WithoutLISPSec: a Map-Notify that answers a protected Map-Request
+// has no LISP-SEC data; the PubSub key is what counts (RFC 9437 section 7.1).
+func TestP15_WithoutLISPSec(t *testing.T) {
+	cfg := pubSubConfig()
+	cfg.LISPSec = LISPSec{Policy: auth.SecurityRequired, ResolverKeys: map[netip.AddrPort]auth.WrapKey{mr1: {ID: 1, Secret: []byte("0123456789abcdef")}}}
+	r := newRig(t, cfg)
+	r.miss(peer, hostA)
+	e, m := mapRequest(t, r.one().data)
+	if !e.Security {
+		t.Fatal("the Map-Request is not protected")
+	}
+	r.receive(mapNotify(t, key, cfg.XTRID, m.Nonce, rec("10.2.0.0/16", 10)), pub)
+	r.wantCached()
+	r.publish(m.Nonce, rec("10.2.0.0/16", 10))
+	r.acked(m.Nonce)
+	r.wantCached("10.2.0.0/16")
+	r.check()
+}
+
+// TestP16_NonceOrder: what is not above the last nonce changes nothing.
+func TestP16_NonceOrder(t *testing.T) {
+	r := newRig(t, pubSubConfig())
+	n := r.subscribe(peer, at("10.2.0.0/16", "203.0.113.1"))
+	r.publish(n+5, at("10.2.0.0/16", "203.0.113.5"))
+	r.acked(n + 5)
+	for _, old := range []uint64{n + 4, n + 1, n - 1, n - 1<<33, 1} {
+		r.publish(old, at("10.2.0.0/16", "203.0.113.9"))
+		if len(r.take()) != 0 {
+			t.Errorf("nonce %x was acknowledged", old)
+		}
+	}
+	r.wantStat(publicationsReplayed, 5)
+	// No jump beyond reach, either: it would shut out what follows.
+	r.publish(n+1<<40, at("10.2.0.0/16", "203.0.113.9"))
+	r.wantStat(publicationsUnsolicited, 1)
+	if got := r.locator("10.2.0.9"); got != "203.0.113.5" {
+		t.Errorf("locator %s", got)
+	}
+}
+
+// TestP16_ReplayToAnotherSubscription: a publication of a less-specific's
+// chain can't be played to a more-specific, whose nonces are lower.
+func TestP16_ReplayToAnotherSubscription(t *testing.T) {
+	r := newRig(t, pubSubConfig())
+	inner := r.subscribe(peer, at("10.2.0.0/16", "203.0.113.1"))
+	r.until(time.Minute)
+	outer := r.subscribe(addr("10.9.0.1"), at("10.0.0.0/8", "203.0.113.2"))
+	r.publish(outer+1, at("10.2.0.0/16", "203.0.113.3"))
+	r.acked(outer + 1)
+	r.publish(inner+1, at("10.2.0.0/16", "203.0.113.4"))
+	r.acked(inner + 1)
+	r.publish(outer+1, at("10.2.0.0/16", "203.0.113.3")) // a duplicate
+	r.acked(outer + 1)
+	if got := r.locator("10.2.0.9"); got != "203.0.113.4" {
+		t.Errorf("locator %s", got)
+	}
+	r.wantStat(publicationsIn, 2)
+	r.wantStat(publicationsDuplicate, 1)
+}
+
+// TestP17_Ack: every accepted Map-Notify is acknowledged, and again when it
+// comes again.
+func TestP17_Ack(t *testing.T) {
+	r := newRig(t, pubSubConfig())
+	n := r.subscribe(peer, at("10.2.0.0/16", "203.0.113.1"))
+	r.publish(n, at("10.2.0.0/16", "203.0.113.1"))
+	r.acked(n)
+	r.publish(n+1, at("10.2.0.0/16", "203.0.113.2"))
+	r.acked(n + 1)
+	r.publish(n+3, at("10.2.0.0/16", "203.0.113.3"))
+	r.acked(n + 3)
+	r.changes = nil
+	for _, again := range []uint64{n, n + 1, n + 3} {
+		r.publish(again, at("10.2.0.0/16", "203.0.113.9"))
+		r.acked(again)
+	}
+	if len(r.changes) != 0 {
+		t.Error("a duplicate changed the map-cache")
+	}
+	r.wantStat(publicationsDuplicate, 4)
+}
+
+// TestP18_Restart: an xTR that has forgotten its nonces begins above those
+// that it used, and above its floor when its clock was set back.
+func TestP18_Restart(t *testing.T) {
+	r := newRig(t, pubSubConfig())
+	last := r.subscribe(peer, rec("10.2.0.0/16", 10))
+	for range 100 {
+		last++
+		r.publish(last, rec("10.2.0.0/16", 10))
+		r.acked(last)
+	}
+	cfg := pubSubConfig()
+	cfg.Rand = &nonces{}
+	r = newRig(t, cfg)
+	r.now = r.now.Add(time.Second)
+	if n := r.subscribe(peer, rec("10.2.0.0/16", 10)); n <= last {
+		t.Errorf("nonce %x after a restart, %x before", n, last)
+	}
+	cfg.NonceFloor = uint64(zeroTime.Add(time.Hour).UnixNano())
+	r = newRig(t, cfg)
+	if n := r.subscribe(peer, rec("10.2.0.0/16", 10)); n <= last {
+		t.Errorf("nonce %x with a floor, %x before", n, last)
+	}
+}
+
+// TestP18_ReplayedAtMapServer: if the map-server drops what it takes for a
+// replay, the question is answered all the same, without a subscription.
+func TestP18_ReplayedAtMapServer(t *testing.T) {
+	r := newRig(t, pubSubConfig())
+	r.miss(peer, hostA)
+	r.until(7 * time.Second)
+	out := r.take()
+	var last wire.MapRequest
+	for n, d := range out {
+		_, last = mapRequest(t, d.data)
+		if last.EIDs[0].Subscribe != (n < subscribeTries) || last.HasXTRID != (n < subscribeTries) {
+			t.Errorf("transmission %d: %+v", n, last)
+		}
+	}
+	r.receive(reply(t, last.Nonce, rec("10.2.0.0/16", 10)), etr1)
+	r.wantCached("10.2.0.0/16")
+	r.wantSubscribed()
+}
