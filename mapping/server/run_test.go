@@ -149,7 +149,7 @@ func TestRun(t *testing.T) {
 		var several [][]byte
 		for i := range 6 {
 			changed := reg
-			changed.records = []*mapping.Record{withTTL(uint32(1435+i), rec("2001:db8:1::/48", "192.0.2.1"))}
+			changed.records = []*mapping.Record{withTTL(uint32(1430+i), rec("2001:db8:1::/48", "192.0.2.1"))}
 			several = append(several, b.encode(changed))
 		}
 		for _, msg := range slices.Backward(several) {
@@ -164,6 +164,7 @@ func TestRun(t *testing.T) {
 		time.Sleep(time.Minute - time.Since(at))
 		commits := store.commitCount()
 		refreshed := time.Now()
+		reg.records = []*mapping.Record{withTTL(1435, rec("2001:db8:1::/48", "192.0.2.1"))}
 		send(etr, b.encode(reg), local4)
 		time.Sleep(2 * oneWay)
 		time.Sleep(gatherTime)
