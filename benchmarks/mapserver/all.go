@@ -16,6 +16,7 @@ import (
 
 	"github.com/eidolon-lisp/eidolon/benchmarks/rig"
 	"github.com/eidolon-lisp/eidolon/internal/udp"
+	"github.com/eidolon-lisp/eidolon/mapping"
 	"github.com/eidolon-lisp/eidolon/mapping/auth"
 )
 
@@ -102,6 +103,7 @@ func all(ctx context.Context, o options) error {
 	if err := b.memory(ms, len(table)); err != nil {
 		return err
 	}
+	b.lookups(table)
 	requests, err := newRequests(table, locators, nil, b.port, rand.New(rand.NewPCG(o.seed, 1)))
 	if err != nil {
 		return err
@@ -182,6 +184,35 @@ func (b *bench) memory(ms *rig.MapServer, mappings int) error {
 	b.add("anonymous resident memory after the import", fmt.Sprintf("%.0f MiB", float64(anon)/1024), fmt.Sprintf("and %d MiB of file pages", file/1024), "", true)
 	b.add("the same for each mapping", fmt.Sprintf("%.0f octets", each), "", "under 400", each < 400)
 	return nil
+}
+
+// lookups measures the longest-prefix lookup by itself, for addresses in the
+// table.
+func (b *bench) lookups(table []netip.Prefix) {
+	ed := new(mapping.Table[netip.Prefix]).Edit(len(table))
+	for _, p := range table {
+		if e, err := mapping.MakeEID(0, p); err == nil {
+			ed.Insert(e, p)
+		}
+	}
+	t := ed.Table()
+	rng := rand.New(rand.NewPCG(b.o.seed, 3))
+	addrs := make([]netip.Addr, 1<<16)
+	for i := range addrs {
+		addrs[i] = rig.RandomIn(table[rng.IntN(len(table))], rng)
+	}
+	var each []time.Duration
+	for range b.o.runs {
+		const n = 1 << 21
+		started := time.Now()
+		for i := range n {
+			if _, ok := t.Lookup(0, addrs[i%len(addrs)]); !ok {
+				panic("a prefix of the table is not in it")
+			}
+		}
+		each = append(each, time.Since(started)/n)
+	}
+	b.add("longest-prefix lookup", median(each).String(), fmt.Sprintf("%v to %v", slices.Min(each), slices.Max(each)), "", true)
 }
 
 // settle is how long after an import the memory is looked at.
