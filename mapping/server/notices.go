@@ -254,6 +254,12 @@ func (n *notices) transmit(now time.Time, m *notice) {
 	m.at = now.Add(retransmissions[m.tries])
 	m.tries++
 	heap.Fix(&n.timers, m.index)
+	// An address from which nothing was acknowledged may be somebody else's:
+	// no more goes there than Map-Requests have earned.
+	if x := m.about.x; x != nil && !x.by.verified[to.Addr()] && !n.s.credits.of(to.Addr()).spend(0, onWire(len(m.payload), to.Addr())) {
+		n.s.counters.inc(dropAmplification)
+		return
+	}
 	n.out = append(n.out, datagram{payload: m.payload, src: source(m.src, to), dst: to})
 	n.s.counters.inc(mapNotifies)
 }
@@ -319,7 +325,7 @@ func (n *notices) acknowledged(now time.Time, msg []byte) {
 		if _, err := auth.Verify(msg, []auth.Key{m.key}, m.key.Algorithm); err == nil {
 			n.forget(m)
 			if m.about.x != nil {
-				m.about.x.by.acked = now
+				m.about.x.by.verify(m.to[(m.tries-1)%len(m.to)].Addr())
 			}
 			n.s.counters.inc(mapNotifyAcks)
 			return

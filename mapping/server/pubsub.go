@@ -59,6 +59,8 @@ const (
 	maxDue = 8192
 	// subscribeQueue is the number of subscriptions that may wait.
 	subscribeQueue = 1024
+	// maxVerified bounds the verified locators of a subscriber.
+	maxVerified = 256
 	// nonceGap is what the nonces of a subscription skip when the server
 	// starts: those of the last second before a crash may not be on disk.
 	nonceGap = 1 << 20
@@ -104,7 +106,9 @@ type subscriber struct {
 	Subscriber
 	kept, active int // subscriptions whose nonce is kept, and those of them that are active
 	due          int // publications that wait
-	acked        time.Time
+	// verified are locators that it has acknowledged a Map-Notify from, so that
+	// it is really there; at most maxVerified.
+	verified map[netip.Addr]bool
 }
 
 // allows reports whether a is one of the xTR's locators.
@@ -137,7 +141,7 @@ func newPubSub(c PubSub) pubsub {
 		p.maxPerXTR = defaultMaxPerXTR
 	}
 	for _, x := range c.Subscribers {
-		p.subscribers[x.XTRID] = &subscriber{Subscriber: x}
+		p.subscribers[x.XTRID] = &subscriber{Subscriber: x, verified: make(map[netip.Addr]bool)}
 	}
 	return p
 }
@@ -162,7 +166,17 @@ func (s *Server) restoreSubscription(it mapping.Item) {
 	if !x.ended && x.nonce < math.MaxUint64-nonceGap {
 		x.nonce += nonceGap
 	}
+	for _, a := range x.rlocs {
+		by.verify(a)
+	}
 	s.pubsub.insert(x)
+}
+
+// verify notes that the xTR is at a.
+func (x *subscriber) verify(a netip.Addr) {
+	if len(x.verified) < maxVerified {
+		x.verified[a] = true
+	}
 }
 
 // insert adds a subscription, which must not be there.
@@ -462,6 +476,9 @@ func (s *Server) subscribe(now time.Time, r *reader, op subscribe) (confirm func
 	if !unsubscribes(m) {
 		to = netip.AddrPort{}
 	}
+	// What the Map-Request earned goes to where the answer goes, as with a
+	// Map-Reply.
+	s.credits.of(s.firstAddress(xs[0], to)).spend(onWire(len(op.msg), op.src.Addr()), 0)
 	nonce := m.Nonce
 	return func() {
 		s.notices.answer(now, xs, told, nonce, to, op.dst)
@@ -473,6 +490,17 @@ func (s *Server) subscribe(now time.Time, r *reader, op subscribe) (confirm func
 			}
 		}
 	}
+}
+
+// firstAddress is where the confirmation of a subscription goes first.
+func (s *Server) firstAddress(x *subscription, to netip.AddrPort) netip.Addr {
+	if to.IsValid() {
+		return to.Addr()
+	}
+	if a := x.addresses(s); len(a) > 0 {
+		return a[0].Addr()
+	}
+	return netip.Addr{}
 }
 
 // plain answers a message as if it had not asked to subscribe.

@@ -192,7 +192,7 @@ func TestP5_LaterReplacesEarlier(t *testing.T) {
 	b := newBench(t, withSubscribers(), nil)
 	b.put(rec("10.20.0.0/16", "203.0.113.1"))
 	b.subscribe(subscribing("10.20.0.1", 100, nil))
-	b.subscribe(subscribing("10.20.0.0/16", 105, func(m *wire.MapRequest) { m.ITRRLOCs[0] = wire.IPAddress(addr("192.0.2.77")) }))
+	b.ack(b.subscribe(subscribing("10.20.0.0/16", 105, func(m *wire.MapRequest) { m.ITRRLOCs[0] = wire.IPAddress(addr("192.0.2.77")) }))[0], pubKey)
 	if b.s.pubsub.size != 1 {
 		t.Fatalf("%d subscriptions", b.s.pubsub.size)
 	}
@@ -591,5 +591,41 @@ func TestSubscriptions(t *testing.T) {
 	}
 	if len(got) != 2 || got[0] != "10.9.0.0/16" {
 		t.Errorf("subscriptions %q", got)
+	}
+}
+
+// Who names another's address as its locator makes us send no more there than
+// 1.5 times what it sent itself, retransmissions included; only an
+// acknowledgement changes that.
+func TestAbuse_SubscriptionReflection(t *testing.T) {
+	b := newBench(t, withSubscribers(), nil)
+	b.strict = true
+	var recs []*mapping.Record
+	for i := range 20 {
+		recs = append(recs, rec(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 20, byte(i), 0}), 24).String(), "203.0.113.1", "203.0.113.2"))
+	}
+	if err := b.s.Put(t.Context(), append(recs, rec("10.20.0.0/16", "203.0.113.1"))); err != nil {
+		t.Fatal(err)
+	}
+	in, out := 0, 0
+	for i := range 500 {
+		q := subscribing("10.20.200.1", uint64(1000+100*i), nil)
+		msg := encodeRequest(t, q.defaults())
+		in += onWire(len(msg), itr4.Addr())
+		for _, d := range b.subscribe(q) {
+			out += onWire(len(d.payload), d.dst.Addr())
+		}
+		for range 4 {
+			b.now = b.now.Add(time.Second)
+			for _, d := range b.due() {
+				out += onWire(len(d.payload), d.dst.Addr())
+			}
+		}
+	}
+	if out > in*3/2 {
+		t.Errorf("%d octets out for %d in", out, in)
+	}
+	if out == 0 || b.count(dropAmplification) == 0 {
+		t.Errorf("%d octets sent, %d Map-Notifies held back", out, b.count(dropAmplification))
 	}
 }
