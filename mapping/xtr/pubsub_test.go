@@ -432,3 +432,277 @@ func TestP18_ReplayedAtMapServer(t *testing.T) {
 	r.wantCached("10.2.0.0/16")
 	r.wantSubscribed()
 }
+
+// TestPubSubFallback: a Map-Reply answers as ever, and ends what there was.
+func TestPubSubFallback(t *testing.T) {
+	r := newRig(t, pubSubConfig())
+	r.miss(peer, hostA)
+	_, m := mapRequest(t, r.unprobed().data)
+	r.receive(reply(t, m.Nonce, rec("10.2.0.0/16", 10)), etr1)
+	r.wantCached("10.2.0.0/16")
+	r.wantSubscribed()
+	r.publish(m.Nonce+1, rec("10.2.0.0/16", 0))
+	r.wantCached("10.2.0.0/16")
+	r.wantStat(publicationsUnsolicited, 1)
+	if len(r.take()) != 0 {
+		t.Error("what was not subscribed to was acknowledged")
+	}
+}
+
+// TestPubSubRefused: where the map-server refuses, the question goes on
+// without, and nobody subscribes there for 15 minutes; after some refusals,
+// nowhere.
+func TestPubSubRefused(t *testing.T) {
+	r := newRig(t, pubSubConfig())
+	refused := func(dst string, prefix string) {
+		t.Helper()
+		r.take()
+		r.miss(addr(dst), hostA)
+		_, m := mapRequest(t, r.unprobed().data)
+		if !m.EIDs[0].Subscribe {
+			t.Fatal("no subscription is asked for")
+		}
+		r.receive(reply(t, m.Nonce, mapping.NegativeRecord(eid(prefix), mapping.DropPolicy, 1)), pub)
+		r.until(r.now.Sub(zeroTime) + time.Second)
+		_, m = mapRequest(t, r.unprobed().data)
+		if m.EIDs[0].Subscribe {
+			t.Fatal("it is asked for again")
+		}
+		r.receive(reply(t, m.Nonce, at(prefix, "203.0.113.1")), etr1)
+		if r.locator(dst) != "203.0.113.1" {
+			t.Fatal("the answer is not in the map-cache")
+		}
+	}
+	refused("10.2.0.9", "10.2.0.0/24")
+	r.miss(addr("10.2.0.10"), hostA) // cached
+	r.m.clear(r.now, eid("10.2.0.0/24"))
+	r.miss(addr("10.2.0.10"), hostA)
+	_, m := mapRequest(t, r.unprobed().data)
+	if m.EIDs[0].Subscribe {
+		t.Error("a subscription in the back-off")
+	}
+	r.receive(reply(t, m.Nonce, rec("10.2.0.0/24", 10)), etr1)
+	for n := range refusedMax - 1 {
+		refused([]string{"10.2.1.1", "10.2.2.1", "10.2.3.1"}[n], []string{"10.2.1.0/24", "10.2.2.0/24", "10.2.3.0/24"}[n])
+	}
+	r.take()
+	r.miss(addr("10.9.9.9"), hostA)
+	if _, m := mapRequest(t, r.unprobed().data); m.EIDs[0].Subscribe {
+		t.Error("a subscription after four refusals")
+	}
+	r.wantStat(subscriptionsRefused, refusedMax)
+	r.m.clear(r.now, eid("10.2.0.0/24"))
+	r.until(r.now.Sub(zeroTime) + refusedFor)
+	r.take()
+	r.miss(addr("10.2.0.11"), hostA)
+	if _, m := mapRequest(t, r.unprobed().data); !m.EIDs[0].Subscribe {
+		t.Error("no subscription after the back-off")
+	}
+	r.check()
+}
+
+// unsubscribed checks a Map-Request that unsubscribes and returns its nonce.
+func unsubscribed(t *testing.T, d sent, e string, above uint64) uint64 {
+	t.Helper()
+	ecm, m := mapRequest(t, d.data)
+	if asked(t, m) != eid(e) || !m.EIDs[0].Subscribe || !m.HasXTRID || len(m.ITRRLOCs) != 1 || !m.ITRRLOCs[0].IsZero() || m.Nonce <= above ||
+		ecm.Src != local || d.dst != mr1 {
+		t.Fatalf("%+v in %+v to %v is no end of a subscription to %s", m, ecm, d.dst, e)
+	}
+	return m.Nonce
+}
+
+// TestP14_Unsubscribe: an entry that expires unused is unsubscribed from, with
+// a nonce above all, until the map-server confirms it.
+func TestP14_Unsubscribe(t *testing.T) {
+	r := newRig(t, pubSubConfig())
+	n := r.subscribe(peer, rec("10.2.0.0/16", 10))
+	r.publish(n+1, rec("10.2.0.0/16", 10))
+	r.acked(n + 1)
+	r.until(10*time.Minute + 3*time.Second)
+	out := r.take()
+	if !slices.Equal(times(out), seconds(600, 603)) || r.m.itr.subs.active() != 0 {
+		t.Fatalf("sent at %v, %d active", times(out), r.m.itr.subs.active())
+	}
+	first := unsubscribed(t, out[0], "10.2.0.0/16", n+1)
+	second := unsubscribed(t, out[1], "10.2.0.0/16", first)
+	r.publish(second, rec("10.2.0.0/16", 10))
+	r.acked(second)
+	r.wantCached() // it does not come back
+	r.wantSubscribed()
+	r.until(time.Hour)
+	if len(r.take()) != 0 {
+		t.Error("it goes on")
+	}
+	// Nobody answers: it ends all the same.
+	n = r.subscribe(peer, rec("10.2.0.0/16", 10))
+	r.until(2 * time.Hour)
+	if out := r.take(); len(out) != leaveTries || len(r.subscribed()) != 0 || len(r.m.itr.subs.leaving) != 0 {
+		t.Errorf("%d tries; %v", len(out), r.subscribed())
+	}
+}
+
+// TestUnsubscribeInside: no more-specific is unsubscribed from while a
+// less-specific subscription is alive.
+func TestUnsubscribeInside(t *testing.T) {
+	r := newRig(t, pubSubConfig())
+	n := r.subscribe(peer, rec("10.2.0.0/16", 10))
+	outer := r.subscribe(addr("10.9.0.1"), rec("10.0.0.0/8", 60))
+	r.m.itr.removed(r.now, r.m.itr.cache.Delete(eid("10.2.0.0/16")), "test")
+	r.until(5 * time.Minute)
+	if len(r.take()) != 0 {
+		t.Error("unsubscribed inside a subscription")
+	}
+	// It is still heard of.
+	r.publish(n+1, at("10.2.0.0/16", "203.0.113.2"))
+	r.acked(n + 1)
+	r.m.itr.removed(r.now, r.m.itr.cache.Delete(eid("10.2.0.0/16")), "test")
+	r.m.clear(r.now, eid("10.0.0.0/8"))
+	r.until(10 * time.Minute)
+	out := r.take()
+	if len(out) < 2 {
+		t.Fatalf("%d sent", len(out))
+	}
+	unsubscribed(t, out[0], "10.0.0.0/8", outer)
+	unsubscribed(t, out[len(out)-1], "10.2.0.0/16", n+1)
+	r.wantSubscribed()
+}
+
+// TestHole: what appears in a hole is published to who asked there, and is
+// subscribed to at once; so is a mapping that covers the hole.
+func TestHole(t *testing.T) {
+	r := newRig(t, pubSubConfig())
+	hole := func() *mapping.Record { return mapping.NegativeRecord(eid("10.2.0.0/16"), mapping.NativelyForward, 15) }
+	appears := func(n uint64, e string) {
+		t.Helper()
+		r.publish(n, at(e, "203.0.113.1"))
+		out := r.take()
+		if len(out) != 2 {
+			t.Fatalf("%d sent", len(out))
+		}
+		r.ack(out[0], n)
+		_, m := mapRequest(t, out[1].data)
+		if asked(t, m) != eid(e) || !m.EIDs[0].Subscribe || m.Nonce <= n {
+			t.Fatalf("%+v", m)
+		}
+		r.publish(m.Nonce, at(e, "203.0.113.1"))
+		r.acked(m.Nonce)
+	}
+	n := r.subscribe(peer, hole())
+	appears(n+1, "10.2.0.0/24")
+	r.wantCached("10.2.0.0/16", "10.2.0.0/24")
+	r.wantSubscribed("10.2.0.0/16", "10.2.0.0/24")
+	r.until(holeLife + 2*time.Minute)
+	r.wantSubscribed() // the hole by itself; the other was unsubscribed from
+	r.until(time.Hour)
+	r.take()
+
+	n = r.subscribe(peer, hole())
+	appears(n+1, "10.0.0.0/8")
+	r.wantCached("10.0.0.0/8") // the hole is gone
+	if r.locator("10.2.0.9") != "203.0.113.1" {
+		t.Error("packets still go into the hole")
+	}
+	r.check()
+}
+
+// TestSubscriptionEnded: a map-server that gives up says so, with the last
+// nonce or one above.
+func TestSubscriptionEnded(t *testing.T) {
+	r := newRig(t, pubSubConfig())
+	n := r.subscribe(peer, rec("10.2.0.0/16", 10))
+	r.publish(n-1, mapping.NegativeRecord(eid("10.2.0.0/16"), mapping.DropAuth, 0))
+	r.wantSubscribed("10.2.0.0/16")
+	r.publish(n, mapping.NegativeRecord(eid("10.2.0.0/16"), mapping.DropAuth, 0))
+	r.acked(n)
+	r.wantSubscribed()
+	r.wantCached()
+	r.wantStat(subscriptionsEnded, 1)
+	r.until(time.Hour)
+	if len(r.take()) != 0 {
+		t.Error("unsubscribed from what is over")
+	}
+}
+
+// TestUnsolicitedPublication: it is dropped, unless it is configured that such
+// are taken; then their nonces count.
+func TestUnsolicitedPublication(t *testing.T) {
+	r := newRig(t, pubSubConfig())
+	r.publish(100, rec("10.2.0.0/16", 10))
+	r.wantCached()
+	r.wantStat(publicationsUnsolicited, 1)
+	if len(r.take()) != 0 {
+		t.Error("it was acknowledged")
+	}
+	cfg := pubSubConfig()
+	cfg.PubSub.AcceptUnsolicited = true
+	r = newRig(t, cfg)
+	r.publish(100, at("10.2.0.0/16", "203.0.113.1"))
+	r.acked(100)
+	r.publish(101, at("10.2.0.0/16", "203.0.113.2"))
+	r.acked(101)
+	r.publish(99, at("10.2.0.0/16", "203.0.113.3"))
+	if len(r.take()) != 0 || r.locator("10.2.0.9") != "203.0.113.2" {
+		t.Error("an old one was taken")
+	}
+	r.wantSubscribed("10.2.0.0/16")
+}
+
+// TestE14_OwnMapNotifyWithPubSub: an unsolicited Map-Notify for the site's own
+// EIDs is the registrar's, with the key of the map-server.
+func TestE14_OwnMapNotifyWithPubSub(t *testing.T) {
+	r := newRig(t, pubSubConfig())
+	r.receive(mapNotify(t, key, r.m.cfg.XTRID, 42, rec("10.1.0.0/16", 10)), ms1)
+	var m wire.MapNotify
+	d := r.unprobed()
+	if err := m.Decode(d.data); err != nil || !m.Ack || m.Nonce != 42 || d.dst != ms1 {
+		t.Fatalf("%+v to %v, %v", m, d.dst, err)
+	}
+	if _, err := auth.Verify(d.data, []auth.Key{key}, key.Algorithm); err != nil {
+		t.Error(err)
+	}
+	r.wantCached()
+}
+
+// TestAbuse_ForgedPubSubNotify: without the key, nothing that an attacker
+// sends changes anything or is answered, whatever nonce it has; with a table
+// that is full, no more is subscribed to.
+func TestAbuse_ForgedPubSubNotify(t *testing.T) {
+	cfg := pubSubConfig()
+	cfg.CacheLimit = 2
+	r := newRig(t, cfg)
+	n := r.subscribe(peer, at("10.2.0.0/16", "203.0.113.1"))
+	r.changes = nil
+	forger := auth.Key{ID: pubKey.ID, Algorithm: pubKey.Algorithm, Secret: []byte("guessed")}
+	before := r.stat(mapNotifiesIn)
+	tries := uint64(0)
+	for _, k := range []auth.Key{forger, key} {
+		for _, nonce := range []uint64{0, 1, n - 1, n, n + 1, n + 2, n + 1<<33, 1<<64 - 1} {
+			for _, e := range []string{"10.2.0.0/16", "10.2.7.0/24", "10.0.0.0/8", "10.9.0.0/16"} {
+				for _, rr := range []*mapping.Record{at(e, "203.0.113.66"), rec(e, 0), mapping.NegativeRecord(eid(e), mapping.DropAuth, 0)} {
+					r.receive(mapNotify(t, k, cfg.XTRID, nonce, rr), pub)
+					tries++
+				}
+			}
+		}
+	}
+	if len(r.take()) != 0 || len(r.changes) != 0 || r.locator("10.2.0.9") != "203.0.113.1" {
+		t.Error("a forged Map-Notify had an effect")
+	}
+	dropped := r.stat(publicationsAuthFailed) + r.stat(publicationsReplayed) + r.stat(publicationsUnsolicited)
+	if got := r.stat(mapNotifiesIn) - before; got != tries || dropped != tries {
+		t.Errorf("%d sent, %d counted, %d dropped by name", tries, got, dropped)
+	}
+	r.publish(n+1, at("10.2.0.0/16", "203.0.113.2")) // the real one is still taken
+	r.acked(n + 1)
+
+	r.subscribe(addr("10.8.0.1"), rec("10.8.0.0/16", 10))
+	r.take()
+	r.miss(addr("10.9.0.1"), hostA)
+	if _, m := mapRequest(t, r.unprobed().data); m.EIDs[0].Subscribe {
+		t.Error("more subscriptions than the table holds")
+	}
+	if len(r.subscribed()) > cfg.CacheLimit {
+		t.Errorf("%d subscriptions", len(r.subscribed()))
+	}
+}

@@ -218,7 +218,7 @@ func TestRegisterConfirmed(t *testing.T) {
 	}
 }
 
-func TestMapNotifyRefused(t *testing.T) {
+func TestAbuse_ForgedMapNotify(t *testing.T) {
 	wrong := key
 	wrong.Secret = []byte("another")
 	weak := key
@@ -256,9 +256,9 @@ func TestMapNotifyRefused(t *testing.T) {
 	}
 }
 
-// TestUnsolicitedNotify: it is acknowledged with the same nonce and records,
+// TestE14_UnsolicitedMapNotify: it is acknowledged with the same nonce and records,
 // each time, within the limit.
-func TestUnsolicitedNotify(t *testing.T) {
+func TestE14_UnsolicitedMapNotify(t *testing.T) {
 	r := newRig(t, testConfig())
 	m := wire.MapNotify{Nonce: 42, Auth: key.Template(), Records: records(t, rec("10.1.0.0/16", 10)), HasXTRID: true, SiteID: 5}
 	msg := mustEncode(t, &m)
