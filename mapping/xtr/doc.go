@@ -9,6 +9,7 @@
 //
 //   - itr: outstanding Map-Requests, the map-cache, SMRs, the choice of a
 //     map-resolver;
+//   - subscriber: subscriptions to mappings, and what is published (RFC 9437);
 //   - registrar: Map-Registers, Map-Notifies, and what is known of each
 //     registration;
 //   - etr: answers to Map-Requests for the site's own EIDs, RLOC-probes

@@ -535,7 +535,7 @@ func TestP14_Unsubscribe(t *testing.T) {
 		t.Error("it goes on")
 	}
 	// Nobody answers: it ends all the same.
-	n = r.subscribe(peer, rec("10.2.0.0/16", 10))
+	r.subscribe(peer, rec("10.2.0.0/16", 10))
 	r.until(2 * time.Hour)
 	if out := r.take(); len(out) != leaveTries || len(r.subscribed()) != 0 || len(r.m.itr.subs.leaving) != 0 {
 		t.Errorf("%d tries; %v", len(out), r.subscribed())
