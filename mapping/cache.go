@@ -269,6 +269,21 @@ func (c *Cache) Delete(e EID) []CacheChange {
 	return []CacheChange{{EID: e}}
 }
 
+// Covered walks the entries of e and inside it.
+func (c *Cache) Covered(e EID) iter.Seq[CacheEntry] {
+	return func(yield func(CacheEntry) bool) {
+		t := c.instances[e.IID]
+		if t == nil || e.Source.IsValid() {
+			return
+		}
+		for _, n := range t.Subnets(e.Prefix) {
+			if !yield(n.CacheEntry) {
+				return
+			}
+		}
+	}
+}
+
 // All walks the entries by instance and prefix.
 func (c *Cache) All() iter.Seq[CacheEntry] {
 	return func(yield func(CacheEntry) bool) {

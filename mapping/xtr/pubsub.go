@@ -243,7 +243,7 @@ func (s *subscriber) notify(now time.Time, msg []byte, from, at netip.AddrPort) 
 		if s.authentic(now, p) {
 			s.acknowledge(p)
 			s.stats.inc(subscriptionsLeft)
-			s.forget(x)
+			s.over(now, x)
 		}
 	default:
 		s.published(now, p)
@@ -432,8 +432,7 @@ func (s *subscriber) published(now time.Time, p publication) {
 			s.acknowledge(p)
 			s.stats.inc(subscriptionsEnded)
 			s.log.Info("subscription ended by the map-server", "eid", x.eid)
-			s.forget(x)
-			s.itr.removed(now, s.itr.cache.Delete(x.eid), "its subscription ended")
+			s.over(now, x)
 		}
 	case x.taken(nonce): // the acknowledgement was lost
 		if s.authentic(now, p) {
@@ -571,8 +570,10 @@ func (s *subscriber) look(now time.Time, x *subscription) {
 		s.schedule(x, now.Add(lookAgain))
 	case cached && x.tries == 0:
 		s.schedule(x, time.Time{})
-	case x.negative, x.tries >= leaveTries, len(s.cfg.MapResolvers) == 0:
+	case x.negative:
 		s.forget(x)
+	case x.tries >= leaveTries, len(s.cfg.MapResolvers) == 0:
+		s.over(now, x)
 	case x.tries == 0 && s.inside(x):
 		s.schedule(x, now.Add(lookAgain))
 	case !s.itr.spacing.ready(now, x.eid):
@@ -650,6 +651,22 @@ func (s *subscriber) used(n uint64) bool {
 	_, leaving := s.leaving[n]
 	_, asked := s.itr.nonces[n]
 	return leaving || asked
+}
+
+// over removes x, and from the map-cache what nobody tells of any more: the
+// entry, and those more-specifics that were published and have no subscription
+// of their own. Packets to them ask again.
+func (s *subscriber) over(now time.Time, x *subscription) {
+	s.forget(x)
+	var gone []mapping.EID
+	for e := range s.itr.cache.Covered(x.eid) {
+		if _, _, ok := s.table.LookupPrefix(e.Record.EID); !ok {
+			gone = append(gone, e.Record.EID)
+		}
+	}
+	for _, e := range gone {
+		s.itr.removed(now, s.itr.cache.Delete(e), "its subscription ended")
+	}
 }
 
 // forget removes x.

@@ -611,7 +611,10 @@ func TestHole(t *testing.T) {
 func TestSubscriptionEnded(t *testing.T) {
 	r := newRig(t, pubSubConfig())
 	n := r.subscribe(peer, rec("10.2.0.0/16", 10))
-	r.publish(n-1, mapping.NegativeRecord(eid("10.2.0.0/16"), mapping.DropAuth, 0))
+	r.publish(n+1, rec("10.2.7.0/24", 10)) // nobody would tell when it changes
+	r.acked(n + 1)
+	n++
+	r.publish(n-2, mapping.NegativeRecord(eid("10.2.0.0/16"), mapping.DropAuth, 0))
 	r.wantSubscribed("10.2.0.0/16")
 	r.publish(n, mapping.NegativeRecord(eid("10.2.0.0/16"), mapping.DropAuth, 0))
 	r.acked(n)
