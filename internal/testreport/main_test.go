@@ -22,10 +22,12 @@ func TestReport(t *testing.T) {
 	}{
 		{"passed", in, 0, []string{"SKIP p TestB: b_test.go:1: needs root", "1 passed, 0 failed, 1 skipped"}},
 		{"failed", in + failing, 1, []string{"FAIL p TestC", "c_test.go:9: got 1", "1 passed, 1 failed, 1 skipped"}},
+		{"promised", in + `{"Action":"skip","Package":"p","Test":"TestS2_Replay"}
+`, 1, []string{"FAIL p TestS2_Replay was skipped", "1 passed, 1 failed, 2 skipped"}},
 		{"nothing ran", "", 1, []string{"0 passed, 0 failed, 0 skipped"}},
 	} {
 		var out bytes.Buffer
-		if code := report(strings.NewReader(x.in), &out); code != x.code {
+		if code := report(strings.NewReader(x.in), &out, true); code != x.code {
 			t.Errorf("%s: exit code %d, want %d", x.name, code, x.code)
 		}
 		for _, s := range x.want {
