@@ -36,33 +36,29 @@ type notice struct {
 	at      time.Time // the next transmission
 	index   int       // in the heap
 
-	about due // zero subscription: not for a subscriber
-}
-
-// due is a publication: to whom, about what.
-type due struct {
-	x   *subscription
-	eid mapping.EID
+	about *subscription // nil: not for a subscriber
+	eids  []mapping.EID // what it publishes; none if it confirms
 }
 
 // notices sends the Map-Notifies that nobody waits for (RFC 9301 section 5.7,
 // RFC 9437 section 6). It is a machine under Server.mu: what it says is taken
 // with take, and advance must be called at next.
+//
+// A subscription has one Map-Notify on the way at a time: its xTR drops what is
+// not above the last nonce (RFC 9437 section 6), so one that was lost could not
+// be sent again after a later one. What changes meanwhile is said by the next,
+// as it is by then, several records in one.
 type notices struct {
 	s     *Server
 	every time.Duration // for one new Map-Notify
 	full  time.Time     // when the bucket of new ones is full again
 
 	byNonce map[uint64][]*notice
-	byDue   map[due]*notice
 	timers  noticeHeap
-	// waits are the publications not sent yet, in order; in queued are those
-	// that still count.
-	waits  []due
-	queued map[due]bool
-	extra  []*notice // merged sets, not sent yet
-	out    []datagram
-	nonce  uint64 // of Map-Notifies about merged sets
+	waits   []*subscription // that have something to say, and nothing on the way
+	extra   []*notice       // merged sets, not sent yet
+	out     []datagram
+	nonce   uint64 // of Map-Notifies about merged sets
 }
 
 func newNotices(s *Server, rate int) *notices {
@@ -71,7 +67,7 @@ func newNotices(s *Server, rate int) *notices {
 	}
 	return &notices{
 		s: s, every: time.Second / time.Duration(rate), nonce: uint64(s.epoch.UnixNano()),
-		byNonce: make(map[uint64][]*notice), byDue: make(map[due]*notice), queued: make(map[due]bool),
+		byNonce: make(map[uint64][]*notice),
 	}
 }
 
@@ -107,11 +103,16 @@ func (n *notices) advance(now time.Time) {
 		}
 		n.forget(m)
 		n.s.counters.inc(unacknowledgedMapNotifies)
-		if m.about.x != nil && !m.about.x.ended {
-			n.s.giveUp(now, m.about.x)
+		if m.about != nil && !m.about.ended {
+			n.s.giveUp(now, m.about)
 		}
 	}
 	for len(n.waits)+len(n.extra) > 0 && len(n.timers) < maxNotices {
+		if len(n.waits) > 0 && !n.waits[0].speaks() {
+			n.waits[0].waits = false
+			n.waits = n.waits[1:]
+			continue
+		}
 		if n.full.Before(now) {
 			n.full = now
 		}
@@ -125,47 +126,73 @@ func (n *notices) advance(now time.Time) {
 			n.begin(now, m)
 			continue
 		}
-		d := n.waits[0]
-		n.waits = n.waits[1:]
-		if n.queued[d] {
-			delete(n.queued, d)
-			d.x.by.due--
-			n.send(now, d)
-		}
+		x := n.waits[0]
+		x.waits, n.waits = false, n.waits[1:]
+		n.send(now, x)
 	}
 }
+
+// speaks reports whether something can be published to x now.
+func (x *subscription) speaks() bool { return !x.ended && x.onWay == nil && len(x.due) > 0 }
 
 // publish queues what happened to e for x, once however often it changes
 // before it is sent. It reports false when x has too many waiting.
 func (n *notices) publish(x *subscription, e mapping.EID) bool {
-	d := due{x, e}
-	if n.queued[d] {
+	if x.queued[e] {
 		return true
 	}
 	if x.by.due >= maxDue {
 		return false
 	}
+	if x.queued == nil {
+		x.queued = make(map[mapping.EID]bool)
+	}
 	x.by.due++
-	n.queued[d] = true
-	n.waits = append(n.waits, d)
+	x.queued[e] = true
+	x.due = append(x.due, e)
+	n.ready(x)
 	return true
 }
 
-// send publishes the mapping of d as it is now.
-func (n *notices) send(now time.Time, d due) {
-	if d.x.ended {
-		return
+// ready lets x wait for its turn, if it has something to say.
+func (n *notices) ready(x *subscription) {
+	if x.speaks() && !x.waits {
+		x.waits = true
+		n.waits = append(n.waits, x)
 	}
-	rec := &mapping.Record{EID: d.eid} // TTL 0: it is gone (RFC 9437 section 5)
-	if r := n.s.answered(n.s.table.Load(), d.eid); r != nil {
-		rec = r
+}
+
+// send publishes what is due for x as it is now, as much as one message holds.
+func (n *notices) send(now time.Time, x *subscription) {
+	to := x.addresses(n.s)
+	room := n.s.maxReply6
+	if len(to) > 0 && to[0].Addr().Is4() {
+		room = n.s.maxReply4
 	}
-	d.x.nonce++
-	n.s.pubsub.unsaved[d.x] = true
-	to := d.x.addresses(n.s)
-	if n.compose(now, d, []*mapping.Record{rec}, d.x.nonce, to, d.x.local) {
+	room -= replyHeader + notifyOverhead
+	var eids []mapping.EID
+	var recs []*mapping.Record
+	t := n.s.table.Load()
+	for len(x.due) > 0 {
+		rec := &mapping.Record{EID: x.due[0]} // TTL 0: it is gone (RFC 9437 section 5)
+		if r := n.s.answered(t, rec.EID); r != nil {
+			rec = r
+		}
+		if room -= recordSize(rec); len(recs) > 0 && (room < 0 || len(recs) == wire.MaxRecords) {
+			break
+		}
+		eids, recs = append(eids, rec.EID), append(recs, rec)
+		delete(x.queued, rec.EID)
+		x.by.due--
+		x.due = x.due[1:]
+	}
+	x.nonce++
+	n.s.pubsub.unsaved[x] = true
+	if n.compose(now, x, eids, recs, x.nonce, to, x.local) {
 		n.s.counters.inc(publications)
-		n.s.events.Publish(Event{Time: now, Kind: EventPublished, EID: d.eid, By: d.x.by.registrant(), Peer: to[0], Record: rec})
+		for i, rec := range recs {
+			n.s.events.Publish(Event{Time: now, Kind: EventPublished, EID: eids[i], By: x.by.registrant(), Peer: to[0], Record: rec})
+		}
 	}
 }
 
@@ -176,7 +203,7 @@ func (n *notices) answer(now time.Time, xs []*subscription, recs []*mapping.Reco
 	if !to.IsValid() {
 		dst = xs[0].addresses(n.s)
 	}
-	n.compose(now, due{xs[0], xs[0].eid}, recs, nonce, dst, local)
+	n.compose(now, xs[0], nil, recs, nonce, dst, local)
 }
 
 // last tells the xTR of x once that it is not told any more.
@@ -221,28 +248,27 @@ func (n *notices) message(by *subscriber, recs []*mapping.Record, nonce uint64) 
 	return b, auth.Sign(b, by.Key)
 }
 
-func (n *notices) compose(now time.Time, d due, recs []*mapping.Record, nonce uint64, to []netip.AddrPort, local netip.AddrPort) bool {
-	b, err := n.message(d.x.by, recs, nonce)
+// compose sends a Map-Notify to x in the place of the one that is on the way.
+func (n *notices) compose(now time.Time, x *subscription, eids []mapping.EID, recs []*mapping.Record, nonce uint64, to []netip.AddrPort, local netip.AddrPort) bool {
+	b, err := n.message(x.by, recs, nonce)
 	if err == nil && len(to) == 0 {
 		err = errNoRLOC
 	}
 	if err != nil {
 		n.s.counters.inc(sendErrors)
-		n.s.log.Error("map-notify not sent", "eid", d.eid, "err", err)
+		n.s.log.Error("map-notify not sent", "eid", x.eid, "err", err)
 		return false
 	}
-	if old := n.byDue[d]; old != nil {
-		n.forget(old) // the newer one says it all
-	}
-	n.begin(now, &notice{nonce: nonce, payload: b, key: d.x.by.Key, to: to, src: local, about: d})
+	n.release(x)
+	n.begin(now, &notice{nonce: nonce, payload: b, key: x.by.Key, to: to, src: local, about: x, eids: eids})
 	return true
 }
 
 // begin sends m for the first time.
 func (n *notices) begin(now time.Time, m *notice) {
 	n.byNonce[m.nonce] = append(n.byNonce[m.nonce], m)
-	if m.about.x != nil {
-		n.byDue[m.about] = m
+	if m.about != nil {
+		m.about.onWay = m
 	}
 	m.at = now
 	heap.Push(&n.timers, m)
@@ -256,7 +282,7 @@ func (n *notices) transmit(now time.Time, m *notice) {
 	heap.Fix(&n.timers, m.index)
 	// An address from which nothing was acknowledged may be somebody else's:
 	// no more goes there than Map-Requests have earned.
-	if x := m.about.x; x != nil && !x.by.verified[to.Addr()] && !n.s.credits.of(to.Addr()).spend(0, onWire(len(m.payload), to.Addr())) {
+	if x := m.about; x != nil && !x.by.verified[to.Addr()] && !n.s.credits.of(to.Addr()).spend(0, onWire(len(m.payload), to.Addr())) {
 		n.s.counters.inc(dropAmplification)
 		return
 	}
@@ -267,8 +293,8 @@ func (n *notices) transmit(now time.Time, m *notice) {
 // forget ends the retransmission of m.
 func (n *notices) forget(m *notice) {
 	heap.Remove(&n.timers, m.index)
-	if m.about.x != nil && n.byDue[m.about] == m {
-		delete(n.byDue, m.about)
+	if m.about != nil && m.about.onWay == m {
+		m.about.onWay = nil
 	}
 	same := n.byNonce[m.nonce]
 	for i, o := range same {
@@ -284,28 +310,29 @@ func (n *notices) forget(m *notice) {
 	}
 }
 
-// drop forgets all that is for x.
-func (n *notices) drop(x *subscription) {
-	for d := range n.queued {
-		if d.x == x {
-			delete(n.queued, d)
-			x.by.due--
-		}
+// release forgets what is on the way to x. What it publishes is due again.
+func (n *notices) release(x *subscription) {
+	m := x.onWay
+	if m == nil {
+		return
 	}
-	for d, m := range n.byDue {
-		if d.x == x {
-			n.forget(m)
+	n.forget(m)
+	for _, e := range m.eids {
+		if !x.queued[e] {
+			x.by.due++
+			x.queued[e] = true
+			x.due = append(x.due, e)
 		}
 	}
 }
 
-// waiting counts the Map-Notifies that are not acknowledged, by subscription.
-func (n *notices) waiting() map[*subscription]int {
-	count := make(map[*subscription]int)
-	for d := range n.byDue {
-		count[d.x]++
+// drop forgets all that is for x.
+func (n *notices) drop(x *subscription) {
+	if x.onWay != nil {
+		n.forget(x.onWay)
 	}
-	return count
+	x.by.due -= len(x.due)
+	x.due, x.queued = nil, nil
 }
 
 // acknowledged handles a Map-Notify-Ack (RFC 9301 section 5.7). One that
@@ -324,8 +351,9 @@ func (n *notices) acknowledged(now time.Time, msg []byte) {
 	for _, m := range candidates {
 		if _, err := auth.Verify(msg, []auth.Key{m.key}, m.key.Algorithm); err == nil {
 			n.forget(m)
-			if m.about.x != nil {
-				m.about.x.by.verify(m.to[(m.tries-1)%len(m.to)].Addr())
+			if x := m.about; x != nil {
+				x.by.verify(m.to[(m.tries-1)%len(m.to)].Addr())
+				n.ready(x)
 			}
 			n.s.counters.inc(mapNotifyAcks)
 			return

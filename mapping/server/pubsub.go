@@ -128,6 +128,14 @@ type subscription struct {
 	rlocs []netip.Addr
 	local netip.AddrPort // our address that it was asked at; not valid after a restart
 	since age
+
+	// Under notices: the Map-Notify that is on the way, the EIDs to publish
+	// after it, in order, which those are, and whether it has its turn to wait
+	// for.
+	onWay  *notice
+	due    []mapping.EID
+	queued map[mapping.EID]bool
+	waits  bool
 }
 
 func newPubSub(c PubSub) pubsub {
@@ -453,7 +461,7 @@ func (s *Server) subscribe(now time.Time, r *reader, op subscribe) (confirm func
 				s.pubsub.size++
 			}
 			_, exact := t.Get(key)
-			s.notices.drop(x)
+			s.notices.release(x)
 			x.nonce, x.local, x.rlocs, x.until = m.Nonce, op.dst, itrRLOCs(m), 0
 			if found[0].Negative() && !exact {
 				x.until = s.age(now) + age(temporaryTTL)
@@ -663,13 +671,15 @@ func (s *Server) subscribersOf(e mapping.EID) []SubscriptionStatus {
 func (s *Server) statusOf(which func() iter.Seq2[mapping.EID, map[mapping.XTRID]*subscription]) []SubscriptionStatus {
 	var out []SubscriptionStatus
 	s.mu.Lock()
-	waiting := s.notices.waiting()
 	for _, m := range which() {
 		for _, x := range m {
 			if x.ended {
 				continue
 			}
-			st := SubscriptionStatus{EID: x.eid, XTRID: x.by.XTRID, SiteID: x.by.SiteID, ITRRLOCs: x.rlocs, Temporary: x.until != 0, Since: s.timeOf(x.since), Waiting: waiting[x]}
+			st := SubscriptionStatus{EID: x.eid, XTRID: x.by.XTRID, SiteID: x.by.SiteID, ITRRLOCs: x.rlocs, Temporary: x.until != 0, Since: s.timeOf(x.since), Waiting: len(x.due)}
+			if x.onWay != nil {
+				st.Waiting++
+			}
 			if x.until != 0 {
 				st.Until = s.timeOf(x.until)
 			}
