@@ -392,12 +392,17 @@ func TestAbuse_LossyControlChannel(t *testing.T) {
 		path := testnet.Path{Latency: 500 * time.Millisecond, Jitter: 200 * time.Millisecond, Loss: 0.3, Duplicate: 0.1}
 		n, a, b, _ := wholeSite(t, path, false)
 		time.Sleep(2 * time.Minute)
-		unregistered, unknown := 0, 0
+		unregistered, unknown, begun := 0, 0, time.Now()
 		host := netip.AddrFrom4([4]byte{10, 2, 3, 4})
 		for s := range 3600 / 5 {
 			for _, x := range []*site{a, b} {
 				for _, d := range x.Databases() {
-					if r := d.Registrations[0]; time.Since(r.LastNotify) > 3*time.Minute {
+					// Half of all exchanges fail, six in a row once in sixty rounds.
+					since := d.Registrations[0].LastNotify
+					if since.Before(begun) { // a new registration
+						since = begun
+					}
+					if time.Since(since) > 5*time.Minute {
 						unregistered++
 					}
 				}
@@ -411,6 +416,7 @@ func TestAbuse_LossyControlChannel(t *testing.T) {
 			a.Heard([]netip.Addr{etr1.Addr()})
 			b.Heard([]netip.Addr{own4})
 			if s == 360 {
+				begun = time.Now()
 				if err := b.SetDatabases([]Database{
 					{EID: eid("10.2.0.0/16"), Locators: []mapping.Locator{mapping.MakeLocator(etr1.Addr(), 9, 100)}, TTL: 1},
 					{EID: eid("10.2.3.0/24"), Locators: []mapping.Locator{mapping.MakeLocator(etr1.Addr(), 9, 100)}, TTL: 1},
@@ -421,15 +427,24 @@ func TestAbuse_LossyControlChannel(t *testing.T) {
 			time.Sleep(5 * time.Second)
 		}
 		if unregistered > 0 {
-			t.Errorf("%d times a registration was older than 3 minutes", unregistered)
+			t.Errorf("%d times the last Map-Notify was older than 5 minutes", unregistered)
 		}
 		if unknown > 72 { // a tenth of the time
 			t.Errorf("%d times of 720 the mapping was not known", unknown)
 		}
-		if rec, ok := a.Lookup(0, host); !ok || rec.Locators[0].Priority != 9 {
+		sent := len(n.Datagrams())
+		rec, ok := a.Lookup(0, host)
+		for range 36 { // it may just have been lost
+			if ok {
+				break
+			}
+			a.misses <- Miss{Dst: host, Src: hostA}
+			time.Sleep(5 * time.Second)
+			rec, ok = a.Lookup(0, host)
+		}
+		if !ok || rec.Locators[0].Priority != 9 {
 			t.Errorf("at the end: %v", rec)
 		}
-		sent := len(n.Datagrams())
 		if sent > 6000 {
 			t.Errorf("%d datagrams in an hour", sent)
 		}
