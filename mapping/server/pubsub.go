@@ -96,9 +96,15 @@ type pubsub struct {
 	maxPerXTR   int
 
 	table     *mapping.Table[map[mapping.XTRID]*subscription]
-	size      int             // active subscriptions
-	temporary []*subscription // by the end of their life
+	size      int         // active subscriptions
+	temporary []temporary // by their end
 	unsaved   map[*subscription]bool
+}
+
+// temporary is the end of a temporary subscription, unless it was renewed.
+type temporary struct {
+	x     *subscription
+	until age
 }
 
 // subscriber is an xTR with what it is subscribed to.
@@ -462,10 +468,15 @@ func (s *Server) subscribe(now time.Time, r *reader, op subscribe) (confirm func
 			}
 			_, exact := t.Get(key)
 			s.notices.release(x)
+			was := x.until
 			x.nonce, x.local, x.rlocs, x.until = m.Nonce, op.dst, itrRLOCs(m), 0
 			if found[0].Negative() && !exact {
-				x.until = s.age(now) + age(temporaryTTL)
-				s.pubsub.temporary = append(s.pubsub.temporary, x)
+				// One that began within the last minute keeps its end, so that
+				// who asks over and over makes no list grow.
+				if x.until = was; was < s.age(now)+age(temporaryTTL-time.Minute) {
+					x.until = s.age(now) + age(temporaryTTL)
+					s.pubsub.temporary = append(s.pubsub.temporary, temporary{x, x.until})
+				}
 			} else {
 				s.put(x.item())
 			}
@@ -612,13 +623,10 @@ func (s *Server) giveUp(now time.Time, x *subscription) {
 // expireSubscriptions ends temporary ones whose time is over.
 func (s *Server) expireSubscriptions(now time.Time) {
 	p := &s.pubsub
-	for len(p.temporary) > 0 {
-		x := p.temporary[0]
-		if x.until != 0 && x.until > s.age(now) {
-			break
-		}
+	for len(p.temporary) > 0 && p.temporary[0].until <= s.age(now) {
+		x, until := p.temporary[0].x, p.temporary[0].until
 		p.temporary = p.temporary[1:]
-		if x.until != 0 && !x.ended {
+		if x.until == until && !x.ended {
 			s.tellSubscription(now, EventUnsubscribed, x, "there was no mapping in time")
 			s.notices.drop(x)
 			p.end(x)

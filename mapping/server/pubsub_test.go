@@ -364,6 +364,30 @@ func TestP9_Temporary(t *testing.T) {
 	}
 }
 
+// Who asks for a hole over and over keeps no list growing, and keeps no other's
+// temporary subscription alive.
+func TestTemporaryRenewed(t *testing.T) {
+	b := newBench(t, withSubscribers(), nil)
+	for i := range 1000 {
+		b.subscribe(subscribing("10.77.0.1", uint64(100+i), nil))
+	}
+	if n := len(b.s.pubsub.temporary); n != 1 {
+		t.Errorf("%d entries of one subscription", n)
+	}
+	b.put(rec("10.78.0.0/16", "203.0.113.1")) // another hole for what follows
+	b.subscribe(subscribing("10.79.0.1", 100, nil))
+	for i := range 20 {
+		b.pass(50 * time.Second)
+		for d, ok := b.outstanding(); ok; d, ok = b.outstanding() {
+			b.ack(d, pubKey)
+		}
+		b.subscribe(subscribing("10.77.0.1", uint64(5000+i), nil))
+	}
+	if n := len(b.s.pubsub.temporary); b.s.pubsub.size != 1 || n > 20 {
+		t.Errorf("%d subscriptions, %d entries", b.s.pubsub.size, n)
+	}
+}
+
 // An association is a key that is configured: a LISP-SEC one-time key makes
 // none, so none can make one twice.
 func TestP10_NoAssociationFromOneTimeKeys(t *testing.T) {
