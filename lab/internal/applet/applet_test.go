@@ -170,6 +170,14 @@ func TestPing(t *testing.T) {
 	if !strings.Contains(out, "from 2001:db8:2::2: icmp_seq=1 ttl=63") {
 		t.Error(out)
 	}
+	before := float64(time.Now().UnixMicro()) / 1e6
+	out, _ = run(t, a, 0, "ping -D -c 1 198.51.100.2")
+	at := 0.0
+	_, line, _ := strings.Cut(out, "\n")
+	fmt.Sscanf(line, "[%f] 64 octets from 198.51.100.2: icmp_seq=1", &at)
+	if at < before || at > before+5 {
+		t.Errorf("stamped with %f at %f:\n%s", at, before, out)
+	}
 	// The first request learns the path MTU from the router, the second from
 	// the kernel, which has remembered it.
 	for dst, router := range map[string]string{"198.51.100.2": "192.0.2.2", "2001:db8:2::2": "2001:db8:1::2"} {
@@ -229,6 +237,16 @@ func TestTTCP(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	}
+	// A paced transfer keeps its rate, ends in order by a signal, and knows its stalls.
+	paced := start(t, a, "ttcp send -t 60 -r 800K --json 198.51.100.2")
+	time.Sleep(600 * time.Millisecond)
+	var p TTCPReport
+	if code := paced.stop(t); code != 0 || json.Unmarshal([]byte(paced.out.String()), &p) != nil {
+		t.Errorf("paced: status %d, %s%s", code, paced.out.String(), paced.err.String())
+	}
+	if p.Octets < 20_000 || p.Octets > 100_000 || p.SHA256 == "" || p.SHA256 != p.SentSHA256 || p.Stall <= 0 || p.Stall > 0.6 {
+		t.Errorf("%+v", p)
+	}
 	out, _ := run(t, a, 0, "ttcp send -n 64K -B 192.0.2.1 198.51.100.2")
 	if !strings.Contains(out, "tcp from 192.0.2.1:") || !strings.Contains(out, "65536 octets") {
 		t.Error(out)
@@ -239,7 +257,7 @@ func TestTTCP(t *testing.T) {
 	if _, errs := run(t, a, 1, "ttcp send -t 1 198.51.100.2"); !strings.Contains(errs, "connection refused") {
 		t.Error(errs)
 	}
-	for _, line := range []string{"ttcp", "ttcp send", "ttcp send -t 1 -n 5 h", "ttcp send -n 0 h", "ttcp send -P 2 -n 1 h", "ttcp send -r 1M h", "ttcp serve x", "ttcp send -p 70000 h"} {
+	for _, line := range []string{"ttcp", "ttcp send", "ttcp send -t 1 -n 5 h", "ttcp send -n 0 h", "ttcp send -P 2 -n 1 h", "ttcp send -r 1M -P 2 h", "ttcp serve x", "ttcp send -p 70000 h"} {
 		run(t, a, 2, line)
 	}
 }

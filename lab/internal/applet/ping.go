@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-const pingUsage = `usage: ping [-4|-6] [-c COUNT] [-i SECONDS] [-s OCTETS] [-M do|want|dont] [-t TTL] [-W SECONDS] [-I SOURCE] [-n] [-q] [--json] HOST`
+const pingUsage = `usage: ping [-4|-6] [-c COUNT] [-i SECONDS] [-s OCTETS] [-M do|want|dont] [-t TTL] [-W SECONDS] [-I SOURCE] [-n] [-q] [-D] [--json] HOST`
 
 // pingOptions are the options of ping, in iputils' words.
 type pingOptions struct {
@@ -31,6 +31,7 @@ type pingOptions struct {
 	timeout  time.Duration // for the reply to the last request
 	source   netip.Addr
 	quiet    bool
+	stamped  bool // begin lines about packets with the time, in seconds since 1970
 	json     bool
 	host     string
 }
@@ -77,6 +78,9 @@ func parsePing(family int, args []string) (pingOptions, error) {
 			continue
 		case "-q":
 			o.quiet = true
+			continue
+		case "-D":
+			o.stamped = true
 			continue
 		case "--json":
 			o.json = true
@@ -304,8 +308,16 @@ func (p *pinger) receive(pkt icmpPacket) {
 	p.report.Received++
 	p.report.RTT = append(p.report.RTT, rtt)
 	if !p.opts.json && !p.opts.quiet {
-		fmt.Fprintf(p.out.Out, "%d octets from %s: icmp_seq=%d ttl=%d time=%.3f ms\n", pkt.size, pkt.from, pkt.seq, pkt.ttl, rtt)
+		fmt.Fprintf(p.out.Out, "%s%d octets from %s: icmp_seq=%d ttl=%d time=%.3f ms\n", p.stamp(pkt.at), pkt.size, pkt.from, pkt.seq, pkt.ttl, rtt)
 	}
+}
+
+// stamp is what a line about something that happened at a time begins with.
+func (p *pinger) stamp(at time.Time) string {
+	if !p.opts.stamped {
+		return ""
+	}
+	return fmt.Sprintf("[%.6f] ", float64(at.UnixMicro())/1e6)
 }
 
 func (p *pinger) fail(e PingErrors) {
@@ -317,11 +329,12 @@ func (p *pinger) fail(e PingErrors) {
 	if e.MTU > 0 {
 		mtu = fmt.Sprintf(" (mtu = %d)", e.MTU)
 	}
+	stamp := p.stamp(time.Now())
 	if e.Local {
-		fmt.Fprintf(p.out.Out, "local error: %s%s\n", e.Message, mtu)
+		fmt.Fprintf(p.out.Out, "%slocal error: %s%s\n", stamp, e.Message, mtu)
 		return
 	}
-	fmt.Fprintf(p.out.Out, "From %s icmp_seq=%d %s%s\n", e.From, e.Sequence, e.Message, mtu)
+	fmt.Fprintf(p.out.Out, "%sFrom %s icmp_seq=%d %s%s\n", stamp, e.From, e.Sequence, e.Message, mtu)
 }
 
 func (p *pinger) summary(took time.Duration) {

@@ -18,8 +18,9 @@ import (
 
 const ttcpUsage = `usage: ttcp serve [-p PORT] [-B ADDRESS] [-A CPU]
        ttcp send [-4|-6] [-p PORT] [-B SOURCE] [-A CPU] [-t SECONDS | -n OCTETS] [-P FLOWS]
-                 [-u [-r BITS/S] [-l OCTETS]] [--json] HOST
-A transfer of -n octets is of random content, whose SHA-256 both sides compute.
+                 [-r BITS/S] [-u [-l OCTETS]] [--json] HOST
+A TCP transfer of -n octets or at a rate -r is of random content, whose SHA-256 both sides compute. A signal ends a
+transfer as if its time was over.
 -A keeps the process on one CPU, counted from 0.`
 
 // A conversation of ttcp: the sender opens a TCP connection and writes one
@@ -38,7 +39,8 @@ type (
 	}
 	ttcpArrived struct {
 		Octets  int64   `json:"octets"`
-		Seconds float64 `json:"seconds"` // from the first to the last octet
+		Seconds float64 `json:"seconds"`         // from the first to the last octet
+		Stall   float64 `json:"stall,omitempty"` // the longest time in seconds without an octet, TCP only
 		SHA256  string  `json:"sha256,omitempty"`
 		Packets int64   `json:"packets,omitempty"`
 		Late    int64   `json:"late,omitempty"` // datagrams that a later one overtook
@@ -54,6 +56,7 @@ type TTCPReport struct {
 	OctetsSent    int64   `json:"octets_sent"`
 	Octets        int64   `json:"octets"` // that arrived
 	Seconds       float64 `json:"seconds"`
+	Stall         float64 `json:"stall,omitempty"` // the longest time in seconds in which no octet arrived, TCP only
 	BitsPerSecond float64 `json:"bits_per_second"`
 	SentSHA256    string  `json:"sent_sha256,omitempty"`
 	SHA256        string  `json:"sha256,omitempty"`
@@ -67,6 +70,7 @@ type TTCPReport struct {
 const (
 	ttcpPort    = 5001
 	ttcpPatient = 10 * time.Second // for the hello, an answer, or a stalled transfer
+	ttcpLeave   = 2 * time.Second  // for the answer after a signal
 )
 
 func runTTCP(ctx context.Context, args []string, s Streams) error {
@@ -91,7 +95,7 @@ type ttcpOptions struct {
 	octets  int64
 	flows   int
 	udp     bool
-	rate    float64 // bits per second; 0: as fast as it goes
+	rate    float64 // bits per second of each flow; 0: as fast as it goes
 	length  int     // octets of a UDP datagram's payload
 	json    bool
 	host    string
@@ -141,12 +145,10 @@ func parseTTCP(args []string, sender bool) (ttcpOptions, error) {
 		return o, usagef("-t wants seconds up to 3600, -n a number of octets, and only one of the two")
 	case o.flows < 1 || o.flows > 64:
 		return o, usagef("-P wants 1 to 64 flows")
-	case o.octets > 0 && o.flows > 1:
-		return o, usagef("-n is for one flow: the content of several has no order")
+	case (o.octets > 0 || o.rate > 0) && o.flows > 1:
+		return o, usagef("-n and -r are for one flow: the content of several has no order")
 	case o.udp && (o.octets > 0 || o.flows > 1 || o.length < 8 || o.length > 65507):
 		return o, usagef("-u goes with -t, one flow and -l from 8 to 65507")
-	case !o.udp && o.rate > 0:
-		return o, usagef("-r is for UDP (-u)")
 	}
 	if o.seconds == 0 && o.octets == 0 {
 		o.seconds = 5
@@ -217,7 +219,7 @@ func ttcpSend(ctx context.Context, args []string, s Streams) error {
 func (r TTCPReport) print(w io.Writer) {
 	fmt.Fprintf(w, "%s from %s to %s: %d octets in %.3f s, %s\n", r.Mode, r.Source, r.Destination, r.Octets, r.Seconds, Rate(r.BitsPerSecond))
 	if r.Mode == "tcp" {
-		fmt.Fprintf(w, "flows %d, retransmitted segments %d, MSS %d\n", r.Flows, r.Retransmits, r.MSS)
+		fmt.Fprintf(w, "flows %d, retransmitted segments %d, MSS %d, longest stall %.3f s\n", r.Flows, r.Retransmits, r.MSS, r.Stall)
 	} else {
 		lost := 0.0
 		if r.PacketsSent > 0 {

@@ -41,37 +41,49 @@ func sendFlows(ctx context.Context, o ttcpOptions, target netip.AddrPort) (TTCPR
 		sum.Seconds = max(sum.Seconds, r.Seconds)
 		sum.BitsPerSecond += r.BitsPerSecond
 		sum.Retransmits += r.Retransmits
+		sum.Stall = max(sum.Stall, r.Stall)
 		sum.MSS = min(sum.MSS, r.MSS)
 	}
 	return sum, errors.Join(errs...)
 }
 
 func sendTCP(ctx context.Context, o ttcpOptions, target netip.AddrPort) (TTCPReport, error) {
-	hashing := o.octets > 0
+	hashing := o.octets > 0 || o.rate > 0
 	c, err := dialTTCP(ctx, o, target, ttcpHello{Hash: hashing})
 	if err != nil {
 		return TTCPReport{}, err
 	}
 	defer c.Close()
-	stop := context.AfterFunc(ctx, func() { c.Close() })
-	defer stop()
+	// What was sent before a signal may still arrive, and be acknowledged.
+	done := make(chan struct{})
+	defer close(done)
+	defer context.AfterFunc(ctx, func() {
+		select {
+		case <-done:
+		case <-time.After(ttcpLeave):
+			c.Close()
+		}
+	})()
 	r := TTCPReport{Mode: "tcp", Source: c.LocalAddr().String(), Destination: c.RemoteAddr().String(), Flows: 1}
 	content, err := newContent()
 	if err != nil {
 		return r, err
 	}
-	buf := make([]byte, chunk)
+	buf := make([]byte, o.piece())
 	content.Read(buf)
 	sum := sha256.New()
-	end := time.Now().Add(time.Duration(o.seconds * float64(time.Second)))
-	for {
+	start := time.Now()
+	end := start.Add(time.Duration(o.seconds * float64(time.Second)))
+	for ctx.Err() == nil {
 		b := buf
-		if hashing {
+		if o.octets > 0 {
 			b = buf[:min(int64(len(buf)), o.octets-r.OctetsSent)]
-			content.Read(b)
-			sum.Write(b)
 		} else if time.Now().After(end) {
 			break
+		}
+		if hashing {
+			content.Read(b)
+			sum.Write(b)
 		}
 		c.SetWriteDeadline(time.Now().Add(ttcpPatient))
 		n, err := c.Write(b)
@@ -79,8 +91,11 @@ func sendTCP(ctx context.Context, o ttcpOptions, target netip.AddrPort) (TTCPRep
 		if err != nil {
 			return r, err
 		}
-		if hashing && r.OctetsSent == o.octets {
+		if o.octets > 0 && r.OctetsSent == o.octets {
 			break
+		}
+		if o.rate > 0 {
+			o.pace(ctx, start, r.OctetsSent)
 		}
 	}
 	if err := c.CloseWrite(); err != nil {
@@ -100,8 +115,26 @@ func sendTCP(ctx context.Context, o ttcpOptions, target netip.AddrPort) (TTCPRep
 	return r, nil
 }
 
+// piece is how many octets of TCP data are written at once: of a rate, those of
+// 10 ms, but no less than a line of text.
+func (o ttcpOptions) piece() int {
+	if o.rate == 0 {
+		return chunk
+	}
+	return int(min(max(o.rate/8/100, 64), chunk))
+}
+
+// pace waits until more may be sent after so many octets since the start.
+func (o ttcpOptions) pace(ctx context.Context, start time.Time, octets int64) {
+	due := time.Duration(float64(octets) * 8 / o.rate * float64(time.Second))
+	select {
+	case <-ctx.Done():
+	case <-time.After(due - time.Since(start)):
+	}
+}
+
 func (r *TTCPReport) take(a ttcpArrived) {
-	r.Octets, r.Seconds, r.SHA256, r.Packets, r.Late = a.Octets, a.Seconds, a.SHA256, a.Packets, a.Late
+	r.Octets, r.Seconds, r.Stall, r.SHA256, r.Packets, r.Late = a.Octets, a.Seconds, a.Stall, a.SHA256, a.Packets, a.Late
 	if a.Seconds > 0 {
 		r.BitsPerSecond = 8 * float64(a.Octets) / a.Seconds
 	}
@@ -221,10 +254,12 @@ func receiveTCP(c *net.TCPConn, br *bufio.Reader, hashing bool) (ttcpArrived, er
 		c.SetReadDeadline(time.Now().Add(ttcpPatient))
 		n, err := br.Read(buf) // a large buffer bypasses the reader's own
 		if n > 0 {
-			last = time.Now()
+			now := time.Now()
 			if first.IsZero() {
-				first = last
+				first, last = now, now
 			}
+			a.Stall = max(a.Stall, now.Sub(last).Seconds())
+			last = now
 			a.Octets += int64(n)
 			if sum != nil {
 				sum.Write(buf[:n])
