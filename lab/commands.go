@@ -18,6 +18,7 @@ import (
 	"github.com/eidolon-lisp/eidolon/lab/internal/demo"
 	"github.com/eidolon-lisp/eidolon/lab/internal/graph"
 	"github.com/eidolon-lisp/eidolon/lab/internal/runner"
+	"github.com/eidolon-lisp/eidolon/lab/internal/scenario"
 )
 
 // quickstart is the topology that is meant when none is named.
@@ -30,7 +31,7 @@ func newCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(demoCommand(), upCommand(), execCommand(), downCommand(), graphCommand(), logsCommand(), psCommand())
+	root.AddCommand(demoCommand(), scenarioCommand(), upCommand(), execCommand(), downCommand(), graphCommand(), logsCommand(), psCommand())
 	root.CompletionOptions.DisableDefaultCmd = true
 	return root
 }
@@ -39,18 +40,27 @@ func newCommand() *cobra.Command {
 // first packet sent by hand does not come before its mapping.
 const patience = 5 * time.Second
 
+// inSource finds a file of this module, named from its root, also when the
+// working directory is elsewhere.
+func inSource(ctx context.Context, path string) (string, error) {
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	root, err := runner.ModuleRoot(ctx)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(root, path), nil
+}
+
 // loadTopology loads the topology file of the arguments, or the quickstart.
 func loadTopology(ctx context.Context, args []string) (*clab.Topology, error) {
 	if len(args) > 0 {
 		return clab.Load(args[0])
 	}
-	path := quickstart
-	if _, err := os.Stat(path); err != nil {
-		root, rerr := runner.ModuleRoot(ctx)
-		if rerr != nil {
-			return nil, fmt.Errorf("no topology file was given, and %w", rerr)
-		}
-		path = filepath.Join(root, quickstart)
+	path, err := inSource(ctx, quickstart)
+	if err != nil {
+		return nil, fmt.Errorf("no topology file was given, and %w", err)
 	}
 	return clab.Load(path)
 }
@@ -100,6 +110,62 @@ anything failed.`,
 	}
 	cmd.Flags().StringVar(&pcap, "pcap", "", "keep the frames captured in the core in this file")
 	return cmd
+}
+
+func scenarioCommand() *cobra.Command {
+	var slack float64
+	cmd := &cobra.Command{
+		Use:   "scenario [NAME|FILE.scenario]...",
+		Short: "Play what happens to a topology, and check what comes of it",
+		Long: `Build everything, bring a topology up, go through the steps of a script, print
+what was measured, and take it down again. A name is that of a script in lab/;
+without one all of them are played. Ends with status 1 if anything failed.`,
+		Example: `  lab scenario multihoming`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if slack < 1 || slack > 100 {
+				return errors.New("--slack wants a number from 1 to 100")
+			}
+			scripts, err := loadScripts(cmd.Context(), args)
+			if err != nil {
+				return err
+			}
+			var errs []error
+			for _, s := range scripts {
+				errs = append(errs, scenario.Run(cmd.Context(), s, scenario.Options{Out: cmd.OutOrStdout(), Slack: slack}))
+			}
+			return errors.Join(errs...)
+		},
+	}
+	cmd.Flags().Float64Var(&slack, "slack", 1, "allow so many times the time that the script allows, on a slow or busy machine")
+	return cmd
+}
+
+// loadScripts loads the scripts that are named, or all.
+func loadScripts(ctx context.Context, args []string) ([]*scenario.Script, error) {
+	if len(args) == 0 {
+		dir, err := inSource(ctx, "lab")
+		if err != nil {
+			return nil, err
+		}
+		if args, err = filepath.Glob(filepath.Join(dir, "*"+scenario.Ending)); err != nil {
+			return nil, err
+		}
+	}
+	var scripts []*scenario.Script
+	for _, path := range args {
+		if !strings.HasSuffix(path, scenario.Ending) {
+			var err error
+			if path, err = inSource(ctx, filepath.Join("lab", path+scenario.Ending)); err != nil {
+				return nil, err
+			}
+		}
+		s, err := scenario.Load(path)
+		if err != nil {
+			return nil, err
+		}
+		scripts = append(scripts, s)
+	}
+	return scripts, nil
 }
 
 func upCommand() *cobra.Command {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/eidolon-lisp/eidolon/internal/config"
 	"github.com/eidolon-lisp/eidolon/lab/internal/clab"
+	"github.com/eidolon-lisp/eidolon/lab/internal/scenario"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -48,6 +49,19 @@ func TestTopologies(t *testing.T) {
 	}
 }
 
+// Every script is one that can be played.
+func TestScripts(t *testing.T) {
+	files, err := filepath.Glob("*" + scenario.Ending)
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	for _, f := range files {
+		if _, err := scenario.Load(f); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func command(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	t.Setenv("XDG_RUNTIME_DIR", "")
@@ -70,6 +84,8 @@ func TestCommands(t *testing.T) {
 		{"graph -o svg quickstart.clab.yml", "<svg", ""},
 		{"graph -o png quickstart.clab.yml", "", `format "png" is not known`},
 		{"up no-such.clab.yml", "", "no such file"},
+		{"scenario no-such", "", "no-such.scenario: no such file"},
+		{"scenario --slack 0 multihoming", "", "--slack wants"},
 		{"down", "nothing to take down", ""},
 		{"down quickstart.clab.yml", "nothing to take down", ""},
 		{"down other", "nothing to take down", ""},

@@ -2,6 +2,7 @@
 // Go and Linux, and shows Eidolon at work:
 //
 //	go run ./lab demo                  two sites talk, step by step, checked
+//	go run ./lab scenario NAME         uplinks fail, a laptop roams; checked
 //	go run ./lab up FILE.clab.yml      bring a topology up, to work by hand
 //	go run ./lab exec NODE COMMAND...  execute a command in a node
 //	go run ./lab logs NODE             what the command of a node has said

@@ -1,0 +1,485 @@
+package scenario
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"github.com/eidolon-lisp/eidolon/lab/internal/applet"
+	"github.com/eidolon-lisp/eidolon/lab/internal/runner"
+)
+
+const (
+	commandPatience = 20 * time.Second       // for one command
+	retryEvery      = 20 * time.Millisecond  // of within
+	trafficTime     = 500 * time.Millisecond // that packets are counted for
+	quiet, busy     = 10, 25                 // packets in that time: what control messages need, and what is traffic
+
+	applets = "/.lab/applets/" // ours, not those of the machine: their output is known
+)
+
+// Options say how a script is played.
+type Options struct {
+	Out   io.Writer
+	Slack float64 // what the durations that something may take are multiplied with; 0 is 1
+}
+
+// play is one run of a script.
+type play struct {
+	opts    Options
+	lab     *runner.Lab
+	start   time.Time // of the clock that is shown
+	acted   time.Time // when the first command of the step was run
+	flows   map[string]*flow
+	results []result
+}
+
+// result is a line of the final table.
+type result struct {
+	title string
+	took  time.Duration
+	said  []string // what was measured
+	err   error
+}
+
+// Run builds what the topology needs, brings it up, plays the script, prints a
+// table and leaves nothing behind. A step whose statement fails ends there; the
+// others are played all the same. It returns an error if anything failed.
+func Run(ctx context.Context, s *Script, o Options) (err error) {
+	if o.Slack == 0 {
+		o.Slack = 1
+	}
+	p := &play{opts: o, start: time.Now(), flows: map[string]*flow{}}
+	if err := runner.Preflight(s.Topology); err != nil { // before time goes into building
+		return err
+	}
+	binaries, err := runner.Build(ctx, s.Topology, p.say)
+	if err != nil {
+		return err
+	}
+	p.start = time.Now()
+	removeStale()
+	p.lab, err = runner.Up(ctx, s.Topology, runner.Options{
+		Name: fmt.Sprintf("%s%s-%d", namePrefix, s.Topology.Name, os.Getpid()), Binaries: binaries, Lifeline: true,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, f := range p.flows {
+			f.abandon()
+		}
+		err = errors.Join(err, p.lab.Down())
+	}()
+	p.say("%s is up: %d nodes, %d links", s.Topology.Name, len(s.Topology.Nodes), len(s.Topology.Links))
+	timed := ctx
+	if s.Limit > 0 {
+		var cancel context.CancelFunc
+		timed, cancel = context.WithDeadline(ctx, p.start.Add(s.Limit))
+		defer cancel()
+	}
+	for _, st := range s.Steps {
+		p.step(timed, st)
+		if ctx.Err() != nil {
+			return errors.New("interrupted; the lab was taken down")
+		}
+	}
+	p.table()
+	failed := 0
+	for _, r := range p.results {
+		if r.err != nil {
+			failed++
+		}
+	}
+	if failed == 0 {
+		return nil
+	}
+	fmt.Fprint(o.Out, p.lastWords(), "\n")
+	return fmt.Errorf("%s: %d of %d steps failed", s.Name, failed, len(p.results))
+}
+
+const namePrefix = "scenario-"
+
+// removeStale removes what scenarios that were killed have left.
+func removeStale() {
+	_, stale, err := runner.List()
+	if err != nil {
+		return // Up will say it
+	}
+	for _, name := range stale {
+		if strings.HasPrefix(name, namePrefix) {
+			runner.RemoveStale(name)
+		}
+	}
+}
+
+func (p *play) say(format string, args ...any) {
+	fmt.Fprintf(p.opts.Out, "[%6.2fs] %s\n", time.Since(p.start).Seconds(), fmt.Sprintf(format, args...))
+}
+
+func (p *play) step(ctx context.Context, s Step) {
+	fmt.Fprintf(p.opts.Out, "\n%s\n", s.Title)
+	begin := time.Now()
+	p.acted = time.Time{}
+	r := result{title: s.Title}
+	for _, st := range s.Statements {
+		said, err := "", ctx.Err()
+		if err == nil {
+			said, err = p.statement(ctx, st)
+		}
+		if said != "" {
+			r.said = append(r.said, said)
+		}
+		if err != nil {
+			r.err = fmt.Errorf("%s: %s: %w", st.At, st.Text, err)
+			p.say("FAIL %v", r.err)
+			break
+		}
+		verb, rest, _ := strings.Cut(st.Text, " ")
+		p.say("%-7s %s%s", verb, strings.TrimSpace(rest), prefixed(": ", said))
+	}
+	r.took = time.Since(begin)
+	p.results = append(p.results, r)
+}
+
+func prefixed(prefix, s string) string {
+	if s == "" {
+		return ""
+	}
+	return prefix + s
+}
+
+// statement does what a statement says. It returns what was measured.
+func (p *play) statement(ctx context.Context, s Statement) (string, error) {
+	switch s.Verb {
+	case "run", "fails", "show":
+		return "", p.command(ctx, s)
+	case "within":
+		return p.within(ctx, s)
+	case "pause":
+		return "", sleep(ctx, s.Duration)
+	case "ping":
+		return "", p.startPing(s)
+	case "stream":
+		return "", p.startStream(ctx, s)
+	case "ends":
+		return p.flows[s.Flow].end(ctx)
+	case "outage", "lost":
+		return p.judge(s)
+	case "traffic":
+		return p.traffic(ctx, s)
+	}
+	return "", fmt.Errorf("%q is no statement", s.Verb)
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// run runs a command in a node; our applets take the place of the machine's
+// programs.
+func (p *play) run(ctx context.Context, node string, argv []string) (runner.Result, error) {
+	if applet.Known(argv[0]) {
+		argv = append([]string{applets + argv[0]}, argv[1:]...)
+	}
+	ctx, cancel := context.WithTimeout(ctx, commandPatience)
+	defer cancel()
+	return p.lab.Run(ctx, node, argv...)
+}
+
+func (p *play) command(ctx context.Context, s Statement) error {
+	if p.acted.IsZero() && s.Verb == "run" {
+		p.acted = time.Now()
+	}
+	res, err := p.run(ctx, s.Node, s.Argv)
+	if err != nil {
+		return err
+	}
+	if (res.Exit == 0) == (s.Verb == "fails") {
+		return fmt.Errorf("it ended with status %d%s", res.Exit, prefixed(": ", words(res)))
+	}
+	if s.Verb == "show" {
+		for line := range strings.Lines(string(res.Stdout)) {
+			fmt.Fprintf(p.opts.Out, "            | %s\n", strings.TrimRight(line, " \n"))
+		}
+	}
+	return nil
+}
+
+func words(res runner.Result) string {
+	return strings.TrimSpace(string(res.Stdout) + " " + string(res.Stderr))
+}
+
+func (p *play) within(ctx context.Context, s Statement) (string, error) {
+	begin := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, p.slack(s.Duration))
+	defer cancel()
+	said := ""
+	for {
+		res, err := p.run(ctx, s.Node, s.Argv)
+		if err == nil {
+			if res.Exit == 0 && s.Pattern.Match(res.Stdout) != s.Negated {
+				return fmt.Sprintf("after %.2f s", time.Since(begin).Seconds()), nil
+			}
+			said = words(res)
+		}
+		if sleep(ctx, retryEvery) != nil {
+			return "", fmt.Errorf("it said to the end:\n%s", said)
+		}
+	}
+}
+
+// since is when the first command of the step was run.
+func (p *play) since() (time.Time, error) {
+	if p.acted.IsZero() {
+		return time.Time{}, errors.New("the step has run nothing yet")
+	}
+	return p.acted, nil
+}
+
+// slack is the time that is allowed where the script allows d.
+func (p *play) slack(d time.Duration) time.Duration {
+	return time.Duration(float64(d) * p.opts.Slack)
+}
+
+func (p *play) judge(s Statement) (string, error) {
+	begin, err := p.since()
+	if err != nil {
+		return "", err
+	}
+	v := p.flows[s.Flow].pings.since(begin, time.Now())
+	said := s.Flow + ": " + v.String()
+	allowed := p.slack(s.Duration)
+	switch {
+	case v.sent == 0 || v.ongoing:
+		return said, fmt.Errorf("it is not answered%s", prefixed("; it says: ", p.flows[s.Flow].pings.oddLine()))
+	case s.Verb == "lost" && v.lost > s.Count:
+		return said, fmt.Errorf("at most %d may be lost", s.Count)
+	case s.Verb == "outage" && v.outage > allowed:
+		return said, fmt.Errorf("at most %s are allowed", allowed)
+	}
+	return said, nil
+}
+
+func (p *play) traffic(ctx context.Context, s Statement) (string, error) {
+	before, err := p.packets(ctx, s)
+	if err != nil {
+		return "", err
+	}
+	begin := time.Now()
+	if err := sleep(ctx, trafficTime); err != nil {
+		return "", err
+	}
+	after, err := p.packets(ctx, s)
+	if err != nil {
+		return "", err
+	}
+	n := float64(after-before) * float64(trafficTime) / float64(time.Since(begin))
+	said := fmt.Sprintf("%.0f packets in %s at %s", n, trafficTime, s.Node)
+	if s.Some && n < busy || !s.Some && n > quiet {
+		return said, errors.New("expected otherwise")
+	}
+	return said, nil
+}
+
+// packets reads the counter of an interface.
+func (p *play) packets(ctx context.Context, s Statement) (uint64, error) {
+	res, err := p.run(ctx, s.Node, []string{"cat", "/proc/net/dev"})
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(res.Stdout)) {
+		name, rest, _ := strings.Cut(strings.TrimSpace(line), ":")
+		fields := strings.Fields(rest)
+		if name != s.Interface || len(fields) < 10 {
+			continue
+		}
+		if s.In {
+			return strconv.ParseUint(fields[1], 10, 64)
+		}
+		return strconv.ParseUint(fields[9], 10, 64)
+	}
+	return 0, fmt.Errorf("node %s counts no packets of %s", s.Node, s.Interface)
+}
+
+// flow is a ping or stream that runs.
+type flow struct {
+	name    string
+	process *runner.Process
+	server  *runner.Process // of a stream
+	pings   *pings          // of a ping
+	out     *output
+	ended   bool
+}
+
+// output takes what a process says on a pipe of its own.
+type output struct {
+	writer *os.File
+	done   chan struct{}
+	text   *strings.Builder // what was said, of a stream; after done
+}
+
+func collect(take func(io.Reader)) (*output, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	o := &output{writer: w, done: make(chan struct{})}
+	go func() {
+		defer close(o.done)
+		defer r.Close()
+		take(r)
+	}()
+	return o, nil
+}
+
+func (p *play) startPing(s Statement) error {
+	f := &flow{name: s.Flow, pings: &pings{}}
+	var err error
+	if f.out, err = collect(f.pings.read); err != nil {
+		return err
+	}
+	f.process, err = p.lab.Start(s.Node, []string{applets + "ping", "-D", "-n", "-i", fmt.Sprint(pingEvery.Seconds()), s.Dst.String()}, nil,
+		[3]*os.File{nil, f.out.writer, f.out.writer}, false)
+	f.out.writer.Close()
+	if err == nil {
+		p.flows[s.Flow] = f
+	}
+	return err
+}
+
+// firstPort is that of the first stream; each has its own.
+const firstPort = 5001
+
+func (p *play) startStream(ctx context.Context, s Statement) error {
+	f := &flow{name: s.Flow}
+	port := strconv.Itoa(firstPort + len(p.flows))
+	listening := make(chan struct{})
+	heard, err := collect(func(r io.Reader) {
+		var b [1]byte
+		if n, _ := r.Read(b[:]); n == 1 { // it says that it listens
+			close(listening)
+		}
+		io.Copy(io.Discard, r)
+	})
+	if err != nil {
+		return err
+	}
+	f.server, err = p.lab.Start(s.To, []string{applets + "ttcp", "serve", "-p", port}, nil, [3]*os.File{nil, nil, heard.writer}, false)
+	heard.writer.Close()
+	if err != nil {
+		return err
+	}
+	p.flows[s.Flow] = f
+	select {
+	case <-listening:
+	case <-heard.done:
+		return errors.New("the receiver ended at once")
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	said := &strings.Builder{}
+	f.out, err = collect(func(r io.Reader) { io.Copy(said, r) })
+	if err != nil {
+		return err
+	}
+	f.process, err = p.lab.Start(s.Node, []string{applets + "ttcp", "send", "--json", "-p", port, "-t", "3600", "-r", s.Rate, s.Dst.String()}, nil,
+		[3]*os.File{nil, f.out.writer, f.out.writer}, false)
+	f.out.writer.Close()
+	f.out.text = said
+	return err
+}
+
+// end stops a flow and says how it went.
+func (f *flow) end(ctx context.Context) (string, error) {
+	if f == nil || f.process == nil || f.ended {
+		return "", errors.New("it does not run")
+	}
+	f.ended = true
+	if err := f.process.Signal(syscall.SIGINT); err != nil {
+		return "", fmt.Errorf("it ended before: %w", err)
+	}
+	exit, err := f.process.Wait()
+	f.process = nil
+	<-f.out.done
+	if err != nil {
+		return "", err
+	}
+	if f.pings != nil {
+		v := f.pings.since(time.Time{}, time.Time{})
+		return v.String(), nil
+	}
+	var r applet.TTCPReport
+	if exit != 0 {
+		return "", fmt.Errorf("the connection did not live: status %d: %s", exit, f.out.text)
+	}
+	if err := json.Unmarshal([]byte(f.out.text.String()), &r); err != nil {
+		return "", err
+	}
+	said := fmt.Sprintf("one connection, %d octets in %.1f s, SHA-256 %.8s..., longest stall %.2f s, %d segments retransmitted",
+		r.Octets, r.Seconds, r.SHA256, r.Stall, r.Retransmits)
+	if r.Octets == 0 || r.Octets != r.OctetsSent || r.SHA256 == "" || r.SHA256 != r.SentSHA256 {
+		return said, errors.New("what arrived differs from what was sent")
+	}
+	return said, nil
+}
+
+// abandon ends what is left of a flow.
+func (f *flow) abandon() {
+	for _, p := range []*runner.Process{f.process, f.server} {
+		if p != nil {
+			p.Close()
+		}
+	}
+}
+
+func (p *play) table() {
+	fmt.Fprintln(p.opts.Out)
+	t := tabwriter.NewWriter(p.opts.Out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(t, "\tSTEP\tTOOK\tMEASURED")
+	for _, r := range p.results {
+		verdict := "pass"
+		if r.err != nil {
+			verdict = "FAIL"
+			r.said = append(r.said, strings.SplitN(r.err.Error(), "\n", 2)[0])
+		}
+		fmt.Fprintf(t, "%s\t%s\t%5.2f s\t%s\n", verdict, r.title, r.took.Seconds(), strings.Join(r.said, "; "))
+	}
+	t.Flush()
+}
+
+// lastWords is the end of what the daemons and the keeper have said.
+func (p *play) lastWords() string {
+	files := [][2]string{{"the keeper", p.lab.KeeperLog()}}
+	for _, n := range p.lab.Topology.Nodes {
+		if len(n.Command) > 0 {
+			files = append(files, [2]string{"node " + n.Name, p.lab.LogPath(n.Name)})
+		}
+	}
+	var b strings.Builder
+	for _, f := range files {
+		content, err := os.ReadFile(f[1])
+		if err != nil || len(content) == 0 {
+			continue
+		}
+		lines := strings.Split(strings.TrimRight(string(content), "\n"), "\n")
+		fmt.Fprintf(&b, "\nlast lines of %s:\n", f[0])
+		for _, l := range lines[max(0, len(lines)-15):] {
+			fmt.Fprintf(&b, "  %s\n", l)
+		}
+	}
+	return b.String()
+}
