@@ -468,7 +468,10 @@ func flowToProto(k encap.Key, known xtr.Explanation, d dataplane.Decision, probe
 		p.FlowHash = &hash
 	}
 	if d.RLOC != nil {
-		p.Rloc, p.SourceRloc = d.RLOC.Addr().String(), d.Source.String()
+		p.Rloc = d.RLOC.Addr().String()
+		if d.Source.IsValid() {
+			p.SourceRloc = d.Source.String()
+		}
 		p.PathMtu, p.Room = uint32(d.RLOC.MTU()), uint32(d.RLOC.Room())
 	}
 	return p

@@ -52,7 +52,7 @@ func TestExplainFlow(t *testing.T) {
 	rec := &mapping.Record{EID: mapping.MustParseEID("[7]10.2.0.0/16"), TTL: 60, Locators: []mapping.Locator{
 		mapping.MakeLocator(netip.MustParseAddr("192.0.2.2"), 1, 50), mapping.MakeLocator(netip.MustParseAddr("192.0.2.3"), 1, 50), mapping.MakeLocator(netip.MustParseAddr("192.0.2.4"), 2, 50)}}
 	fib := dataplane.NewFIB()
-	fib.SetSources(netip.MustParseAddr("192.0.2.1"), netip.Addr{})
+	fib.SetSources([]dataplane.Source{{Addr: netip.MustParseAddr("192.0.2.1"), Priority: 1, Weight: 100}})
 	fib.SetLocal([]dataplane.LocalEID{{EID: mapping.MustParseEID("[7]10.1.0.0/16")}})
 	fib.Apply([]mapping.CacheChange{{EID: rec.EID, Record: rec, Expires: time.Now().Add(time.Hour)}})
 	x := &fakeXTR{explained: xtr.Explanation{

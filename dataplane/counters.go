@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"iter"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -37,6 +38,8 @@ const (
 	VersionQueued     // findings about map-versions handed to the control plane
 	VersionRepeated   // findings not handed over: the same was a moment ago
 	VersionLost       // findings not handed over: the queue was full
+	UnreachableQueued // paths that are unreachable by ICMP, handed to the control plane
+	UnreachableLost   // paths not handed over: the queue was full
 
 	numCounters
 )
@@ -68,6 +71,8 @@ var counterNames = [numCounters]string{
 	VersionQueued:     "version_queued",
 	VersionRepeated:   "version_repeated",
 	VersionLost:       "version_lost",
+	UnreachableQueued: "unreachable_queued",
+	UnreachableLost:   "unreachable_lost",
 }
 
 // String returns the stable snake_case name.
@@ -96,6 +101,7 @@ func (c *Counters) Drop(why DropReason, n uint64) { c.drops[why].Add(n) }
 type Stats struct {
 	mu      sync.Mutex
 	workers []*Counters
+	ended   Counters // what workers that are gone have counted
 }
 
 // Worker returns new Counters that are part of the sum.
@@ -105,6 +111,24 @@ func (s *Stats) Worker() *Counters {
 	defer s.mu.Unlock()
 	s.workers = append(s.workers, c)
 	return c
+}
+
+// End keeps what c has counted as part of the sum and forgets c, to which
+// nothing may be added any more.
+func (s *Stats) End(c *Counters) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.Index(s.workers, c)
+	if i < 0 {
+		return
+	}
+	s.workers = slices.Delete(s.workers, i, i+1)
+	for k := range c.counts {
+		s.ended.counts[k].Add(c.counts[k].Load())
+	}
+	for k := range c.drops {
+		s.ended.drops[k].Add(c.drops[k].Load())
+	}
 }
 
 // All returns name and sum of every counter and every drop reason, in a fixed
@@ -138,6 +162,7 @@ func (s *Stats) Drops(r DropReason) uint64 {
 func (s *Stats) sum(of func(*Counters) uint64) (n uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	n = of(&s.ended)
 	for _, w := range s.workers {
 		n += of(w)
 	}

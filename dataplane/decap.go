@@ -108,7 +108,7 @@ func (d *Decap) packet(s *Snapshot, p *Packet) DropReason {
 		return p.Drop
 	}
 	if p.Src != d.outer {
-		if p.Src == p.Dst || p.Src == s.Source(p.Src) || slices.Contains(d.f.rlocs, p.Src) || !encap.Routable(p.Src) {
+		if p.Src == p.Dst || slices.Contains(s.own, p.Src) || !encap.Routable(p.Src) {
 			return DropOuterSource
 		}
 		d.outer = p.Src

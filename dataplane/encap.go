@@ -224,7 +224,7 @@ func (e *Encap) decide(s *Snapshot, now time.Time) {
 	}
 	r.hash = f.Hash()
 	r.rloc = r.entry.RLOC(r.hash)
-	r.src = s.Source(r.rloc.addr)
+	r.src = s.Source(r.rloc.addr, r.hash)
 	if e.f.versions != nil {
 		r.pair = s.outgoing(e.iid, f.Src, r.entry)
 	}
@@ -237,6 +237,7 @@ func (e *Encap) endRun() {
 		r.entry.use.bytes.Add(r.bytes)
 		r.rloc.packets.Add(r.packets)
 		r.rloc.bytes.Add(r.bytes)
+		e.f.fib.activity.note(r.entry.use)
 	}
 	e.run.valid = false
 	e.run.packets, e.run.bytes = 0, 0

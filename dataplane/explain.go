@@ -25,8 +25,8 @@ type Decision struct {
 	// picks, 0 to Slots-1.
 	Hash uint32
 	Slot int
-	// RLOC is where they go, sent from Source; nil and not valid when they are
-	// dropped, and when it is for the source to decide, which is not known.
+	// RLOC is where they go, sent from Source; each nil or not valid when they
+	// are dropped, and when it is for the source to decide, which is not known.
 	RLOC   *RLOC
 	Source netip.Addr
 }
@@ -82,7 +82,9 @@ func (s *Snapshot) Explain(iid uint32, k encap.Key, now time.Time) Decision {
 		return d
 	}
 	d.RLOC = d.Entry.RLOC(d.Hash)
-	d.Source = s.Source(d.RLOC.addr)
+	if from := s.sourcesFor(d.RLOC.addr); k.Src.IsValid() || len(from.addrs) == 1 {
+		d.Source = from.of(d.Hash)
+	}
 	return d
 }
 
@@ -110,7 +112,7 @@ func (s *Snapshot) uses(e *Entry) []LocatorUse {
 			u.Why = "the R bit is clear: its site says that it is down"
 		case l.Priority == mapping.PriorityUnusable:
 			u.Why = "priority 255: not for unicast"
-		case !s.Source(l.Addr).IsValid():
+		case !s.Sendable(l.Addr):
 			u.Why = "this xTR has no RLOC of its address family"
 		case int(l.Priority) > best:
 			u.Why = fmt.Sprintf("priority %d, and there is one of %d", l.Priority, best)

@@ -12,7 +12,7 @@ import (
 
 func TestExplain(t *testing.T) {
 	f := dataplane.NewFIB()
-	f.SetSources(netip.MustParseAddr("192.0.2.1"), netip.Addr{})
+	f.SetSources(from(netip.MustParseAddr("192.0.2.1")))
 	f.SetLocal([]dataplane.LocalEID{{EID: mapping.MustParseEID("10.1.0.0/16")}})
 	l := func(a string, priority, weight uint8) mapping.Locator {
 		return mapping.MakeLocator(netip.MustParseAddr(a), priority, weight)

@@ -41,19 +41,30 @@ type FIB struct {
 	rlocs      map[netip.Addr]*RLOC
 	idle       int
 	defaultMTU int
+	sources    []Source
+	down       []Path
+	local      []netip.Addr             // nil: not known
+	tables     map[string]*[Slots]uint8 // by locators
+
+	activity activity
 }
 
 // Snapshot is one state of the FIB. It does not change.
 type Snapshot struct {
 	entries mapping.Table[*Entry]
 	local   mapping.Table[mapping.Version]
-	src4    netip.Addr
-	src6    netip.Addr
+
+	from4, from6 *sources                // nil when there is none of the family
+	around       map[netip.Addr]*sources // toward remote RLOCs with paths that are down
+	own          []netip.Addr            // addresses of this router
 }
 
 // NewFIB returns an empty table: no mapping, no local EID, no source.
 func NewFIB() *FIB {
-	f := &FIB{rlocs: make(map[netip.Addr]*RLOC), defaultMTU: encap.DefaultMTU}
+	f := &FIB{
+		rlocs: make(map[netip.Addr]*RLOC), defaultMTU: encap.DefaultMTU, tables: make(map[string]*[Slots]uint8),
+		activity: activity{fresh: make(chan *usage, maxActive)},
+	}
 	f.snap.Store(new(Snapshot))
 	return f
 }
@@ -97,13 +108,14 @@ func (f *FIB) Apply(changes []mapping.CacheChange) {
 		old, had := ed.Get(c.EID)
 		switch {
 		case c.Record != nil:
-			use := new(usage)
+			use := &usage{eid: c.EID}
 			if had {
 				use = old.use
 			}
 			ed.Insert(c.EID, f.compile(c.EID, c.Record, c.Expires, use, &s))
 		case had:
 			ed.Delete(c.EID)
+			old.use.gone.Store(true)
 		}
 		if had {
 			f.release(old)
@@ -123,25 +135,6 @@ func (f *FIB) SetLocal(local []LocalEID) {
 		ed.Insert(l.EID, l.Version)
 	}
 	s.local = *ed.Table()
-	f.publish(&s)
-}
-
-// SetSources sets the RLOCs that packets are sent from. The zero Addr means
-// that there is none of the family, and so no locator of it can be used.
-func (f *FIB) SetSources(v4, v6 netip.Addr) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	s := *f.snap.Load()
-	families := s.src4.IsValid() != v4.IsValid() || s.src6.IsValid() != v6.IsValid()
-	s.src4, s.src6 = v4, v6
-	if families {
-		ed := s.entries.Edit(s.entries.Len())
-		for eid, e := range s.entries.All() {
-			ed.Insert(eid, f.compile(eid, e.record, e.expires, e.use, &s))
-			f.release(e)
-		}
-		s.entries = *ed.Table()
-	}
 	f.publish(&s)
 }
 
@@ -166,14 +159,6 @@ func (s *Snapshot) Local(iid uint32, a netip.Addr) bool {
 func (s *Snapshot) LocalVersion(iid uint32, a netip.Addr) mapping.Version {
 	v, _ := s.local.Lookup(iid, a)
 	return v
-}
-
-// Source returns the RLOC to send from toward the locator.
-func (s *Snapshot) Source(rloc netip.Addr) netip.Addr {
-	if rloc.Is4() {
-		return s.src4
-	}
-	return s.src6
 }
 
 // All walks the entries.
@@ -223,13 +208,6 @@ func (e *Entry) RLOCs() []*RLOC { return e.rlocs }
 // Count returns what was forwarded by the EID so far: packets and octets.
 func (e *Entry) Count() (packets, bytes uint64) { return e.use.packets.Load(), e.use.bytes.Load() }
 
-// usage outlives the Entry when a record is replaced.
-type usage struct {
-	packets, bytes atomic.Uint64
-
-	toldPackets, toldBytes uint64 // under FIB.mu: what Usage has reported
-}
-
 // negative says what becomes of packets that match a record without locators.
 func negative(a mapping.Action) (drop DropReason, miss bool) {
 	switch a {
@@ -256,37 +234,35 @@ func (f *FIB) compile(eid mapping.EID, r *mapping.Record, expires time.Time, use
 		e.drop, e.miss = negative(r.Action)
 		return e
 	}
-	var best []mapping.Locator
+	priority := mapping.PriorityUnusable
 	e.drop = DropNoLocator
 	for _, l := range r.Locators {
-		if !l.Usable() || !encap.Routable(l.Addr) {
-			continue
-		}
-		if !s.Source(l.Addr).IsValid() {
-			if len(best) == 0 {
-				e.drop = DropNoSource
-			}
-			continue
-		}
 		switch {
-		case len(best) == 0 || l.Priority < best[0].Priority:
-			best = append(best[:0], l)
-		case l.Priority == best[0].Priority && len(best) < 255:
-			best = append(best, l)
+		case !l.Usable() || !encap.Routable(l.Addr):
+		case s.Sendable(l.Addr):
+			priority = min(priority, int(l.Priority))
+		default:
+			e.drop = DropNoSource
 		}
 	}
-	if len(best) == 0 {
+	if priority == mapping.PriorityUnusable {
 		return e
 	}
 	e.drop = NotDropped
-	slices.SortFunc(best, func(a, b mapping.Locator) int { return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Weight, b.Weight)) })
-	locs := make([]weighted, len(best))
-	e.rlocs = make([]*RLOC, len(best))
-	for i, l := range best {
-		e.rlocs[i], locs[i] = f.acquire(l.Addr), weighted{l.Addr, l.Weight}
+	var locs []weighted
+	for _, l := range r.Locators {
+		if int(l.Priority) == priority && len(locs) < 255 && encap.Routable(l.Addr) && s.Sendable(l.Addr) {
+			locs = append(locs, weighted{l.Addr, l.Weight, !l.Usable()})
+		}
 	}
-	if len(best) > 1 {
-		e.slots = slotTable(locs)
+	slices.SortFunc(locs, func(a, b weighted) int { return cmp.Or(a.addr.Compare(b.addr), cmp.Compare(a.weight, b.weight)) })
+	for _, l := range locs {
+		if !l.out {
+			e.rlocs = append(e.rlocs, f.acquire(l.addr))
+		}
+	}
+	if len(e.rlocs) > 1 {
+		e.slots = f.slotTable(locs)
 	}
 	return e
 }

@@ -2,7 +2,6 @@ package dataplane_test
 
 import (
 	"fmt"
-	"math"
 	"net/netip"
 	"testing"
 	"testing/synctest"
@@ -12,15 +11,6 @@ import (
 	"github.com/eidolon-lisp/eidolon/encap"
 	"github.com/eidolon-lisp/eidolon/mapping"
 )
-
-// share returns which part of the slots each locator has.
-func share(e *dataplane.Entry) map[netip.Addr]float64 {
-	m := make(map[netip.Addr]float64)
-	for slot := range uint32(dataplane.Slots) {
-		m[e.RLOC(slot).Addr()] += 1.0 / dataplane.Slots
-	}
-	return m
-}
 
 func entryOf(t *testing.T, f *dataplane.FIB, e string) *dataplane.Entry {
 	t.Helper()
@@ -33,7 +23,7 @@ func entryOf(t *testing.T, f *dataplane.FIB, e string) *dataplane.Entry {
 
 func newFIB() *dataplane.FIB {
 	f := dataplane.NewFIB()
-	f.SetSources(ours4, ours6)
+	f.SetSources(from(ours4, ours6))
 	return f
 }
 
@@ -41,68 +31,6 @@ func newFIB() *dataplane.FIB {
 func learn(f *dataplane.FIB, recs ...*mapping.Record) { f.Apply(changes(t0.Add(time.Hour), recs...)) }
 
 func rlocN(i int) netip.Addr { return addr(fmt.Sprintf("198.51.100.%d", i)) }
-
-func TestWeights(t *testing.T) {
-	for _, weights := range [][]uint8{{100, 100}, {0, 0, 0}, {1, 1, 1, 1}, {30, 20, 20, 10}, {90, 10}, {100, 0}, {255, 255, 1}} {
-		var sum float64
-		r := positive("10.2.0.0/16")
-		for i, w := range weights {
-			l := mapping.MakeLocator(rlocN(i+1), 1, w)
-			r.Locators = append(r.Locators, l)
-			sum += float64(w)
-		}
-		f := newFIB()
-		learn(f, r)
-		got := share(entryOf(t, f, "10.2.0.0/16"))
-		for i, w := range weights {
-			want := float64(w) / sum
-			if sum == 0 {
-				want = 1 / float64(len(weights))
-			}
-			// Three standard deviations of a random assignment.
-			if d := got[rlocN(i+1)] - want; math.Abs(d) > 3*math.Sqrt(want*(1-want)/dataplane.Slots)+1e-9 {
-				t.Errorf("weights %v: locator %d has %.3f of the slots, want %.3f", weights, i, got[rlocN(i+1)], want)
-			}
-		}
-	}
-}
-
-// A locator that leaves moves its own slots only, one that comes takes some
-// and moves no other; a weight that grows takes and gives none away.
-func TestSlotsMoveLittle(t *testing.T) {
-	table := func(r *mapping.Record) (s [dataplane.Slots]netip.Addr) {
-		f := newFIB()
-		r.SortLocators()
-		learn(f, r)
-		e := entryOf(t, f, "10.2.0.0/16")
-		for i := range s {
-			s[i] = e.RLOC(uint32(i)).Addr()
-		}
-		return s
-	}
-	for n := 2; n <= 8; n++ {
-		full, less, heavy := positive("10.2.0.0/16"), positive("10.2.0.0/16"), positive("10.2.0.0/16")
-		for i := range n {
-			l := mapping.MakeLocator(rlocN(i+1), 1, uint8(50+10*i))
-			full.Locators = append(full.Locators, l)
-			if i != 1 {
-				less.Locators = append(less.Locators, l)
-			} else {
-				l.Weight += 40
-			}
-			heavy.Locators = append(heavy.Locators, l)
-		}
-		a, b, c := table(full), table(less), table(heavy)
-		for slot := range a {
-			if a[slot] != rlocN(2) && a[slot] != b[slot] {
-				t.Fatalf("%d locators: slot %d moved from %v to %v when another left", n, slot, a[slot], b[slot])
-			}
-			if a[slot] != c[slot] && c[slot] != rlocN(2) {
-				t.Fatalf("%d locators: slot %d moved from %v to %v when another got heavier", n, slot, a[slot], c[slot])
-			}
-		}
-	}
-}
 
 func TestLocatorChoice(t *testing.T) {
 	loc := func(a netip.Addr, prio uint8, flags mapping.LocatorFlags) mapping.Locator {
@@ -125,9 +53,9 @@ func TestLocatorChoice(t *testing.T) {
 		{"opaque", []mapping.Locator{{Opaque: "\x00\x11name", Priority: 1, Flags: up}}, true, nil, dataplane.DropNoLocator},
 	} {
 		f := dataplane.NewFIB()
-		f.SetSources(ours4, ours6)
+		f.SetSources(from(ours4, ours6))
 		if !c.v6 {
-			f.SetSources(ours4, netip.Addr{})
+			f.SetSources(from(ours4))
 		}
 		learn(f, &mapping.Record{EID: eid("10.2.0.0/16"), Locators: c.locs})
 		e := entryOf(t, f, "10.2.0.0/16")
@@ -148,12 +76,12 @@ func TestSetSources(t *testing.T) {
 	if e := entryOf(t, f, "10.2.0.0/16"); e.Drop() != dataplane.DropNoSource {
 		t.Errorf("without sources: %v", e.Drop())
 	}
-	f.SetSources(ours4, netip.Addr{})
-	if e := entryOf(t, f, "10.3.0.0/16"); e.Drop() != 0 || len(e.RLOCs()) != 1 || f.Snapshot().Source(theirs4) != ours4 {
+	f.SetSources(from(ours4))
+	if e := entryOf(t, f, "10.3.0.0/16"); e.Drop() != 0 || len(e.RLOCs()) != 1 || f.Snapshot().Source(theirs4, 0) != ours4 {
 		t.Errorf("with IPv4: %v, %d locators", e.Drop(), len(e.RLOCs()))
 	}
-	f.SetSources(addr("192.0.2.77"), ours6)
-	if e := entryOf(t, f, "10.3.0.0/16"); len(e.RLOCs()) != 2 || f.Snapshot().Source(theirs4) != addr("192.0.2.77") {
+	f.SetSources(from(addr("192.0.2.77"), ours6))
+	if e := entryOf(t, f, "10.3.0.0/16"); len(e.RLOCs()) != 2 || f.Snapshot().Source(theirs4, 0) != addr("192.0.2.77") {
 		t.Errorf("with both: %d locators", len(e.RLOCs()))
 	}
 }

@@ -163,7 +163,7 @@ func TestDropReasons(t *testing.T) {
 		}},
 		{want: dataplane.DropNoSource, out: flow4(4).Bytes(), setup: func(s *site) {
 			s.learn(positive("10.2.0.0/16", theirs6))
-			s.fib.SetSources(ours4, netip.Addr{})
+			s.fib.SetSources(from(ours4))
 		}},
 		{want: dataplane.DropTooBig, setup: known, out: with(flow4(1500), func(p *dptest.Inner) { p.DF = true }).Bytes()},
 		{want: dataplane.DropOuterTruncated, in: in(edit(lisp4(back4(4)), func(p *dataplane.Packet) { p.Data = p.Data[:7] }))},

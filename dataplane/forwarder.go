@@ -4,7 +4,6 @@ import (
 	"context"
 	"iter"
 	"net/netip"
-	"slices"
 	"time"
 )
 
@@ -12,9 +11,6 @@ import (
 type Config struct {
 	// Miss says what becomes of packets without a mapping.
 	Miss MissPolicy
-	// RLOCs are all addresses of this router that packets are received on. A
-	// packet that claims to come from one of them is dropped.
-	RLOCs []netip.Addr
 	// MapVersioning sends and checks map-versions (RFC 9302). Only for an
 	// underlay where nobody forges packets: never on the public Internet
 	// (section 8). Without it a packet that carries versions is dropped, as
@@ -28,7 +24,6 @@ type Config struct {
 // share. All methods may be called from any goroutine.
 type Forwarder struct {
 	fib      *FIB
-	rlocs    []netip.Addr
 	now      func() time.Time
 	stats    Stats
 	watch    <-chan struct{} // of the FIB, for RunHold
@@ -36,11 +31,17 @@ type Forwarder struct {
 	hold     *hold // nil when the policy is to drop
 	heard    *heard
 	versions *versions // nil without map-versioning
+
+	unreachable chan Path
 }
+
+// unreachableQueue is how many paths may wait for the control plane.
+const unreachableQueue = 64
 
 // NewForwarder returns a core that forwards by fib. It starts no goroutine.
 func NewForwarder(fib *FIB, cfg Config) *Forwarder {
-	f := &Forwarder{fib: fib, rlocs: slices.Clone(cfg.RLOCs), now: cfg.Now, watch: fib.Watch(), misses: newMisses(), heard: newHeard()}
+	f := &Forwarder{fib: fib, now: cfg.Now, watch: fib.Watch(), misses: newMisses(), heard: newHeard(),
+		unreachable: make(chan Path, unreachableQueue)}
 	if f.now == nil {
 		f.now = time.Now
 	}
@@ -75,9 +76,28 @@ func (f *Forwarder) Versions() <-chan VersionEvent {
 	return f.versions.queue
 }
 
+// Unreachable returns the queue of what TellUnreachable was told.
+func (f *Forwarder) Unreachable() <-chan Path { return f.unreachable }
+
+// TellUnreachable is for the part of a plane that hears of errors: our packets
+// on the path do not arrive. It never waits; at most 64 paths wait, what is too
+// much is lost, and both are counted in c.
+func (f *Forwarder) TellUnreachable(p Path, c *Counters) {
+	select {
+	case f.unreachable <- p:
+		c.Add(UnreachableQueued, 1)
+	default:
+		c.Add(UnreachableLost, 1)
+	}
+}
+
 // Counters returns new counters that are part of Stats, for a part of the
 // plane outside of the core.
 func (f *Forwarder) Counters() *Counters { return f.stats.Worker() }
+
+// End keeps what c has counted and forgets c, which was returned by Counters
+// here or of a worker, and is not used any more.
+func (f *Forwarder) End(c *Counters) { f.stats.End(c) }
 
 // Stats returns name and value of every counter and every drop reason.
 func (f *Forwarder) Stats() iter.Seq2[string, uint64] { return f.stats.All() }

@@ -19,6 +19,14 @@ type Plane interface {
 	// Versions returns what map-versions of received packets say about
 	// mappings; nothing comes without map-versioning.
 	Versions() <-chan VersionEvent
+	// Unreachable returns the paths that a router or host on the way said it
+	// can't forward our packets on. Nothing follows from it here: it may be
+	// forged by who can guess ports.
+	Unreachable() <-chan Path
+	// SetRLOCs replaces the addresses of this router to receive on and to send
+	// from. Addresses that no interface has yet are bound when they appear;
+	// traffic on those that stay is not disturbed.
+	SetRLOCs([]netip.Addr)
 	// Stats returns name and value of every counter and every drop reason.
 	Stats() iter.Seq2[string, uint64]
 }

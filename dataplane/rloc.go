@@ -108,6 +108,14 @@ func (f *FIB) RLOCs() iter.Seq[*RLOC] {
 	return slices.Values(list)
 }
 
+// InUse reports whether a mapping uses the locator now.
+func (f *FIB) InUse(a netip.Addr) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r := f.rlocs[a]
+	return r != nil && r.refs > 0
+}
+
 // SetDefaultMTU sets the path MTU, in octets, that new locators start with
 // until SetRouteMTU says better; without it, encap.DefaultMTU.
 func (f *FIB) SetDefaultMTU(mtu int) {

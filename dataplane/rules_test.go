@@ -390,7 +390,8 @@ func TestA12_OuterAddresses(t *testing.T) {
 func TestA12_OuterSourceIsNotOurs(t *testing.T) {
 	second := addr("192.0.2.200")
 	s := newSite(t, dataplane.MissPolicy{})
-	s.fwd = dataplane.NewForwarder(s.fib, dataplane.Config{RLOCs: []netip.Addr{ours4, second}})
+	s.fib.SetLocalRLOCs([]netip.Addr{ours4, second})
+	s.fwd = dataplane.NewForwarder(s.fib, dataplane.Config{})
 	s.in = s.fwd.NewDecap(map[uint32]dataplane.HostWriter{0: s.host})
 	s.in.Batch([]dataplane.Packet{back4(10).Lisp(0, "192.0.2.200", "192.0.2.1"), back4(10).Lisp(0, "192.0.2.1", "192.0.2.200")})
 	s.wantDrops(dataplane.DropOuterSource, 2)

@@ -36,7 +36,7 @@ type site struct {
 
 func newSite(t testing.TB, miss dataplane.MissPolicy) *site {
 	s := &site{t: t, fib: dataplane.NewFIB(), host: dptest.NewHost(), host7: dptest.NewHost(), under: dptest.NewUnderlay(), now: t0}
-	s.fib.SetSources(ours4, ours6)
+	s.fib.SetSources(from(ours4, ours6))
 	s.fib.SetLocal([]dataplane.LocalEID{
 		{EID: eid("10.1.0.0/16")}, {EID: eid("2001:db8:1::/48")}, {EID: eid("[7]10.1.0.0/16")}, {EID: eid("[7]2001:db8:1::/48")},
 	})
@@ -45,6 +45,14 @@ func newSite(t testing.TB, miss dataplane.MissPolicy) *site {
 	s.out7 = s.fwd.NewEncap(7, s.host7, s.under)
 	s.in = s.fwd.NewDecap(map[uint32]dataplane.HostWriter{0: s.host, 7: s.host7})
 	return s
+}
+
+// from makes sources of equal priority and weight.
+func from(list ...netip.Addr) (out []dataplane.Source) {
+	for _, a := range list {
+		out = append(out, dataplane.Source{Addr: a, Priority: 1, Weight: 100})
+	}
+	return out
 }
 
 // learn puts mappings into the FIB that are valid for an hour.

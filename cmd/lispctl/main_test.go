@@ -245,7 +245,7 @@ func (h *host) xtr(ctx context.Context) {
 	entry(&mapping.Record{EID: mapping.MustParseEID("10.2.0.0/16"), TTL: 16, Locators: []mapping.Locator{locator("192.0.2.2", 1, 100)}})
 	entry(mapping.NegativeRecord(mapping.MustParseEID("[7]2001:db8::/32"), mapping.NativelyForward, 16))
 	fib := dataplane.NewFIB()
-	fib.SetSources(netip.MustParseAddr("192.0.2.1"), netip.Addr{})
+	fib.SetSources([]dataplane.Source{{Addr: netip.MustParseAddr("192.0.2.1"), Priority: 1, Weight: 100}})
 	fib.SetLocal([]dataplane.LocalEID{{EID: mapping.MustParseEID("10.1.0.0/16")}})
 	for _, e := range x.cache {
 		fib.Apply([]mapping.CacheChange{{EID: e.Record.EID, Record: e.Record, Expires: e.Expires}})

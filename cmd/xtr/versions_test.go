@@ -61,7 +61,7 @@ func startRouter(t *testing.T, n *testnet.Network, site byte, version mapping.Ve
 		t.Fatal(err)
 	}
 	r.fib.SetLocal(local(r.db))
-	r.fib.SetSources(rloc, netip.Addr{})
+	r.fib.SetSources([]dataplane.Source{{Addr: rloc, Priority: 1, Weight: 100}})
 	p := &memoryPlane{Forwarder: dataplane.NewForwarder(r.fib, dataplane.Config{MapVersioning: version != 0}),
 		host: dptest.NewHost(), under: dptest.NewUnderlay()}
 	p.out, p.in = p.NewEncap(0, p.host, p.under), p.NewDecap(map[uint32]dataplane.HostWriter{0: p.host})
@@ -84,6 +84,9 @@ func startRouter(t *testing.T, n *testnet.Network, site byte, version mapping.Ve
 	}
 	return r
 }
+
+// SetRLOCs implements dataplane.Plane: in memory every address is received on.
+func (*memoryPlane) SetRLOCs([]netip.Addr) {}
 
 // packet is one from a host of one site to a host of another.
 func packet(from, to byte) dptest.Inner {

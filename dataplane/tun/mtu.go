@@ -2,6 +2,7 @@ package tun
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -9,13 +10,13 @@ import (
 	"github.com/eidolon-lisp/eidolon/encap"
 )
 
-// findUplinkMTU returns the largest MTU of the interfaces that have the
-// sources. A loopback interface tells nothing of the way out.
+// findUplinkMTU returns the largest MTU of the interfaces that have the local
+// RLOCs. A loopback interface tells nothing of the way out.
 func (p *Plane) findUplinkMTU() int {
 	if p.cfg.UplinkMTU > 0 {
 		return p.cfg.UplinkMTU
 	}
-	mtu := 0
+	mtu, rlocs := 0, p.rlocs()
 	links, err := p.host.h.LinkList()
 	if err != nil {
 		return encap.DefaultMTU
@@ -27,10 +28,8 @@ func (p *Plane) findUplinkMTU() int {
 		}
 		for _, a := range addrs {
 			ip, _ := netip.AddrFromSlice(a.IP)
-			for _, s := range p.cfg.Sources {
-				if ip.Unmap() == s {
-					mtu = max(mtu, l.Attrs().MTU)
-				}
+			if slices.Contains(rlocs, ip.Unmap()) {
+				mtu = max(mtu, l.Attrs().MTU)
 			}
 		}
 	}
@@ -40,13 +39,13 @@ func (p *Plane) findUplinkMTU() int {
 	return mtu
 }
 
-// deviceMTU is what the TUN devices get: the largest inner packet that fits the
+// wantDeviceMTU is what the TUN devices get: the largest inner packet that fits the
 // uplink, so that the kernel itself tells hosts in the common case. IPv6 wants
 // 1280; the core handles what then does not fit.
-func (p *Plane) deviceMTU() int {
+func (p *Plane) wantDeviceMTU() int {
 	overhead := encap.Overhead6
-	for _, s := range p.cfg.Sources {
-		overhead = min(overhead, encap.Overhead(s))
+	for _, a := range p.rlocs() {
+		overhead = min(overhead, encap.Overhead(a))
 	}
 	return max(p.uplinkMTU-overhead, encap.MinMTU6)
 }
@@ -55,20 +54,23 @@ func (p *Plane) deviceMTU() int {
 // uplinks, or only of locators that are new.
 func (p *Plane) refreshMTU(all bool) {
 	now := time.Now()
-	if all {
+	if all && len(p.rlocs()) > 0 { // without an address there is nothing to go by
 		if mtu := p.findUplinkMTU(); mtu != p.uplinkMTU {
 			p.uplinkMTU = mtu
 			p.fib.SetDefaultMTU(mtu)
+			p.log.Info("uplink MTU changed", "mtu", mtu)
+		}
+		if mtu := p.wantDeviceMTU(); mtu != p.deviceMTU {
+			p.deviceMTU = mtu
 			for _, in := range p.cfg.Instances {
 				link, err := p.host.h.LinkByName(in.Device)
 				if err == nil {
-					err = p.host.h.LinkSetMTU(link, p.deviceMTU())
+					err = p.host.h.LinkSetMTU(link, mtu)
 				}
 				if err != nil {
 					p.log.Warn("setting the MTU of a device failed", "device", in.Device, "err", err)
 				}
 			}
-			p.log.Info("uplink MTU changed", "mtu", mtu)
 		}
 	}
 	links := make(map[int]int) // MTU by interface index

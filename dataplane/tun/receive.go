@@ -28,6 +28,8 @@ type receiver struct {
 	local netip.Addr
 	c     *dataplane.Counters
 
+	counted uint64 // drops that were counted; under Plane.mu
+
 	msgs  [receiveBatch]mmsghdr
 	iovs  [receiveBatch]unix.Iovec
 	names [receiveBatch]rawName

@@ -34,7 +34,7 @@ const DefaultTable = 4341
 const (
 	maxQueues = 8
 	// bindInterval is how often an address that was missing is tried again.
-	bindInterval = time.Second
+	bindInterval = 100 * time.Millisecond
 	// mtuInterval is how often the MTU of uplinks and routes is read again.
 	mtuInterval = 10 * time.Second
 )
@@ -53,9 +53,9 @@ type Config struct {
 	Instances []Instance
 	// Locals are the EIDs of the site; each is of one of the instances.
 	Locals []mapping.EID
-	// Sources are the RLOCs of this xTR: packets are received on all, and sent
-	// from the first of each family until the FIB is told otherwise. Addresses
-	// that no interface has yet are bound when they appear.
+	// Sources are the RLOCs of this xTR at the beginning, see SetRLOCs: packets
+	// are received on all, and sent from the first of each family until the FIB
+	// is told otherwise.
 	Sources []netip.Addr
 	// Table is the kernel routing table of the first instance; the others take
 	// the numbers after it. 0 means DefaultTable.
@@ -87,14 +87,31 @@ type Plane struct {
 	devices map[uint32][]*queue
 	pools   atomic.Pointer[[]*pool]
 
-	mu        sync.Mutex
+	changed chan struct{} // has a value after SetRLOCs
+
+	mu      sync.Mutex
+	bound   []*binding
+	missing []netip.Addr // RLOCs that are not bound
+	closed  bool
+
+	deviceDrops uint64 // of the kernel, counted already
+
+	uplinkMTU, deviceMTU int // of New, then of the goroutine that runs maintain
+}
+
+// binding is one local RLOC with its sockets.
+type binding struct {
+	addr      netip.Addr
 	receivers []*receiver
-	missing   []netip.Addr // Sources that are not bound
-	closed    bool
+	pool      *pool
+	running   bool // its goroutines were started
+}
 
-	deviceDrops, socketDrops uint64 // of the kernel, counted already
-
-	uplinkMTU int // of New, then of the goroutine that runs maintain
+func (b *binding) close() {
+	for _, r := range b.receivers {
+		r.close()
+	}
+	b.pool.close()
 }
 
 // New creates the devices, binds the sockets, and sets up routes and rules; from
@@ -108,8 +125,9 @@ func New(cfg Config, fib *dataplane.FIB) (_ *Plane, err error) {
 		return nil, err
 	}
 	p := &Plane{
-		cfg: cfg, log: cfg.Logger, fib: fib, fwd: dataplane.NewForwarder(fib, dataplane.Config{Miss: cfg.Miss, RLOCs: cfg.Sources, MapVersioning: cfg.MapVersioning}),
+		cfg: cfg, log: cfg.Logger, fib: fib, fwd: dataplane.NewForwarder(fib, dataplane.Config{Miss: cfg.Miss, MapVersioning: cfg.MapVersioning}),
 		devices: make(map[uint32][]*queue), missing: slices.Clone(cfg.Sources),
+		changed: make(chan struct{}, 1),
 	}
 	p.c = p.fwd.Counters()
 	p.pools.Store(new([]*pool))
@@ -136,8 +154,9 @@ func New(cfg Config, fib *dataplane.FIB) (_ *Plane, err error) {
 		local[i].EID = e
 	}
 	fib.SetLocal(local)
-	fib.SetSources(firstOf(cfg.Sources, netip.Addr.Is4), firstOf(cfg.Sources, netip.Addr.Is6))
-	if err = p.host.setUp(p.deviceMTU()); err != nil {
+	fib.SetSources(firstOfEach(cfg.Sources))
+	p.deviceMTU = p.wantDeviceMTU()
+	if err = p.host.setUp(p.deviceMTU); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -185,11 +204,16 @@ func (c *Config) complete() error {
 	return nil
 }
 
-func firstOf(list []netip.Addr, ok func(netip.Addr) bool) netip.Addr {
-	if i := slices.IndexFunc(list, ok); i >= 0 {
-		return list[i]
+// firstOfEach prefers the first address of each family.
+func firstOfEach(list []netip.Addr) (sources []dataplane.Source) {
+	for i, a := range list {
+		src := dataplane.Source{Addr: a, Priority: 1, Weight: 100}
+		if slices.ContainsFunc(list[:i], func(b netip.Addr) bool { return b.Is4() == a.Is4() }) {
+			src.Priority = 2
+		}
+		sources = append(sources, src)
 	}
-	return netip.Addr{}
+	return sources
 }
 
 // Misses implements dataplane.Plane.
@@ -200,6 +224,9 @@ func (p *Plane) Heard() []netip.Addr { return p.fwd.Heard() }
 
 // Versions implements dataplane.Plane.
 func (p *Plane) Versions() <-chan dataplane.VersionEvent { return p.fwd.Versions() }
+
+// Unreachable implements dataplane.Plane.
+func (p *Plane) Unreachable() <-chan dataplane.Path { return p.fwd.Unreachable() }
 
 // Stats implements dataplane.Plane.
 func (p *Plane) Stats() iter.Seq2[string, uint64] {
@@ -215,38 +242,84 @@ func (p *Plane) countKernelDrops() {
 	if p.closed {
 		return
 	}
-	var device, socket uint64
+	var device uint64
 	for _, in := range p.cfg.Instances {
 		if l, err := p.host.h.LinkByName(in.Device); err == nil && l.Attrs().Statistics != nil {
 			device += l.Attrs().Statistics.TxDropped
 		}
 	}
-	for _, r := range p.receivers {
-		socket += r.drops()
+	for _, b := range p.bound {
+		p.countSocketDrops(b)
 	}
 	if device > p.deviceDrops {
 		p.c.Drop(dataplane.DropHostQueue, device-p.deviceDrops)
 		p.deviceDrops = device
 	}
-	if socket > p.socketDrops {
-		p.c.Drop(dataplane.DropReceiveBuffer, socket-p.socketDrops)
-		p.socketDrops = socket
+}
+
+// countSocketDrops is countKernelDrops for the sockets of one RLOC. Called under
+// mu.
+func (p *Plane) countSocketDrops(b *binding) {
+	for _, r := range b.receivers {
+		if n := r.drops(); n > r.counted {
+			p.c.Drop(dataplane.DropReceiveBuffer, n-r.counted)
+			r.counted = n
+		}
 	}
 }
 
-// Missing returns those Sources whose address no interface has at the moment
-// of the last try; Run tries every second.
+// Missing returns those RLOCs whose address no interface had at the last try;
+// Run tries all 100 ms.
 func (p *Plane) Missing() []netip.Addr {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Clone(p.missing)
 }
 
-// bind opens the sockets of Sources that are not open. A missing address is
-// left for later; any other error counts.
+// rlocs returns the local RLOCs, missing ones too.
+func (p *Plane) rlocs() (list []netip.Addr) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, b := range p.bound {
+		list = append(list, b.addr)
+	}
+	return append(list, p.missing...)
+}
+
+// SetRLOCs implements dataplane.Plane. When it returns, the sockets of new
+// addresses are open, but for those that are Missing, and those of addresses
+// that are gone are closed. What can't be an RLOC is left out.
+func (p *Plane) SetRLOCs(list []netip.Addr) {
+	p.mu.Lock()
+	var missing []netip.Addr
+	for _, a := range list {
+		switch err := mapping.ValidRLOC(a); {
+		case err != nil:
+			p.log.Warn("not used as an RLOC", "address", a, "err", err)
+		case !slices.Contains(missing, a) && !slices.ContainsFunc(p.bound, func(b *binding) bool { return b.addr == a }):
+			missing = append(missing, a)
+		}
+	}
+	p.missing = missing
+	p.mu.Unlock()
+	if err := p.bind(); err != nil { // first what comes, so that traffic can move there
+		p.log.Warn("opening the sockets of an RLOC failed; trying again", "err", err)
+	}
+	p.unbind(list)
+	select {
+	case p.changed <- struct{}{}:
+	default:
+	}
+}
+
+// bind opens the sockets of RLOCs that are not open. A missing address is left
+// for later; any other error counts.
 func (p *Plane) bind() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.closed {
+		return nil
+	}
 	var missing []netip.Addr
 	var errs []error
 	for _, a := range p.missing {
@@ -256,14 +329,13 @@ func (p *Plane) bind() error {
 			if pl, err = openPool(a); err != nil {
 				for _, r := range rs {
 					r.close()
+					p.fwd.End(r.c)
 				}
 			}
 		}
 		switch {
 		case err == nil:
-			p.receivers = append(p.receivers, rs...)
-			pools := append(slices.Clone(*p.pools.Load()), pl)
-			p.pools.Store(&pools)
+			p.bound = append(p.bound, &binding{addr: a, receivers: rs, pool: pl})
 			continue
 		case errors.Is(err, unix.EADDRINUSE):
 			err = fmt.Errorf("%w: another process receives LISP data on %v", err, a)
@@ -276,7 +348,45 @@ func (p *Plane) bind() error {
 		}
 	}
 	p.missing = missing
+	p.publish()
 	return errors.Join(errs...)
+}
+
+// unbind closes the sockets of addresses that are not in list.
+func (p *Plane) unbind(list []netip.Addr) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return
+	}
+	var gone []*binding
+	p.bound = slices.DeleteFunc(p.bound, func(b *binding) bool {
+		if slices.Contains(list, b.addr) {
+			return false
+		}
+		gone = append(gone, b)
+		return true
+	})
+	p.publish()
+	for _, b := range gone {
+		p.countSocketDrops(b)
+		b.close()
+		if !b.running { // else the goroutines do it
+			for _, r := range b.receivers {
+				p.fwd.End(r.c)
+			}
+		}
+	}
+}
+
+// publish tells workers and the FIB which RLOCs are bound. Called under mu.
+func (p *Plane) publish() {
+	pools, addrs := make([]*pool, 0, len(p.bound)), make([]netip.Addr, 0, len(p.bound))
+	for _, b := range p.bound {
+		pools, addrs = append(pools, b.pool), append(addrs, b.addr)
+	}
+	p.pools.Store(&pools)
+	p.fib.SetLocalRLOCs(addrs)
 }
 
 // Run forwards until ctx is done; then it removes routes, rules and devices and
@@ -308,23 +418,28 @@ func (p *Plane) Run(ctx context.Context) error {
 		}
 		releasers[in.IID] = p.newEncap(p.fwd.NewReleaser, in.IID, p.devices[in.IID][0])
 	}
-	started, opened := 0, 0
 	startSockets := func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		for ; started < len(p.receivers); started++ {
-			r := p.receivers[started]
-			hosts := make(map[uint32]dataplane.HostWriter)
-			for iid, qs := range p.devices {
-				hosts[iid] = qs[started%len(qs)]
+		for _, b := range p.bound {
+			if b.running {
+				continue
 			}
-			w := p.fwd.NewDecap(hosts)
-			start(fmt.Sprintf("receive on %v", r.local), func() error { return w.Run(r) })
-		}
-		pools := *p.pools.Load()
-		for ; opened < len(pools); opened++ {
-			for _, s := range pools[opened].sockets() {
-				workers.Go(func() { watchErrors(s, p.fib, p.c) })
+			b.running = true
+			for i, r := range b.receivers {
+				hosts := make(map[uint32]dataplane.HostWriter)
+				for iid, qs := range p.devices {
+					hosts[iid] = qs[i%len(qs)]
+				}
+				w := p.fwd.NewDecap(hosts)
+				start(fmt.Sprintf("receive on %v", b.addr), func() error {
+					defer p.fwd.End(r.c)
+					defer p.fwd.End(w.Counters())
+					return w.Run(r)
+				})
+			}
+			for _, s := range b.pool.sockets() {
+				workers.Go(func() { p.watchErrors(b.addr, s) })
 			}
 		}
 	}
@@ -353,34 +468,44 @@ func (p *Plane) newEncap(make func(uint32, dataplane.HostWriter, dataplane.Sende
 
 // maintain does what has to be done from time to time, until ctx is done.
 func (p *Plane) maintain(ctx context.Context, startSockets func()) {
-	changed := p.fib.Watch()
+	table := p.fib.Watch()
 	p.refreshMTU(true)
-	mtu, bind := time.NewTicker(mtuInterval), time.NewTicker(bindInterval)
+	mtu, retry := time.NewTicker(mtuInterval), time.NewTimer(bindInterval)
 	defer mtu.Stop()
-	defer bind.Stop()
+	defer retry.Stop()
 	for _, a := range p.Missing() {
-		p.log.Warn("no interface has the address of a source RLOC; trying again every second", "rloc", a)
+		p.log.Warn("no interface has the address of a local RLOC; waiting for it", "rloc", a)
 	}
+	failed := ""
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-changed:
+		case <-table:
 			p.refreshMTU(false)
 		case <-mtu.C:
 			p.refreshMTU(true)
-		case <-bind.C:
+		case <-p.changed:
+			startSockets()
+			p.refreshMTU(true)
+			retry.Reset(bindInterval)
+		case <-retry.C:
 			was := p.Missing()
 			if len(was) == 0 {
-				bind.Stop()
 				continue
 			}
+			retry.Reset(bindInterval)
+			now := ""
 			if err := p.bind(); err != nil {
-				p.log.Warn("opening the sockets of a source RLOC failed; trying again every second", "err", err)
+				now = err.Error()
 			}
+			if now != failed && now != "" {
+				p.log.Warn("opening the sockets of a local RLOC failed; trying again", "err", now)
+			}
+			failed = now
 			if now := p.Missing(); len(now) < len(was) {
 				startSockets()
-				p.log.Info("source RLOCs bound", "missing", now)
+				p.log.Info("local RLOCs bound", "missing", now)
 				p.refreshMTU(true)
 			}
 		}
@@ -408,11 +533,8 @@ func (p *Plane) release() error {
 			errs = append(errs, q.Close())
 		}
 	}
-	for _, r := range p.receivers {
-		r.close()
-	}
-	for _, pl := range *p.pools.Load() {
-		pl.close()
+	for _, b := range p.bound {
+		b.close()
 	}
 	p.host.close()
 	return errors.Join(errs...)

@@ -407,25 +407,25 @@ func TestErrorQueueParse(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		ctl  []byte
-		want sizeError
+		want socketError
 		ok   bool
 	}{
-		{"ICMP", message(unix.IPPROTO_IP, unix.IP_RECVERR, size, unix.SO_EE_ORIGIN_ICMP, 1400), sizeError{mtu: 1400}, true},
-		{"ICMPv6", message(unix.IPPROTO_IPV6, unix.IPV6_RECVERR, size, unix.SO_EE_ORIGIN_ICMP6, 1300), sizeError{mtu: 1300}, true},
-		{"kernel", message(unix.IPPROTO_IP, unix.IP_RECVERR, size, unix.SO_EE_ORIGIN_LOCAL, 1500), sizeError{1500, true}, true},
-		{"refused", message(unix.IPPROTO_IP, unix.IP_RECVERR, uint32(unix.ECONNREFUSED), unix.SO_EE_ORIGIN_ICMP, 9), sizeError{}, false},
-		{"timestamp", message(unix.IPPROTO_IP, unix.IP_RECVERR, size, unix.SO_EE_ORIGIN_TIMESTAMPING, 9), sizeError{}, false},
-		{"something else", message(unix.IPPROTO_IP, unix.IP_TTL, size, unix.SO_EE_ORIGIN_ICMP, 9), sizeError{}, false},
-		{"nothing", nil, sizeError{}, false},
-		{"cut off", message(unix.IPPROTO_IP, unix.IP_RECVERR, size, unix.SO_EE_ORIGIN_ICMP, 1400)[:24], sizeError{}, false},
+		{"ICMP", message(unix.IPPROTO_IP, unix.IP_RECVERR, size, unix.SO_EE_ORIGIN_ICMP, 1400), socketError{mtu: 1400}, true},
+		{"ICMPv6", message(unix.IPPROTO_IPV6, unix.IPV6_RECVERR, size, unix.SO_EE_ORIGIN_ICMP6, 1300), socketError{mtu: 1300}, true},
+		{"kernel", message(unix.IPPROTO_IP, unix.IP_RECVERR, size, unix.SO_EE_ORIGIN_LOCAL, 1500), socketError{1500, true}, true},
+		{"refused", message(unix.IPPROTO_IP, unix.IP_RECVERR, uint32(unix.ECONNREFUSED), unix.SO_EE_ORIGIN_ICMP, 9), socketError{}, false},
+		{"timestamp", message(unix.IPPROTO_IP, unix.IP_RECVERR, size, unix.SO_EE_ORIGIN_TIMESTAMPING, 9), socketError{}, false},
+		{"something else", message(unix.IPPROTO_IP, unix.IP_TTL, size, unix.SO_EE_ORIGIN_ICMP, 9), socketError{}, false},
+		{"nothing", nil, socketError{}, false},
+		{"cut off", message(unix.IPPROTO_IP, unix.IP_RECVERR, size, unix.SO_EE_ORIGIN_ICMP, 1400)[:24], socketError{}, false},
 	} {
-		if got, ok := tooBig(c.ctl); got != c.want || ok != c.ok {
+		if got, ok := parseError(c.ctl); got != c.want || ok != c.ok {
 			t.Errorf("%s: %+v, %v", c.name, got, ok)
 		}
 	}
 	rloc := netip.MustParseAddr("192.0.2.1")
-	if validTarget(sizeError{}, rloc, 53) || validTarget(sizeError{}, rloc, 0) || !validTarget(sizeError{}, rloc, 4341) ||
-		!validTarget(sizeError{local: true}, rloc, 0) || validTarget(sizeError{}, netip.Addr{}, 4341) {
+	if validTarget(socketError{}, rloc, 53) || validTarget(socketError{}, rloc, 0) || !validTarget(socketError{}, rloc, 4341) ||
+		!validTarget(socketError{local: true}, rloc, 0) || validTarget(socketError{}, netip.Addr{}, 4341) {
 		t.Error("messages about other packets are believed")
 	}
 }

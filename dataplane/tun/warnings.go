@@ -40,7 +40,7 @@ func (p *Plane) strictUplinks() (list []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	uplinks := 0
+	uplinks, rlocs := 0, p.rlocs()
 	for _, l := range links {
 		addrs, err := p.host.h.AddrList(l, netlink.FAMILY_V4)
 		if err != nil {
@@ -48,7 +48,7 @@ func (p *Plane) strictUplinks() (list []string, err error) {
 		}
 		i := slices.IndexFunc(addrs, func(a netlink.Addr) bool {
 			ip, ok := netip.AddrFromSlice(a.IP.To4())
-			return ok && slices.Contains(p.cfg.Sources, ip)
+			return ok && slices.Contains(rlocs, ip)
 		})
 		if i < 0 {
 			continue
