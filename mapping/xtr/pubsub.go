@@ -328,11 +328,9 @@ func (s *subscriber) subscribed(now time.Time, o outstanding, p publication) {
 	}
 	s.itr.answered(now, o, wire.TypeMapNotify, recs, answer, p.from)
 	s.acknowledge(p)
-	x, ok := s.table.Get(answer.EID)
-	if !ok {
-		if x = s.add(answer.EID); x == nil {
-			return
-		}
+	x := s.add(answer.EID)
+	if x == nil {
+		return
 	}
 	s.stats.inc(subscriptionsConfirmed)
 	x.take(p.m.Nonce)
@@ -340,8 +338,12 @@ func (s *subscriber) subscribed(now time.Time, o outstanding, p publication) {
 	s.watch(now, x)
 }
 
-// add enters a subscription, or returns nil when the table is full.
+// add returns the subscription to e, a new one if there is none, or nil when the
+// table is full.
 func (s *subscriber) add(e mapping.EID) *subscription {
+	if x, ok := s.table.Get(e); ok {
+		return x
+	}
 	if s.table.Len() >= s.cfg.CacheLimit {
 		s.stats.inc(subscriptionsTableFull)
 		return nil
@@ -471,7 +473,7 @@ func (s *subscriber) unsolicited(now time.Time, p publication) *subscription {
 	}
 	x := s.add(e)
 	if x != nil {
-		x.last = nonce - 1
+		x.last, x.window = nonce-1, 0
 	}
 	return x
 }

@@ -651,6 +651,27 @@ func TestUnsolicitedPublication(t *testing.T) {
 	r.wantSubscribed("10.2.0.0/16")
 }
 
+// TestUnsolicitedBesideSubscription: an unsolicited publication of what the xTR
+// is subscribed to already, with a nonce far above, goes on with that
+// subscription, whose timers and end stay what they were.
+func TestUnsolicitedBesideSubscription(t *testing.T) {
+	cfg := pubSubConfig()
+	cfg.PubSub.AcceptUnsolicited = true
+	r := newRig(t, cfg)
+	n := r.subscribe(peer, mapping.NegativeRecord(eid("10.2.0.0/16"), mapping.NativelyForward, 15))
+	x, _ := r.m.itr.subs.table.Get(eid("10.2.0.0/16"))
+	far := n + 1<<40
+	r.publish(far, rec("10.2.0.0/16", 10))
+	r.ack(r.take()[0], far)
+	if y, _ := r.m.itr.subs.table.Get(eid("10.2.0.0/16")); y != x || len(r.m.itr.subs.timers) != 1 {
+		t.Errorf("another subscription took its place, with %d timers", len(r.m.itr.subs.timers))
+	}
+	if x.taken(far-1) || !x.taken(far) {
+		t.Error("what was accepted before the jump is taken for what came just before it")
+	}
+	r.check()
+}
+
 // TestE14_OwnMapNotifyWithPubSub: an unsolicited Map-Notify for the site's own
 // EIDs is the registrar's, with the key of the map-server.
 func TestE14_OwnMapNotifyWithPubSub(t *testing.T) {
