@@ -162,7 +162,7 @@ func (s *Server) difference(now time.Time, before, after content) (out []Event) 
 // tellSubscription publishes what has become of a subscription.
 func (s *Server) tellSubscription(now time.Time, k EventKind, x *subscription, why string) {
 	ev := Event{Time: now, Kind: k, EID: x.eid, By: x.by.registrant(), Reason: why}
-	if to := x.addresses(s); len(to) > 0 {
+	if to := x.addresses(); len(to) > 0 {
 		ev.Peer = to[0]
 	}
 	s.events.Publish(ev)

@@ -150,7 +150,9 @@ func (r *reader) open(q *request) bool {
 		return drop(dropSecurityUnwrap, err)
 	}
 	x.cantSign = false
-	s.counters.inc(protectedMapRequests)
+	if !r.ordinary {
+		s.counters.inc(protectedMapRequests)
+	}
 	return true
 }
 

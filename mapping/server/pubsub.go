@@ -2,8 +2,8 @@ package server
 
 import (
 	"bytes"
+	"container/list"
 	"context"
-	"errors"
 	"fmt"
 	"iter"
 	"math"
@@ -26,8 +26,8 @@ import (
 type PubSub struct {
 	Subscribers []Subscriber
 	// MaxPerXTR bounds the subscriptions of one xTR, those that ended and
-	// whose nonce is kept included; 0 takes the default, 16384. Beyond it the
-	// xTR gets Map-Replies.
+	// whose nonce is kept included; 0 takes the default, 16384. Those that
+	// ended first make room; beyond that the xTR gets Map-Replies.
 	MaxPerXTR int
 	// Rate is how many Map-Notifies that nobody waits for are sent a second,
 	// retransmissions not counted; 0 takes the default, 2000. What can't go
@@ -54,15 +54,17 @@ const (
 	// temporaryTTL is the life of a subscription to a hole (RFC 9437
 	// section 5).
 	temporaryTTL = 15 * time.Minute
-	// maxDue bounds the publications of one subscriber that wait. Who has more
-	// is not kept up with: its subscription ends, and it is told so.
+	// maxDue bounds the publications of one subscriber that wait, the first of
+	// each of its subscriptions not counted. Who has more is not kept up with:
+	// its subscription ends, and it is told so.
 	maxDue = 8192
 	// subscribeQueue is the number of subscriptions that may wait.
 	subscribeQueue = 1024
 	// maxVerified bounds the verified locators of a subscriber.
 	maxVerified = 256
-	// nonceGap is what the nonces of a subscription skip when the server
-	// starts: those of the last second before a crash may not be on disk.
+	// nonceGap is what the first publication after a start skips of the nonces
+	// of its subscription: those of the last second before a crash may not be
+	// on disk.
 	nonceGap = 1 << 20
 )
 
@@ -97,7 +99,7 @@ type pubsub struct {
 
 	table     *mapping.Table[map[mapping.XTRID]*subscription]
 	size      int         // active subscriptions
-	temporary []temporary // by their end
+	temporary []temporary // in the order they were agreed on, which is about that of their ends
 	unsaved   map[*subscription]bool
 }
 
@@ -110,11 +112,21 @@ type temporary struct {
 // subscriber is an xTR with what it is subscribed to.
 type subscriber struct {
 	Subscriber
-	kept, active int // subscriptions whose nonce is kept, and those of them that are active
-	due          int // publications that wait
-	// verified are locators that it has acknowledged a Map-Notify from, so that
-	// it is really there; at most maxVerified.
+	kept, active int       // subscriptions whose nonce is kept, and those of them that are active
+	over         list.List // those that ended, the oldest in front
+	// floor is the highest nonce of those that were forgotten, for lack of room:
+	// what has no nonce of its own must be above it.
+	floor uint64
+	// verified are locators that it acknowledged a Map-Notify from, so that it
+	// is really there; at most maxVerified.
 	verified map[netip.Addr]bool
+
+	// Under notices: the publications that wait, the Map-Notifies that are on
+	// the way, the subscriptions that have something to say, and whether it has
+	// its turn to wait for.
+	due, onWay int
+	ready      []*subscription
+	waits      bool
 }
 
 // allows reports whether a is one of the xTR's locators.
@@ -125,23 +137,45 @@ func (x *subscriber) allows(a netip.Addr) bool {
 // subscription is that of one xTR to one EID-prefix. It outlives its end, to
 // keep the nonce, and to keep a more-specific that was unsubscribed from being
 // published to who is subscribed to a less-specific.
+//
+// A Map-Request proves nothing but that its sender knows the xTR-ID. So nonce,
+// locators and end of a subscription are those that the xTR last acknowledged,
+// which takes its key; until then, what it asks for is a claim of the Map-Notify
+// that confirms it, and publications wait.
 type subscription struct {
 	by    *subscriber
 	eid   mapping.EID
-	nonce uint64 // the last in either direction
+	nonce uint64 // the last in either direction; 0: nothing was ever acknowledged
+	skip  uint64 // what the next publication adds to it
+	asked uint64 // that of the confirmation on the way, or 0
 	ended bool
-	until age // end of a temporary one; 0: none
-	rlocs []netip.Addr
-	local netip.AddrPort // our address that it was asked at; not valid after a restart
-	since age
+	left  bool // it ended because the xTR wanted it; forgotten with a restart
+	// unsure: the xTR has acknowledged nothing since it began.
+	unsure bool
+	stored bool // the store has it, so its nonce is kept
+	until  age  // end of a temporary one; 0: none
+	rlocs  []netip.Addr
+	local  netip.AddrPort // our address that it was asked at; not valid after a restart
+	since  age            // when it began or, if it ended, ended
+	over   *list.Element  // of by.over
 
 	// Under notices: the Map-Notify that is on the way, the EIDs to publish
-	// after it, in order, which those are, and whether it has its turn to wait
-	// for.
+	// after it, in order, which those are, and whether it is in by.ready.
 	onWay  *notice
 	due    []mapping.EID
 	queued map[mapping.EID]bool
 	waits  bool
+}
+
+// last is what a nonce must be above.
+func (x *subscription) last() uint64 { return max(x.nonce, x.asked) }
+
+// claim is what a Map-Notify to a subscriber makes of a subscription when it is
+// acknowledged; without locators, that ends. A publication makes nothing.
+type claim struct {
+	x     *subscription
+	rlocs []netip.Addr
+	until age
 }
 
 func newPubSub(c PubSub) pubsub {
@@ -161,36 +195,74 @@ func newPubSub(c PubSub) pubsub {
 }
 
 func (x *subscription) item() mapping.Item {
-	it := mapping.Item{Kind: mapping.ItemSubscription, EID: x.eid, By: mapping.Registrant{XTRID: x.by.XTRID, SiteID: x.by.SiteID}, Nonce: x.nonce}
+	it := mapping.Item{Kind: mapping.ItemSubscription, EID: x.eid, By: x.by.registrant(), Nonce: x.nonce}
 	if !x.ended {
 		it.RLOCs = x.rlocs
 	}
 	return it
 }
 
-// restoreSubscription puts back what the store holds. An xTR that is not
-// configured any more loses its subscriptions.
+// restoreSubscription puts back what the store holds, and has its mapping
+// published: a change before the crash may not have been. An xTR that is not
+// configured any more, or has no key, loses its subscriptions.
 func (s *Server) restoreSubscription(it mapping.Item) {
-	by := s.pubsub.subscribers[it.By.XTRID]
-	if by == nil || by.SiteID != it.By.SiteID {
+	by := s.pubsub.known(it.By)
+	if by == nil {
 		s.remove(it)
 		return
 	}
-	x := &subscription{by: by, eid: it.EID, nonce: it.Nonce, ended: len(it.RLOCs) == 0, rlocs: it.RLOCs}
-	if !x.ended && x.nonce < math.MaxUint64-nonceGap {
-		x.nonce += nonceGap
+	x := &subscription{by: by, eid: it.EID, nonce: it.Nonce, stored: true}
+	for _, a := range it.RLOCs {
+		if by.allows(a) && s.canSend(a) {
+			x.rlocs = append(x.rlocs, a)
+			// Whether it is there is not known any more: enough credit to try.
+			s.credits.of(a).spend(s.maxReply4, 0)
+		}
 	}
-	for _, a := range x.rlocs {
-		by.verify(a)
+	if x.ended = len(x.rlocs) == 0; !x.ended {
+		x.skip = nonceGap
 	}
 	s.pubsub.insert(x)
+	if len(x.rlocs) < len(it.RLOCs) {
+		s.put(x.item())
+	}
+	if !x.ended {
+		s.notices.publish(x, x.eid)
+	}
 }
 
-// verify notes that the xTR is at a.
-func (x *subscriber) verify(a netip.Addr) {
-	if len(x.verified) < maxVerified {
-		x.verified[a] = true
+// floorItem is by's floor in the store: a nonce of no site.
+func (x *subscriber) floorItem() mapping.Item {
+	return mapping.Item{Kind: mapping.ItemNonce, By: x.registrant(), Nonce: x.floor}
+}
+
+// restoreFloor puts back what the store holds of floorItem.
+func (s *Server) restoreFloor(it mapping.Item) {
+	if by := s.pubsub.known(it.By); by != nil {
+		by.floor = it.Nonce
+	} else {
+		s.remove(it)
 	}
+}
+
+// known returns the subscriber that what is stored for id belongs to, or nil.
+func (p *pubsub) known(id mapping.Registrant) *subscriber {
+	if by := p.subscribers[id.XTRID]; by != nil && by.registrant() == id && len(by.Key.Secret) > 0 {
+		return by
+	}
+	return nil
+}
+
+// verify notes that the xTR is at a, and forgets another where there are too
+// many.
+func (x *subscriber) verify(a netip.Addr) {
+	if len(x.verified) >= maxVerified && !x.verified[a] {
+		for b := range x.verified {
+			delete(x.verified, b)
+			break
+		}
+	}
+	x.verified[a] = true
 }
 
 // insert adds a subscription, which must not be there.
@@ -204,30 +276,75 @@ func (p *pubsub) insert(x *subscription) {
 	}
 	m[x.by.XTRID] = x
 	x.by.kept++
-	if !x.ended {
+	if x.ended {
+		x.over = x.by.over.PushBack(x)
+	} else {
 		x.by.active++
 		p.size++
 	}
 }
 
-// end makes x inactive. Its nonce is kept, unless it was temporary.
-func (p *pubsub) end(x *subscription) {
-	if !x.ended {
-		x.ended = true
-		x.by.active--
-		p.size--
-	}
-	if x.until == 0 {
-		return
-	}
+// begin makes x active again.
+func (p *pubsub) begin(x *subscription) {
+	x.by.over.Remove(x.over)
+	x.over, x.ended, x.left, x.unsure = nil, false, false, true
+	x.by.active++
+	p.size++
+}
+
+// forget removes x and its nonce.
+func (p *pubsub) forget(x *subscription) {
 	m, _ := p.table.Get(x.eid)
 	delete(m, x.by.XTRID)
 	x.by.kept--
+	x.by.over.Remove(x.over)
 	if len(m) == 0 {
 		ed := p.table.Edit(1)
 		ed.Delete(x.eid)
 		p.table = ed.Table()
 	}
+}
+
+// end makes x inactive, and keeps its nonce if there is one to keep.
+func (s *Server) end(now time.Time, x *subscription) {
+	s.notices.drop(x)
+	x.since, x.asked = s.age(now), 0
+	if !x.ended {
+		x.ended = true
+		x.over = x.by.over.PushBack(x)
+		x.by.active--
+		s.pubsub.size--
+	}
+	delete(s.pubsub.unsaved, x)
+	switch {
+	case x.stored && x.nonce != 0:
+		s.put(x.item())
+		return
+	case x.stored:
+		s.remove(x.item())
+	}
+	s.pubsub.forget(x)
+}
+
+// makeRoom reports whether by may have one more subscription. The one that
+// ended first goes for it; the floor keeps its Map-Requests from being replayed
+// (RFC 9437 section 5).
+func (s *Server) makeRoom(by *subscriber) bool {
+	for el := by.over.Front(); by.kept >= s.pubsub.maxPerXTR; el = by.over.Front() {
+		for el != nil && el.Value.(*subscription).asked != 0 {
+			el = el.Next()
+		}
+		if el == nil {
+			s.counters.inc(subscriptionsTooMany)
+			return false
+		}
+		x := el.Value.(*subscription)
+		by.floor = max(by.floor, x.nonce)
+		s.put(by.floorItem())
+		s.remove(x.item())
+		s.pubsub.forget(x)
+	}
+	return true
 }
 
 // get returns the subscription of an xTR to exactly e, ended or not, or nil.
@@ -247,6 +364,26 @@ type subscribe struct {
 // address (RFC 9437 section 5).
 func unsubscribes(m *wire.MapRequest) bool { return len(m.ITRRLOCs) == 1 && m.ITRRLOCs[0].IsZero() }
 
+// confirmTo returns where the Map-Notify that confirms what m asks for can go:
+// to its ITR-RLOCs, or to who unsubscribes.
+func (s *Server) confirmTo(m *wire.MapRequest, q *request) (to []netip.AddrPort) {
+	add := func(a netip.AddrPort) {
+		if s.canSend(a.Addr()) && checkRLOC(a.Addr(), q.from.Addr().IsLoopback()) == nil {
+			to = append(to, a)
+		}
+	}
+	if unsubscribes(m) {
+		add(q.src)
+		return to
+	}
+	for _, a := range m.ITRRLOCs {
+		if ip, ok := a.IP(); ok {
+			add(netip.AddrPortFrom(ip, wire.Port))
+		}
+	}
+	return to
+}
+
 // permit says what a reader does with a record that has the N bit: subscribe,
 // or refuse with an action (RFC 9437 section 5).
 func (r *reader) permit(q *request) (refusal mapping.Action, ok bool) {
@@ -255,20 +392,12 @@ func (r *reader) permit(q *request) (refusal mapping.Action, ok bool) {
 	if !m.HasXTRID || x == nil || x.SiteID != m.SiteID {
 		return mapping.DropPolicy, false
 	}
-	usable := 0
 	for _, a := range m.ITRRLOCs {
-		if ip, isIP := a.IP(); isIP {
-			if !x.allows(ip) {
-				return mapping.DropPolicy, false
-			}
-			usable++
-		}
-	}
-	if unsubscribes(m) {
-		if !x.allows(q.src.Addr()) {
+		if ip, isIP := a.IP(); isIP && !x.allows(ip) {
 			return mapping.DropPolicy, false
 		}
-	} else if usable == 0 {
+	}
+	if unsubscribes(m) && !x.allows(q.src.Addr()) || len(r.s.confirmTo(m, q)) == 0 {
 		return mapping.DropPolicy, false
 	}
 	if len(x.Key.Secret) == 0 || m.Nonce == math.MaxUint64 {
@@ -307,8 +436,8 @@ func (r *reader) refuseSubscription(q *request, action mapping.Action) {
 	s, m := r.s, &r.req
 	s.counters.inc(subscriptionsRefused)
 	to := s.itrRLOC(m, *q)
-	if unsubscribes(m) && checkRLOC(q.src.Addr(), q.from.Addr().IsLoopback()) == nil && s.canSend(q.src.Addr()) {
-		to = q.src.Addr()
+	if where := s.confirmTo(m, q); unsubscribes(m) && len(where) > 0 {
+		to = where[0].Addr()
 	}
 	if !to.IsValid() {
 		s.counters.inc(dropNoITRRLOC)
@@ -332,26 +461,32 @@ func (r *reader) refuseSubscription(q *request, action mapping.Action) {
 	reply.send(q.local)
 }
 
+// ack is a received Map-Notify-Ack.
+type ack struct {
+	msg []byte
+	src netip.AddrPort
+}
+
 // acknowledgement queues a Map-Notify-Ack for the writer.
 func (r *reader) acknowledgement(now time.Time, msg []byte, src netip.AddrPort) {
 	s := r.s
-	if !s.limiter.allow(s.age(now), src.Addr(), 1) {
+	if !s.ackLimiter.allow(s.age(now), src.Addr(), 1) {
 		s.counters.inc(dropRateLimited)
 		return
 	}
 	select {
-	case s.acks <- bytes.Clone(msg):
+	case s.acks <- ack{bytes.Clone(msg), src}:
 	default:
 		s.counters.inc(dropAckQueueFull)
 	}
 }
 
 // acknowledge takes Map-Notify-Acks.
-func (s *Server) acknowledge(now time.Time, msgs [][]byte) {
+func (s *Server) acknowledge(now time.Time, batch []ack) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, msg := range msgs {
-		s.notices.acknowledged(now, msg)
+	for _, a := range batch {
+		s.notices.acknowledged(now, a.msg, a.src)
 	}
 }
 
@@ -372,23 +507,44 @@ func (s *Server) subscribeAll(ctx context.Context, now time.Time, batch []subscr
 	defer s.mu.Unlock()
 	r := s.writer
 	r.begin()
-	var accepted []func()
+	var confirmations []*confirmation
 	for _, op := range batch {
-		if f := s.subscribe(now, r, op); f != nil {
-			accepted = append(accepted, f)
+		if c := s.subscribe(now, r, op); c != nil {
+			confirmations = append(confirmations, c)
 		}
 	}
-	if err := s.commit(ctx); err == nil {
-		for _, f := range accepted {
-			f()
+	err := s.commit(ctx)
+	for _, c := range confirmations {
+		if err != nil {
+			for _, cl := range c.claims {
+				s.disclaim(now, cl.x)
+			}
+			continue
+		}
+		s.notices.confirm(now, c)
+		for _, cl := range c.claims {
+			if len(cl.rlocs) > 0 {
+				s.tellSubscription(now, EventSubscribed, cl.x, "")
+			}
 		}
 	}
 	return r.out
 }
 
-// subscribe processes one message, and returns what to do when the store has
-// it: send its Map-Notify.
-func (s *Server) subscribe(now time.Time, r *reader, op subscribe) (confirm func()) {
+// confirmation is what a Map-Notify that answers a Map-Request says, and where
+// it goes.
+type confirmation struct {
+	by     *subscriber
+	nonce  uint64
+	claims []claim
+	recs   []*mapping.Record
+	to     []netip.AddrPort
+	local  netip.AddrPort
+}
+
+// subscribe processes one message, and returns what to send when the store has
+// it.
+func (s *Server) subscribe(now time.Time, r *reader, op subscribe) *confirmation {
 	q := request{now: now, outer: op.msg, msg: op.msg, octets: len(op.msg), from: op.src, src: op.src, local: op.dst}
 	secured := false
 	if t, _ := wire.PeekType(op.msg); t == wire.TypeECM {
@@ -401,125 +557,179 @@ func (s *Server) subscribe(now time.Time, r *reader, op subscribe) (confirm func
 	if m.Decode(q.msg) != nil {
 		return nil
 	}
-	by := s.pubsub.subscribers[m.XTRID]
-	var told []*mapping.Record
-	var xs []*subscription
+	c := &confirmation{by: s.pubsub.subscribers[m.XTRID], nonce: m.Nonce, to: s.confirmTo(m, &q), local: op.dst}
+	// What the Map-Request earned goes to where the answer goes, as with a
+	// Map-Reply, and bounds it.
+	first := c.to[0].Addr()
+	credit, received := s.credits.of(first), onWire(len(op.msg), op.src.Addr())
+	room := s.maxReply6
+	if first.Is4() {
+		room = s.maxReply4
+	}
+	if !c.by.verified[first] {
+		room = min(room, credit.available(received)-onWire(0, first))
+	}
+	room -= notifyOverhead
 	plain := false // one of them needs an ordinary answer
-	t := s.table.Load()
 	for _, rec := range m.EIDs {
 		e, err := rec.EID.EID(rec.MaskLen)
-		if err != nil || !rec.Subscribe {
+		if err != nil || !rec.Subscribe || !secured && s.security.demanding && s.security.policy(e.IID) == auth.SecurityRequired {
 			plain = plain || err == nil
 			continue
 		}
-		if !secured && s.security.demanding && s.security.policy(e.IID) == auth.SecurityRequired {
-			plain = true
-			continue
+		recs, ok := s.claimed(now, r, m, e, room, c)
+		plain = plain || !ok
+		for _, rec := range recs {
+			room -= recordSize(rec)
 		}
-		if r.resolve(t, e, false, s.maxReply4-notifyOverhead) != nil || r.found[0].Negative() && (r.found[0].Action == mapping.DropPolicy || r.found[0].Action == mapping.SendMapRequest) {
-			// An ETR answers, and nobody would tell us of changes; or nobody
-			// may know.
-			plain = true
-			continue
-		}
-		found := slices.Clone(r.found)
-		for i, f := range found { // r.made is used again
-			c := *f
-			found[i] = &c
-		}
-		key := found[0].EID
-		x := s.pubsub.get(key, by.XTRID)
-		if x != nil && m.Nonce <= x.nonce {
-			s.counters.inc(refusedSubscriptionReplay)
-			if s.mayLog(now) {
-				s.log.Warn("subscription dropped: its nonce is not new", "eid", key, "xtr", fmt.Sprintf("%x", by.XTRID[:]), "src", op.src, "suppressed", s.suppressed.Swap(0))
-			}
-			continue
-		}
-		if unsubscribes(m) {
-			if x == nil {
-				x = &subscription{by: by, eid: key, ended: true}
-				if by.kept >= s.pubsub.maxPerXTR {
-					s.counters.inc(subscriptionsTooMany)
-					plain = true
-					continue
-				}
-				s.pubsub.insert(x)
-			}
-			s.notices.drop(x)
-			x.nonce, x.local = m.Nonce, op.dst
-			x.until = 0 // the nonce of a temporary one is kept from now on
-			s.pubsub.end(x)
-			s.put(x.item())
-			s.counters.inc(unsubscriptions)
-		} else {
-			if x == nil {
-				if by.kept >= s.pubsub.maxPerXTR {
-					s.counters.inc(subscriptionsTooMany)
-					plain = true
-					continue
-				}
-				x = &subscription{by: by, eid: key, since: s.age(now)}
-				s.pubsub.insert(x)
-			} else if x.ended {
-				x.ended = false
-				by.active++
-				s.pubsub.size++
-			}
-			_, exact := t.Get(key)
-			s.notices.release(x)
-			was := x.until
-			x.nonce, x.local, x.rlocs, x.until = m.Nonce, op.dst, itrRLOCs(m), 0
-			if found[0].Negative() && !exact {
-				// One that began within the last minute keeps its end, so that
-				// who asks over and over makes no list grow.
-				if x.until = was; was < s.age(now)+age(temporaryTTL-time.Minute) {
-					x.until = s.age(now) + age(temporaryTTL)
-					s.pubsub.temporary = append(s.pubsub.temporary, temporary{x, x.until})
-				}
-			} else {
-				s.put(x.item())
-			}
-			s.counters.inc(subscriptions)
-		}
-		s.log.Debug("subscription", "eid", key, "xtr", fmt.Sprintf("%x", by.XTRID[:]), "active", !x.ended, "temporary", x.until != 0)
-		xs, told = append(xs, x), append(told, found...)
+		c.recs = append(c.recs, recs...)
 	}
-	if len(xs) == 0 {
+	if len(c.claims) == 0 {
 		if plain {
 			r.plain(now, op)
 		}
 		return nil
 	}
-	to := q.src
-	if !unsubscribes(m) {
-		to = netip.AddrPort{}
-	}
-	// What the Map-Request earned goes to where the answer goes, as with a
-	// Map-Reply.
-	s.credits.of(s.firstAddress(xs[0], to)).spend(onWire(len(op.msg), op.src.Addr()), 0)
-	nonce := m.Nonce
-	return func() {
-		s.notices.answer(now, xs, told, nonce, to, op.dst)
-		for _, x := range xs {
-			if x.ended {
-				s.tellSubscription(now, EventUnsubscribed, x, "the xTR wanted it")
-			} else {
-				s.tellSubscription(now, EventSubscribed, x, "")
-			}
-		}
-	}
+	credit.spend(received, 0)
+	return c
 }
 
-// firstAddress is where the confirmation of a subscription goes first.
-func (s *Server) firstAddress(x *subscription, to netip.AddrPort) netip.Addr {
-	if to.IsValid() {
-		return to.Addr()
+// claimed adds to c the claim on e of the Map-Request m, and returns the records
+// to confirm it with, of at most limit octets in a Map-Reply. ok is false if e
+// needs an ordinary answer.
+//
+// A subscription that there is to exactly e is meant, whatever answers for it
+// now; a new one is to the EID-prefix that answers.
+func (s *Server) claimed(now time.Time, r *reader, m *wire.MapRequest, e mapping.EID, limit int, c *confirmation) (recs []*mapping.Record, ok bool) {
+	by, leaves := c.by, unsubscribes(m)
+	answers := r.resolve(s.table.Load(), e, false, limit) == nil &&
+		!(r.found[0].Negative() && (r.found[0].Action == mapping.DropPolicy || r.found[0].Action == mapping.SendMapRequest))
+	x := s.pubsub.get(e, by.XTRID)
+	key := e
+	switch {
+	case answers && x == nil && !leaves:
+		key = r.found[0].EID
+		x = s.pubsub.get(key, by.XTRID)
+	case !answers && !leaves:
+		// An ETR answers, and nobody would tell us of changes; or nobody may
+		// know.
+		return nil, false
 	}
-	if a := x.addresses(s); len(a) > 0 {
-		return a[0].Addr()
+	if slices.ContainsFunc(c.claims, func(c claim) bool { return c.x == x }) {
+		return nil, true
 	}
-	return netip.Addr{}
+	if x == nil && m.Nonce <= by.floor || x != nil && m.Nonce <= x.last() {
+		s.counters.inc(refusedSubscriptionReplay)
+		if s.mayLog(now) {
+			s.log.Warn("subscription dropped: its nonce is not new", "eid", key, "xtr", fmt.Sprintf("%x", by.XTRID[:]), "suppressed", s.suppressed.Swap(0))
+		}
+		return nil, true
+	}
+	recs = []*mapping.Record{{EID: key}}
+	if answers {
+		recs = cut(r.found, key)
+	}
+	size := replyHeader
+	for _, rec := range recs {
+		size += recordSize(rec)
+	}
+	if len(c.claims) > 0 && size > limit {
+		s.counters.inc(dropTooLarge)
+		return nil, false
+	}
+	if (x == nil || x.onWay == nil) && s.notices.busy(by) {
+		s.counters.inc(subscriptionsTooMany)
+		return nil, false
+	}
+	if x == nil {
+		if !s.makeRoom(by) {
+			return nil, false
+		}
+		x = &subscription{by: by, eid: key, since: s.age(now), ended: leaves, unsure: true}
+		s.pubsub.insert(x)
+	} else if x.ended && !leaves {
+		x.since = s.age(now)
+		s.pubsub.begin(x)
+	}
+	x.asked = m.Nonce
+	cl := claim{x: x}
+	if !leaves {
+		s.counters.inc(subscriptions)
+		for _, a := range c.to {
+			cl.rlocs = append(cl.rlocs, a.Addr())
+		}
+		// One that began within the last minute keeps its end, so that who asks
+		// over and over makes no list grow.
+		if _, _, known := lookup(s.table.Load(), key); !known {
+			if cl.until = x.until; cl.until < s.age(now)+age(temporaryTTL-time.Minute) {
+				cl.until = s.age(now) + age(temporaryTTL)
+			}
+		}
+		if x.unsure {
+			s.grant(cl, c.local)
+		}
+	}
+	if x.stored = x.stored || cl.until == 0; x.stored {
+		it := x.item()
+		it.Nonce, it.RLOCs = m.Nonce, cl.rlocs
+		s.put(it)
+		delete(s.pubsub.unsaved, x)
+	}
+	s.log.Debug("subscription", "eid", key, "xtr", fmt.Sprintf("%x", by.XTRID[:]), "active", !leaves, "temporary", cl.until != 0)
+	c.claims = append(c.claims, cl)
+	return recs, true
+}
+
+// cut returns copies of recs as they are for e: what holds it, only for it, and
+// nothing beside it.
+func cut(recs []*mapping.Record, e mapping.EID) (out []*mapping.Record) {
+	for _, r := range recs {
+		c := *r
+		if r.EID.Covers(e) {
+			c.EID = e
+		}
+		if e.Covers(c.EID) {
+			out = append(out, &c)
+		}
+	}
+	return out
+}
+
+// grant gives x the locators and the end that it claims.
+func (s *Server) grant(c claim, local netip.AddrPort) {
+	x := c.x
+	x.rlocs, x.local = c.rlocs, local
+	if x.until != c.until && c.until != 0 {
+		s.pubsub.temporary = append(s.pubsub.temporary, temporary{x, c.until})
+	}
+	x.until = c.until
+}
+
+// agreed makes a claim true, which the xTR acknowledged.
+func (s *Server) agreed(now time.Time, c claim, nonce uint64, local netip.AddrPort) {
+	x := c.x
+	x.nonce, x.skip, x.asked, x.unsure = nonce, 0, 0, false
+	if len(c.rlocs) > 0 {
+		s.grant(c, local)
+		return
+	}
+	s.counters.inc(unsubscriptions)
+	s.tellSubscription(now, EventUnsubscribed, x, "the xTR wanted it")
+	x.left = true
+	s.end(now, x)
+}
+
+// disclaim takes back what x would have become: nobody acknowledged it, or the
+// store did not take it.
+func (s *Server) disclaim(now time.Time, x *subscription) {
+	x.asked = 0
+	switch {
+	case x.unsure:
+		s.end(now, x)
+	case x.stored:
+		s.put(x.item())
+	}
+	s.notices.ready(x)
 }
 
 // plain answers a message as if it had not asked to subscribe.
@@ -529,17 +739,6 @@ func (r *reader) plain(now time.Time, op subscribe) {
 	r.ordinary = false
 }
 
-// itrRLOCs returns the plain addresses among the ITR-RLOCs of m.
-func itrRLOCs(m *wire.MapRequest) []netip.Addr {
-	var out []netip.Addr
-	for _, a := range m.ITRRLOCs {
-		if ip, ok := a.IP(); ok {
-			out = append(out, ip)
-		}
-	}
-	return out
-}
-
 // publishAll notes who must hear of which of the touched EIDs.
 func (s *Server) publishAll(now time.Time, old, t *table, touched []mapping.EID) {
 	if s.pubsub.size == 0 {
@@ -547,7 +746,7 @@ func (s *Server) publishAll(now time.Time, old, t *table, touched []mapping.EID)
 	}
 	for _, e := range touched {
 		if a, b := s.answered(old, e), s.answered(t, e); a != b && (a == nil || b == nil || !a.Equal(b)) {
-			s.publish(now, t, e)
+			s.publish(now, old, t, e)
 		}
 	}
 	select {
@@ -569,55 +768,67 @@ func (s *Server) answered(t *table, e mapping.EID) *mapping.Record {
 	return rec
 }
 
+// said returns what is published to x about e, which lies in it: what the table
+// has for e, and for all of x, what answers for it. With TTL 0 there is nothing
+// (RFC 9437 section 5).
+func (s *Server) said(t *table, x *subscription, e mapping.EID) *mapping.Record {
+	from := e
+	if found, _, ok := lookup(t, e); ok && e == x.eid {
+		from = found
+	}
+	if rec := s.answered(t, from); rec != nil {
+		return cut([]*mapping.Record{rec}, e)[0]
+	}
+	return &mapping.Record{EID: e}
+}
+
 // publish notes that the subscribers of e, and of what holds e, must hear of
-// it, and those inside it that have no mapping of their own.
-func (s *Server) publish(now time.Time, t *table, e mapping.EID) {
-	tell := func(x *subscription) {
-		if x.ended {
-			return
-		}
-		if own := s.pubsub.get(e, x.by.XTRID); own != nil && own.ended && own != x {
-			return // it unsubscribed from the more-specific
-		}
+// it, and those inside it that e answers for, or did.
+func (s *Server) publish(now time.Time, old, t *table, e mapping.EID) {
+	tell := func(x *subscription, e mapping.EID) {
 		if !s.notices.publish(x, e) {
-			s.giveUp(now, x)
+			s.giveUp(now, x, "its Map-Notifies are too many")
 		}
 	}
 	heard := make(map[mapping.XTRID]bool) // once each: by its longest subscription
+	left := make(map[mapping.XTRID]age)   // when it unsubscribed from a more-specific
 	for _, m := range s.pubsub.table.Covering(e) {
 		for id, x := range m {
-			if !x.ended && !heard[id] {
+			switch {
+			case heard[id]:
+			case x.left:
+				left[id] = max(left[id], x.since)
+			case !x.ended:
 				heard[id] = true
-				tell(x)
+				if since, ok := left[id]; !ok || since < x.since {
+					tell(x, e)
+				}
 			}
 		}
 	}
+	answers := func(t *table, in mapping.EID) bool {
+		found, _, ok := lookup(t, in)
+		return ok && found == e
+	}
 	for in, m := range s.pubsub.table.Covered(e) {
-		if in == e {
-			continue
-		}
-		if _, own := t.Get(in); own {
+		if in == e || !answers(old, in) && !answers(t, in) {
 			continue
 		}
 		for _, x := range m {
-			tell(x)
+			if !x.ended {
+				tell(x, in)
+			}
 		}
 	}
 }
 
-// giveUp ends a subscription whose xTR does not acknowledge or can't be kept
-// up with, and tells it once (RFC 9437 section 5).
-func (s *Server) giveUp(now time.Time, x *subscription) {
+// giveUp ends a subscription and tells its xTR once (RFC 9437 section 5).
+func (s *Server) giveUp(now time.Time, x *subscription, why string) {
 	s.counters.inc(subscriptionsGivenUp)
-	s.log.Info("subscription ended: its Map-Notifies are not acknowledged, or are too many", "eid", x.eid, "xtr", fmt.Sprintf("%x", x.by.XTRID[:]))
-	s.tellSubscription(now, EventUnsubscribed, x, "its Map-Notifies are not acknowledged, or are too many")
-	s.notices.drop(x)
-	temporary := x.until != 0
+	s.log.Info("subscription ended", "eid", x.eid, "xtr", fmt.Sprintf("%x", x.by.XTRID[:]), "reason", why)
+	s.tellSubscription(now, EventUnsubscribed, x, why)
 	s.notices.last(now, x)
-	s.pubsub.end(x)
-	if !temporary {
-		s.put(x.item())
-	}
+	s.end(now, x)
 }
 
 // expireSubscriptions ends temporary ones whose time is over.
@@ -628,8 +839,7 @@ func (s *Server) expireSubscriptions(now time.Time) {
 		p.temporary = p.temporary[1:]
 		if x.until == until && !x.ended {
 			s.tellSubscription(now, EventUnsubscribed, x, "there was no mapping in time")
-			s.notices.drop(x)
-			p.end(x)
+			s.end(now, x)
 		}
 	}
 }
@@ -637,7 +847,7 @@ func (s *Server) expireSubscriptions(now time.Time) {
 // saveNonces gives the store the nonces of what was published.
 func (s *Server) saveNonces() {
 	for x := range s.pubsub.unsaved {
-		if x.until == 0 {
+		if x.stored {
 			s.put(x.item())
 		}
 	}
@@ -703,5 +913,3 @@ func (s *Server) statusOf(which func() iter.Seq2[mapping.EID, map[mapping.XTRID]
 	})
 	return out
 }
-
-var errNoRLOC = errors.New("no locator that can be sent to")

@@ -123,7 +123,9 @@ func (r *reader) encapsulated(now time.Time, msg []byte, src, dst netip.AddrPort
 		r.s.malformed(now, err, src)
 		return
 	}
-	r.s.counters.inc(encapsulatedMapRequests)
+	if !r.ordinary {
+		r.s.counters.inc(encapsulatedMapRequests)
+	}
 	r.request(request{now: now, outer: msg, msg: r.ecm.Message, octets: len(msg), from: src, src: r.ecm.Src, target: r.ecm.Dst, hops: r.ecm.HopLimit, secured: r.ecm.Security, local: dst})
 }
 
@@ -147,7 +149,9 @@ type request struct {
 // and 8.4).
 func (r *reader) request(q request) {
 	s, m := r.s, &r.req
-	s.counters.inc(mapRequests)
+	if !r.ordinary { // else it was counted when it came
+		s.counters.inc(mapRequests)
+	}
 	switch {
 	case m.Probe: // RFC 9301 section 5.2
 		s.counters.inc(dropProbe)
@@ -164,7 +168,7 @@ func (r *reader) request(q request) {
 	case len(m.EIDs) > maxRequestRecords:
 		s.counters.inc(dropTooManyRecords)
 		return
-	case !s.limiter.allow(s.age(q.now), q.from.Addr(), len(m.EIDs)):
+	case !r.ordinary && !s.limiter.allow(s.age(q.now), q.from.Addr(), len(m.EIDs)):
 		s.counters.inc(dropRateLimited)
 		return
 	}
@@ -369,6 +373,14 @@ func (r *reader) negative(e mapping.EID) *mapping.Record {
 func (r *reader) forward(n *node, e mapping.EID, q request) {
 	s := r.s
 	ecm := wire.ECM{Src: q.src, Dst: q.target, Message: q.msg}
+	if r.req.HasXTRID && len(s.pubsub.subscribers) > 0 {
+		msg, err := anonymous(r.req)
+		if err != nil {
+			s.counters.inc(dropTooLarge)
+			return
+		}
+		ecm.Message = msg
+	}
 	if q.target.IsValid() {
 		// Each map-server takes one off, so that two of them that name
 		// each other as the ETR do not play ping-pong.
@@ -416,6 +428,17 @@ func (r *reader) forward(n *node, e mapping.EID, q request) {
 	}
 	r.out = append(r.out, d)
 	s.counters.inc(forwardedMapRequests)
+}
+
+// anonymous returns m without the xTR-ID, which is not for other sites to know:
+// who knows it may subscribe for the xTR.
+func anonymous(m wire.MapRequest) ([]byte, error) {
+	m.HasXTRID = false
+	m.EIDs = slices.Clone(m.EIDs)
+	for i := range m.EIDs {
+		m.EIDs[i].Subscribe = false
+	}
+	return m.AppendBinary(nil)
 }
 
 func unspecified(a netip.Addr) netip.Addr {

@@ -34,7 +34,7 @@ type Server struct {
 	// subscriptions and acks are messages for the writer, and wake says that
 	// it has Map-Notifies to send.
 	subscriptions chan subscribe
-	acks          chan []byte
+	acks          chan ack
 	wake          chan struct{}
 	security      security
 
@@ -42,6 +42,7 @@ type Server struct {
 	table      atomic.Pointer[table]
 	counters   counters
 	limiter    *limiter
+	ackLimiter *limiter // of Map-Notify-Acks, which no flood of requests may hold up
 	replies    *replyLimiter
 	credits    *credits
 	mapReplies bucket        // of those received
@@ -68,8 +69,8 @@ type Server struct {
 	late    map[nonceKey]uint64
 	pubsub  pubsub
 	notices *notices
-	asked   map[mapping.Registrant]bool // who gets a Map-Notify as an answer now
-	writer  *reader                     // answers what the writer has taken from the readers
+	asked   map[mergedKey]bool // who gets a Map-Notify as an answer now
+	writer  *reader            // answers what the writer has taken from the readers
 	// touched are the EIDs whose entries were replaced, and before is the
 	// table from before that, since published was last called.
 	touched []mapping.EID
@@ -107,29 +108,30 @@ func New(ctx context.Context, cfg Config, store mapping.Store) (*Server, error) 
 		return nil, fmt.Errorf("configuration of the map-server: %w", err)
 	}
 	s := &Server{
-		log:       cfg.Logger,
-		clock:     cfg.Now,
-		seed:      maphash.MakeSeed(),
-		sites:     newSites(cfg.Sites),
-		store:     store,
-		maxReply4: cfg.MaxReply4,
-		maxReply6: cfg.MaxReply6,
-		limiter:   newLimiter(cfg.RequestRate),
-		replies:   newReplyLimiter(cfg.ReplyRate),
-		credits:   newCredits(),
-		security:  newSecurity(cfg.LISPSec),
-		refusals:  rate.NewLimiter(5, 20),
-		nonces:    make(map[nonceKey]*nonceState),
-		standings: newStandings(),
-		anonymous: make(map[nonceKey]uint64),
-		sharing:   newInterner(),
-		pending:   make(map[itemKey]mapping.Change),
-		late:      make(map[nonceKey]uint64),
-		pubsub:    newPubSub(cfg.PubSub),
-		asked:     make(map[mapping.Registrant]bool),
+		log:        cfg.Logger,
+		clock:      cfg.Now,
+		seed:       maphash.MakeSeed(),
+		sites:      newSites(cfg.Sites),
+		store:      store,
+		maxReply4:  cfg.MaxReply4,
+		maxReply6:  cfg.MaxReply6,
+		limiter:    newLimiter(cfg.RequestRate),
+		ackLimiter: newLimiter(RequestRate{PerSource: max(defaultPerSource, cfg.PubSub.Rate)}),
+		replies:    newReplyLimiter(cfg.ReplyRate),
+		credits:    newCredits(),
+		security:   newSecurity(cfg.LISPSec),
+		refusals:   rate.NewLimiter(5, 20),
+		nonces:     make(map[nonceKey]*nonceState),
+		standings:  newStandings(),
+		anonymous:  make(map[nonceKey]uint64),
+		sharing:    newInterner(),
+		pending:    make(map[itemKey]mapping.Change),
+		late:       make(map[nonceKey]uint64),
+		pubsub:     newPubSub(cfg.PubSub),
+		asked:      make(map[mergedKey]bool),
 
 		subscriptions: make(chan subscribe, subscribeQueue),
-		acks:          make(chan []byte, subscribeQueue),
+		acks:          make(chan ack, subscribeQueue),
 		wake:          make(chan struct{}, 1),
 	}
 	if s.log == nil {
@@ -217,6 +219,10 @@ func (s *Server) restore(ed *mapping.Editor[entry], it mapping.Item) error {
 		n.regs = append(slices.Clip(n.regs), x)
 		place(ed, n)
 	case mapping.ItemNonce:
+		if it.Site == "" {
+			s.restoreFloor(it)
+			return nil
+		}
 		k := nonceKey{site: it.Site, by: it.By, key: it.KeyID}
 		s.nonces[k] = &nonceState{nonce: it.Nonce}
 		s.heard(k, it.Nonce)
@@ -312,7 +318,9 @@ func (s *Server) registerAll(ctx context.Context, now time.Time, batch []*regist
 		if s.apply(now, ed, reg) {
 			accepted = append(accepted, reg)
 			if reg.msg.WantNotify && reg.flags&mapping.MergeSet != 0 {
-				s.asked[reg.by] = true
+				for _, rec := range reg.records {
+					s.asked[mergedKey{reg.by, rec.EID}] = true
+				}
 			}
 		}
 	}

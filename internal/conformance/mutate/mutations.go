@@ -3,7 +3,7 @@ package main
 var mutations = []mutation{
 	{"I5", "mapping/xtr", "itr.go", "case q.tries > maxRetransmits:", "case false:"},
 	{"I7", "mapping/xtr", "reply.go", "\to, ok := i.nonces[nonce]\n\tif !ok {", "\to, ok := i.nonces[nonce]\n\tif !ok {\n\t\tfor _, o = range i.nonces {\n\t\t\tok = true\n\t\t}\n\t}\n\tif !ok {"},
-	{"P4", "mapping/server", "pubsub.go", "m.Nonce <= x.nonce", "false"},
+	{"P4", "mapping/server", "pubsub.go", "m.Nonce <= x.last()", "false"},
 	{"E1", "mapping/xtr", "etr.go", "Probe: m.Probe, Nonce", "Nonce"},
 	{"S2", "mapping/server", "replay.go", "return st != nil && nonce <= st.nonce", "return false"},
 	{"S3", "mapping/server", "site.go", "case p.EID != e && !p.AcceptMoreSpecifics:", "case false:"},
