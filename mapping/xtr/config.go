@@ -21,8 +21,12 @@ import (
 type Config struct {
 	// RLOCs are the addresses of this xTR in the underlay, at most 32. All are
 	// offered as ITR-RLOCs; the first of each family is the source of what the
-	// xTR sends. At least one is needed.
+	// xTR sends. At least one is needed, unless Uplinks is given.
 	RLOCs []netip.Addr
+	// Uplinks, unless nil, says that RLOCs come and go: it is what there is at
+	// the beginning, maybe nothing, and SetUplinks tells what changes.
+	Uplinks []Uplink
+	fixed   []netip.Addr // RLOCs as given
 	// Port is the local UDP port of the control plane; wire.Port (4342) by
 	// default.
 	Port uint16
@@ -77,10 +81,15 @@ type Config struct {
 	// OnCache is called, if set, with every batch of changes of the map-cache,
 	// in order, from the goroutine of Run. It owns the slice, not the records.
 	OnCache func([]mapping.CacheChange)
-	// OnDatabases is called, if set, by SetDatabases unless it fails, with the
-	// databases in effect: versions may differ from those that were given. It
-	// owns the slice, not the locators.
+	// OnDatabases is called, if set, with the databases in effect whenever they
+	// change, before SetDatabases returns if that is why: versions and locators
+	// may differ from those that were given. It owns the slice, not the
+	// locators. One call ends before the next begins.
 	OnDatabases func([]Database)
+	// OnSources is called, if set, with the local RLOCs that data may be sent
+	// from and the paths that are down, at the beginning of Run and
+	// whenever one of the two changes, in order. It owns the slices.
+	OnSources func(sources []Source, down []Path)
 	// Logger gets events; nil discards them. Single packets are counted, and
 	// logged at most at debug level.
 	Logger *slog.Logger
@@ -94,6 +103,9 @@ type Database struct {
 	// Locators is the whole locator-set of the site, those of its other xTRs
 	// included, in any order. The L bit is set for those in Config.RLOCs.
 	Locators []mapping.Locator
+	// Uplinks adds the addresses of uplinks to Locators. Where there is none,
+	// and no other locator, the EID is not registered.
+	Uplinks []UplinkLocator
 	// TTL is the Record TTL in minutes; mapping.DefaultTTL by default.
 	TTL uint32
 	// Version is the map-version (RFC 9302), 0 for none. It is to be given
@@ -164,7 +176,7 @@ func (c Config) withDefaults() (Config, error) {
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 
 	c.RLOCs = slices.Clone(c.RLOCs)
-	if len(c.RLOCs) == 0 || len(c.RLOCs) > maxITRRLOCs {
+	if len(c.RLOCs) == 0 && !c.dynamic() || len(c.RLOCs) > maxITRRLOCs {
 		bad("rloc: %d given, expected 1 to %d", len(c.RLOCs), maxITRRLOCs)
 	}
 	for i, a := range c.RLOCs {
@@ -173,6 +185,11 @@ func (c Config) withDefaults() (Config, error) {
 		} else if slices.Contains(c.RLOCs[:i], a) {
 			bad("rloc %v: given twice", a)
 		}
+	}
+	c.fixed = c.RLOCs
+	c.checkUplinks(bad)
+	for _, u := range c.Uplinks {
+		c.RLOCs = append(c.RLOCs[:len(c.RLOCs):len(c.RLOCs)], u.Addrs...)
 	}
 	if c.SiteID != 0 && c.XTRID == (mapping.XTRID{}) {
 		bad("site_id %d: needs an xtr_id, they are sent together", c.SiteID)
@@ -232,8 +249,14 @@ func (c *Config) checkDatabases(bad func(string, ...any)) {
 			bad("database_mapping %v: an eid with a source cannot be registered", d.EID)
 		case seen[d.EID]:
 			bad("database_mapping %v: given twice", d.EID)
-		case len(d.Locators) == 0:
+		case len(d.Locators) == 0 && len(d.Uplinks) == 0:
 			bad("database_mapping %v: no locator", d.EID)
+		}
+		d.Uplinks = slices.Clone(d.Uplinks)
+		for _, u := range d.Uplinks {
+			if u.Interface == "" || !u.IPv4 && !u.IPv6 {
+				bad("database_mapping %v: uplink %q: no interface, or no address family", d.EID, u.Interface)
+			}
 		}
 		seen[d.EID] = true
 		if err := d.Version.Valid(); err != nil {
@@ -322,7 +345,7 @@ func (c *Config) checkPeers(bad func(string, ...any)) {
 		case !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast() || ip.Zone() != "":
 			bad("%s %v: not the address of a host", what, a.Addr())
 			return a
-		case !slices.ContainsFunc(c.RLOCs, func(r netip.Addr) bool { return r.Is4() == ip.Is4() }):
+		case !c.dynamic() && !slices.ContainsFunc(c.RLOCs, func(r netip.Addr) bool { return r.Is4() == ip.Is4() }):
 			bad("%s %v: no rloc of its address family to reach it from", what, ip)
 		}
 		if e, ok := insideEID(own, ip); ok {

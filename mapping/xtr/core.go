@@ -26,7 +26,8 @@ type core struct {
 	log   *slog.Logger
 	stats *counters
 	// own finds the index in cfg.Databases of an EID-prefix of the site.
-	own *mapping.Table[int]
+	own    *mapping.Table[int]
+	locals *locals
 	// rloc4 and rloc6 are the sources of what is sent; not valid if there is
 	// none of the family.
 	rloc4, rloc6 netip.Addr
@@ -39,15 +40,9 @@ type core struct {
 
 func newCore(cfg Config, stats *counters) *core {
 	c := &core{cfg: cfg, log: cfg.Logger, stats: stats, own: cfg.databaseTable(), logs: newLimiter[counter](logSpacing, 1, int(numCounters))}
-	for _, a := range cfg.RLOCs {
-		c.itrRLOCs = append(c.itrRLOCs, wire.IPAddress(a))
-		switch {
-		case a.Is4() && !c.rloc4.IsValid():
-			c.rloc4 = a
-		case !a.Is4() && !c.rloc6.IsValid():
-			c.rloc6 = a
-		}
-	}
+	c.locals = &locals{were: make(map[netip.Addr]bool)}
+	c.locals.replace(cfg.Uplinks, cfg.fixed)
+	c.refresh()
 	return c
 }
 

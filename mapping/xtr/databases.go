@@ -18,24 +18,34 @@ import (
 func (m *machine) setDatabases(now time.Time, databases []Database) error {
 	m.advance(now)
 	next := m.cfg
-	next.Databases = databases
+	next.RLOCs, next.Databases = next.fixed, databases
 	next, err := next.withDefaults()
 	if err != nil {
 		return fmt.Errorf("xtr configuration: %w", err)
 	}
+	m.replaceDatabases(now, next.Databases)
+	return nil
+}
+
+// replaceDatabases makes declared, which are checked, the site's
+// database-mappings, with the locators that they have now.
+func (m *machine) replaceDatabases(now time.Time, declared []Database) {
+	next := m.cfg
+	next.Databases = m.effective(declared)
+	m.declared = declared
 	succeed(m.cfg.Databases, next.Databases)
 	changed, gone := difference(m.cfg.Databases, next.Databases)
 	if len(changed) == 0 || m.stopping {
-		return nil
+		return
 	}
 	m.cfg.Databases, m.own = next.Databases, next.databaseTable()
+	m.sourcesChanged, m.databasesChanged = true, true
 	m.log.Info("database-mappings changed", "eids", fmt.Sprint(changed), "withdrawn", len(gone))
 	m.reg.replace(now, gone)
 	m.smrs.changed(now, changed, m.smrs.targets(now, m.itr.cache))
 	m.dropOwn(now)
 	m.advance(now)
 	m.solicitSettled(now)
-	return nil
 }
 
 // dropOwn removes the map-cache entries that are of this site now.
@@ -138,12 +148,11 @@ func (r *registrar) replace(now time.Time, gone []Database) {
 	r.regs, r.quick = nil, now.Add(quickPeriod)
 	for i := range r.cfg.MapServers {
 		s := &r.cfg.MapServers[i]
-		left, sent, nonces := slices.Clone(gone), false, []uint64(nil)
+		left, nonces := slices.Clone(gone), []uint64(nil)
 		for _, g := range before {
 			if g.server != s {
 				continue
 			}
-			sent = sent || !g.sent.IsZero()
 			nonces = append(nonces, g.nonce)
 			for _, d := range g.gone { // not confirmed yet
 				if !r.has(d.EID) {
@@ -156,13 +165,13 @@ func (r *registrar) replace(now time.Time, gone []Database) {
 			if n < len(nonces) {
 				g.nonce = nonces[n] // so that a late Map-Notify is known
 			}
-			if sent {
+			if r.started {
 				g.renew = now
 			}
 			r.regs = append(r.regs, g)
 		}
-		if !sent {
-			continue // nothing is registered before the start
+		if !r.started {
+			continue // nothing is registered yet
 		}
 		for _, batch := range r.batches(s, left) {
 			g := &registration{server: s, withdrawn: true}

@@ -21,12 +21,19 @@ type machine struct {
 	probes   *prober
 	ecm      wire.ECM // reused
 	stopping bool
+	// declared are the database-mappings as they were given; cfg.Databases has
+	// them as they are now.
+	declared         []Database
+	sourcesChanged   bool
+	databasesChanged bool
 }
 
 func newMachine(cfg Config, stats *counters) *machine {
 	c := newCore(cfg, stats)
+	m := &machine{core: c, declared: cfg.Databases, sourcesChanged: true}
+	c.cfg.Databases = m.effective(m.declared)
 	i := newITR(c)
-	m := &machine{core: c, itr: i, etr: newETR(c), reg: newRegistrar(c), smrs: newSolicitor(c), probes: newProber(c, i.cache)}
+	m.itr, m.etr, m.reg, m.smrs, m.probes = i, newETR(c), newRegistrar(c), newSolicitor(c), newProber(c, i.cache)
 	m.etr.verified = m.probes.verified
 	return m
 }

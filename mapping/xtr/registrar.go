@@ -33,6 +33,8 @@ type registrar struct {
 	last  uint64    // the last nonce used
 	floor uint64    // the last floor saved
 	quick time.Time // when the last quick registration begins
+
+	started bool
 }
 
 // registration is one Map-Register of one map-server.
@@ -88,6 +90,9 @@ func (c *core) batches(s *MapServer, databases []Database) [][]int {
 	var batch []int
 	used := 0
 	for i := range databases {
+		if len(databases[i].Locators) == 0 {
+			continue // no uplink has an address
+		}
 		size := recordSize(databases[i].record())
 		if len(batch) > 0 && (used+size > room || len(batch) == wire.MaxRecords) {
 			all, batch, used = append(all, batch), nil, 0
@@ -101,7 +106,7 @@ func (c *core) batches(s *MapServer, databases []Database) [][]int {
 }
 
 func (r *registrar) start(now time.Time) {
-	r.quick = now.Add(quickPeriod)
+	r.started, r.quick = true, now.Add(quickPeriod)
 	for _, g := range r.regs {
 		g.renew = now
 	}

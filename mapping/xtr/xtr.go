@@ -20,8 +20,10 @@ import (
 type XTR struct {
 	onCache     func([]mapping.CacheChange)
 	onDatabases func([]Database)
+	onSources   func([]Source, []Path)
 	stats       counters
 	wake        chan struct{} // holds a token when there is output to flush
+	telling     sync.Mutex    // held while OnDatabases and OnSources are called, in order
 
 	mu      sync.Mutex // guards what follows
 	m       *machine
@@ -35,7 +37,7 @@ func New(cfg Config) (*XTR, error) {
 	if err != nil {
 		return nil, fmt.Errorf("xtr configuration: %w", err)
 	}
-	x := &XTR{onCache: c.OnCache, onDatabases: c.OnDatabases, wake: make(chan struct{}, 1)}
+	x := &XTR{onCache: c.OnCache, onDatabases: c.OnDatabases, onSources: c.OnSources, wake: make(chan struct{}, 1)}
 	x.m = newMachine(c, &x.stats)
 	return x, nil
 }
@@ -129,16 +131,39 @@ func (x *XTR) Heard(rlocs []netip.Addr) {
 // the present ones cause nothing. The slice stays the caller's.
 func (x *XTR) SetDatabases(databases []Database) error {
 	var err error
-	var effect []Database
-	x.do(func(now time.Time) {
-		err = x.m.setDatabases(now, databases)
-		effect = slices.Clone(x.m.cfg.Databases)
-	})
-	if err == nil && x.onDatabases != nil {
-		x.onDatabases(effect)
-	}
+	x.do(func(now time.Time) { err = x.m.setDatabases(now, databases) })
+	x.tell()
 	x.poke()
 	return err
+}
+
+// SetUplinks tells how the uplinks are now; call it at each change of a
+// carrier, an address or an interface. Locators bound to them change at once,
+// as with SetDatabases. After an error nothing has changed. It is for an xTR
+// with Config.Uplinks. The slices stay the caller's.
+func (x *XTR) SetUplinks(uplinks []Uplink) error {
+	var err error
+	x.do(func(now time.Time) { err = x.m.setUplinks(now, uplinks) })
+	x.tell()
+	x.poke()
+	return err
+}
+
+// Traffic says what a data plane forwarded since the last call, for entries
+// that carried traffic lately. Call it every 50 ms while there is any: traffic
+// that goes one way only, where it went both ways before, makes the locators
+// suspect. The slice stays the caller's.
+func (x *XTR) Traffic(t []Traffic) {
+	x.do(func(now time.Time) { x.m.traffic(now, t) })
+	x.poke()
+}
+
+// Unreachable says that an ICMP message called the remote end of p unreachable.
+// It makes the path suspect and proves nothing: such messages can be forged
+// (RFC 9301 section 7).
+func (x *XTR) Unreachable(p Path) {
+	x.do(func(now time.Time) { x.m.unreachable(now, p) })
+	x.poke()
 }
 
 // SetKeys replaces the keys of the map-server at addr by those of m; nothing
@@ -174,8 +199,25 @@ func (x *XTR) poke() {
 	}
 }
 
+// tell reports the database-mappings in effect and the sources, if they changed.
+func (x *XTR) tell() {
+	x.telling.Lock()
+	defer x.telling.Unlock()
+	x.mu.Lock()
+	databases, dbs := x.m.takeDatabases()
+	sources, down, srcs := x.m.takeSources()
+	x.mu.Unlock()
+	if dbs && x.onDatabases != nil {
+		x.onDatabases(databases)
+	}
+	if srcs && x.onSources != nil {
+		x.onSources(sources, down)
+	}
+}
+
 // flush sends and reports what the machine has put out.
 func (x *XTR) flush(conn udp.Conn) {
+	x.tell()
 	x.mu.Lock()
 	out, changes := x.m.take()
 	x.mu.Unlock()

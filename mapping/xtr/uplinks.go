@@ -1,0 +1,314 @@
+package xtr
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/wire"
+)
+
+// Uplink is a way of this router to a provider: an interface, with the
+// addresses on it that can be RLOCs, as they are now.
+type Uplink struct {
+	// Name is the interface's.
+	Name string
+	// Up is false without a carrier, or when the interface is off.
+	Up bool
+	// Addrs are the addresses that packets can be sent from, the preferred one
+	// first. No address is on two uplinks.
+	Addrs []netip.Addr
+}
+
+// UplinkLocator makes the addresses of an uplink locators of a
+// database-mapping, as they come and go.
+type UplinkLocator struct {
+	Interface string
+	// IPv4 and IPv6 say which of its addresses; at least one of them is true.
+	IPv4, IPv6         bool
+	Priority, Weight   uint8
+	MPriority, MWeight uint8
+}
+
+// Source is a local RLOC that data may be sent from now: by the lowest
+// priority, then by weight.
+type Source struct {
+	Addr             netip.Addr
+	Priority, Weight uint8
+}
+
+// Path is the way from an RLOC of this router to one of another.
+type Path struct{ Local, Remote netip.Addr }
+
+// Traffic is what a data plane forwarded by an entry of the map-cache since the
+// last time, in packets.
+type Traffic struct {
+	EID mapping.EID
+	// Sent went to a locator of the entry, Received came from an EID in it.
+	Sent, Received uint64
+}
+
+// unused is the priority of a locator that must not be used for unicast (RFC
+// 9301 section 5.4).
+const unused = 255
+
+// localRLOC is an RLOC of this router.
+type localRLOC struct {
+	addr   netip.Addr
+	uplink string // "" for one of Config.RLOCs
+	up     bool   // its uplink has a carrier
+}
+
+// alive reports whether packets can be expected to come and go by l.
+func (l *localRLOC) alive() bool { return l.up }
+
+// locals are the RLOCs of this router. Which there are is told from outside,
+// how they are also by what the machine finds out.
+type locals struct {
+	list []*localRLOC // in the order given
+	// were holds locators of database-mappings that were here once. One that is
+	// not now is not reachable; one that never was is another router's.
+	were map[netip.Addr]bool
+}
+
+func (s *locals) get(a netip.Addr) *localRLOC {
+	for _, l := range s.list {
+		if l.addr == a {
+			return l
+		}
+	}
+	return nil
+}
+
+// replace takes the present state. What was found out of addresses that are
+// still there is kept.
+func (s *locals) replace(uplinks []Uplink, rlocs []netip.Addr) {
+	old := *s
+	s.list = nil
+	add := func(a netip.Addr, uplink string, up bool) {
+		l := old.get(a)
+		if l == nil {
+			l = &localRLOC{addr: a}
+		}
+		l.uplink, l.up = uplink, up
+		s.list = append(s.list, l)
+	}
+	for _, a := range rlocs {
+		add(a, "", true)
+	}
+	for _, u := range uplinks {
+		for _, a := range u.Addrs {
+			add(a, u.Name, u.Up)
+		}
+	}
+}
+
+// rlocs returns all addresses.
+func (s *locals) rlocs() []netip.Addr {
+	out := make([]netip.Addr, len(s.list))
+	for i, l := range s.list {
+		out[i] = l.addr
+	}
+	return out
+}
+
+// checkUplinks refuses what no kernel should report.
+func (c *Config) checkUplinks(bad func(string, ...any)) {
+	c.Uplinks = slices.Clone(c.Uplinks)
+	seen := make(map[netip.Addr]bool)
+	for _, a := range c.fixed {
+		seen[a] = true
+	}
+	n := len(c.fixed)
+	for i := range c.Uplinks {
+		u := &c.Uplinks[i]
+		u.Addrs = slices.Clone(u.Addrs)
+		if u.Name == "" || slices.ContainsFunc(c.Uplinks[:i], func(o Uplink) bool { return o.Name == u.Name }) {
+			bad("uplink %q: no name, or given twice", u.Name)
+		}
+		for _, a := range u.Addrs {
+			if err := mapping.ValidRLOC(a); err != nil {
+				bad("uplink %s: %w", u.Name, err)
+			} else if seen[a] {
+				bad("uplink %s: rloc %v: given twice", u.Name, a)
+			}
+			seen[a] = true
+			n++
+		}
+	}
+	if n > maxITRRLOCs {
+		bad("uplinks: %d addresses, expected at most %d", n, maxITRRLOCs)
+	}
+}
+
+// dynamic reports whether the RLOCs may change.
+func (c *Config) dynamic() bool { return c.Uplinks != nil }
+
+// refresh derives from the locals what messages are sent from and say.
+func (c *core) refresh() {
+	c.rloc4, c.rloc6, c.itrRLOCs = netip.Addr{}, netip.Addr{}, nil
+	use := func(l *localRLOC) {
+		c.itrRLOCs = append(c.itrRLOCs, wire.IPAddress(l.addr))
+		switch {
+		case l.addr.Is4() && !c.rloc4.IsValid():
+			c.rloc4 = l.addr
+		case !l.addr.Is4() && !c.rloc6.IsValid():
+			c.rloc6 = l.addr
+		}
+	}
+	for _, l := range c.locals.list {
+		if l.alive() {
+			use(l)
+		}
+	}
+	if len(c.itrRLOCs) > 0 {
+		return
+	}
+	for _, l := range c.locals.list { // better than none
+		use(l)
+	}
+}
+
+// effective returns the declared database-mappings with the locators that they
+// have now: those of this router as its uplinks are, others as they were given.
+func (m *machine) effective(declared []Database) []Database {
+	out := slices.Clone(declared)
+	for i := range out {
+		d := &out[i]
+		var set []mapping.Locator
+		add := func(l mapping.Locator, here *localRLOC) {
+			l.Flags &^= mapping.Local
+			if here != nil {
+				l.Flags |= mapping.Local
+				if !here.alive() {
+					l.Flags &^= mapping.Reachable
+				}
+			}
+			if !slices.ContainsFunc(set, func(o mapping.Locator) bool { return o.Addr == l.Addr }) {
+				set = append(set, l)
+			}
+		}
+		for _, l := range d.Locators {
+			here := m.locals.get(l.Addr)
+			switch {
+			case here != nil:
+				m.locals.were[l.Addr] = true
+			case m.locals.were[l.Addr]:
+				l.Flags &^= mapping.Reachable
+			}
+			add(l, here)
+		}
+		for _, u := range d.Uplinks {
+			for _, here := range m.locals.list {
+				if here.uplink == u.Interface && (here.addr.Is4() && u.IPv4 || here.addr.Is6() && u.IPv6) {
+					add(mapping.Locator{
+						Addr: here.addr, Priority: u.Priority, Weight: u.Weight, MPriority: u.MPriority, MWeight: u.MWeight,
+						Flags: mapping.Reachable,
+					}, here)
+				}
+			}
+		}
+		slices.SortFunc(set, mapping.Locator.Compare)
+		d.Locators = set
+	}
+	return out
+}
+
+// setUplinks takes the present state of the uplinks, or refuses it whole.
+func (m *machine) setUplinks(now time.Time, uplinks []Uplink) error {
+	m.advance(now)
+	next := m.cfg
+	next.Uplinks = uplinks
+	if uplinks == nil {
+		next.Uplinks = []Uplink{}
+	}
+	var errs []error
+	next.checkUplinks(func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) })
+	for _, u := range next.Uplinks {
+		for _, a := range u.Addrs {
+			if e, ok := insideEID(m.own, a); ok {
+				errs = append(errs, fmt.Errorf("uplink %s: rloc %v is inside the eid %v", u.Name, a, e))
+			}
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("xtr uplinks: %w", err)
+	}
+	m.cfg.Uplinks = next.Uplinks
+	m.locals.replace(next.Uplinks, m.cfg.fixed)
+	m.localsChanged(now)
+	return nil
+}
+
+// localsChanged carries a change of the local RLOCs, or of what is known of
+// them, to everything that depends on it. It is the one way for all causes:
+// carrier, address, verdict of probes, operator.
+func (m *machine) localsChanged(now time.Time) {
+	m.cfg.RLOCs = m.locals.rlocs()
+	m.refresh()
+	m.sourcesChanged = true
+	m.replaceDatabases(now, m.declared)
+}
+
+// sources returns the local RLOCs that data may be sent from: those that are
+// alive, or if none is, all.
+func (m *machine) sources() []Source {
+	var out []Source
+	for _, want := range [...]bool{true, false} {
+		for _, l := range m.locals.list {
+			if l.alive() == want {
+				p, w := m.outbound(l.addr)
+				out = append(out, Source{Addr: l.addr, Priority: p, Weight: w})
+			}
+		}
+		if len(out) > 0 {
+			break
+		}
+	}
+	slices.SortFunc(out, func(a, b Source) int { return cmp.Or(cmp.Compare(a.Priority, b.Priority), a.Addr.Compare(b.Addr)) })
+	return out
+}
+
+// outbound returns priority and weight of a local RLOC as a source: those that
+// it has as a locator of the first database-mapping that has it, so that
+// traffic leaves as it comes.
+func (m *machine) outbound(a netip.Addr) (priority, weight uint8) {
+	for _, d := range m.cfg.Databases {
+		for _, l := range d.Locators {
+			if l.Addr == a && l.Priority != unused {
+				return l.Priority, l.Weight
+			}
+		}
+	}
+	return unused - 1, 0
+}
+
+// takeDatabases returns the database-mappings in effect, if they changed since
+// the last call.
+func (m *machine) takeDatabases() (databases []Database, changed bool) {
+	if !m.databasesChanged {
+		return nil, false
+	}
+	m.databasesChanged = false
+	return slices.Clone(m.cfg.Databases), true
+}
+
+// takeSources returns what the data plane may send from, and the paths that it
+// may not, if that changed since the last call.
+func (m *machine) takeSources() (sources []Source, down []Path, changed bool) {
+	if !m.sourcesChanged {
+		return nil, nil, false
+	}
+	m.sourcesChanged = false
+	return m.sources(), nil, true
+}
+
+// traffic notes what the data plane forwarded.
+func (m *machine) traffic(now time.Time, _ []Traffic) { m.advance(now) }
+
+// unreachable notes an ICMP message about what was sent on p.
+func (m *machine) unreachable(now time.Time, _ Path) { m.advance(now) }
