@@ -38,6 +38,8 @@ const (
 	VersionQueued     // findings about map-versions handed to the control plane
 	VersionRepeated   // findings not handed over: the same was a moment ago
 	VersionLost       // findings not handed over: the queue was full
+	MissLimited       // misses of inner sources not handed over: there were too many
+	SourceUnlisted    // flows and batches taken from an outer source that the mapping does not have
 	UnreachableQueued // paths that are unreachable by ICMP, handed to the control plane
 	UnreachableLost   // paths not handed over: the queue was full
 
@@ -71,6 +73,8 @@ var counterNames = [numCounters]string{
 	VersionQueued:     "version_queued",
 	VersionRepeated:   "version_repeated",
 	VersionLost:       "version_lost",
+	MissLimited:       "miss_limited",
+	SourceUnlisted:    "source_unlisted",
 	UnreachableQueued: "unreachable_queued",
 	UnreachableLost:   "unreachable_lost",
 }

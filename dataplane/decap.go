@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/eidolon-lisp/eidolon/encap"
 	"github.com/eidolon-lisp/eidolon/mapping"
@@ -17,6 +18,8 @@ type Decap struct {
 	hosts map[uint32]*hostQueue
 	used  []*hostQueue // those with packets in this batch
 	c     *Counters
+
+	asks bucket // for mappings of inner sources
 
 	flow   encap.Flow
 	header encap.Header
@@ -34,6 +37,12 @@ type admission struct {
 	src, dst netip.Addr // inner
 	host     *hostQueue
 	drop     DropReason
+	entry    *Entry // of the inner source; nil if there is none
+	packets  uint64 // to add to its counter
+
+	// What the check of sources says of one outer source.
+	from   netip.Addr
+	source DropReason
 
 	// Of the packets with map-versions among them.
 	judged  bool
@@ -51,7 +60,7 @@ type hostQueue struct {
 
 // NewDecap returns a worker that delivers to hosts, by instance-ID.
 func (f *Forwarder) NewDecap(hosts map[uint32]HostWriter) *Decap {
-	d := &Decap{f: f, hosts: make(map[uint32]*hostQueue), c: f.stats.Worker()}
+	d := &Decap{f: f, hosts: make(map[uint32]*hostQueue), c: f.stats.Worker(), asks: newBucket(sourceAsks, sourceAsksBurst)}
 	for iid, h := range hosts {
 		d.hosts[iid] = &hostQueue{host: h, pkts: make([][]byte, 0, MaxBatch)}
 	}
@@ -84,13 +93,14 @@ func (d *Decap) Run(r Receiver) error {
 // Batch checks, edits and delivers packets in order. They are the caller's
 // again when it returns.
 func (d *Decap) Batch(pkts []Packet) {
-	s := d.f.fib.Snapshot()
+	s, now := d.f.fib.Snapshot(), d.f.now()
 	d.last.valid, d.outer, d.heard, d.odd = false, netip.Addr{}, netip.Addr{}, 0
 	for i := range pkts {
-		if drop := d.packet(s, &pkts[i]); drop != NotDropped {
+		if drop := d.packet(s, now, &pkts[i]); drop != NotDropped {
 			d.c.Drop(drop, 1)
 		}
 	}
+	d.endRun()
 	for _, q := range d.used {
 		d.deliver(q)
 	}
@@ -103,7 +113,7 @@ func (d *Decap) Batch(pkts []Packet) {
 // packet queues the inner packet of p, or says why not. The order of checks is
 // that of RFC 9300 section 4.2 step 7: outer header, LISP header, instance,
 // inner header, addresses; only then the packet is edited.
-func (d *Decap) packet(s *Snapshot, p *Packet) DropReason {
+func (d *Decap) packet(s *Snapshot, now time.Time, p *Packet) DropReason {
 	if p.Drop != NotDropped {
 		return p.Drop
 	}
@@ -119,7 +129,7 @@ func (d *Decap) packet(s *Snapshot, p *Packet) DropReason {
 		return DropOuterTruncated
 	case h.KeyID != 0:
 		return DropEncrypted
-	case h.HasVersions && d.f.versions == nil:
+	case h.HasVersions && !d.f.versioning:
 		return DropMapVersion // ours have the null version
 	case h.HasNonce || h.HasStatus:
 		d.odd++ // they could be forged: nothing follows (RFC 9300 section 4.1)
@@ -127,6 +137,7 @@ func (d *Decap) packet(s *Snapshot, p *Packet) DropReason {
 	f, pkt := &d.flow, p.Data[encap.HeaderLen:]
 	a := &d.last
 	if !a.valid || a.iid != h.IID {
+		d.endRun()
 		*a = admission{iid: h.IID, host: d.hosts[h.IID]}
 		if a.host == nil {
 			return DropUnknownInstance
@@ -136,22 +147,32 @@ func (d *Decap) packet(s *Snapshot, p *Packet) DropReason {
 		return drop
 	}
 	if !a.valid || a.src != f.Src || a.dst != f.Dst {
+		d.endRun()
 		a.valid, a.judged, a.src, a.dst, a.drop = true, false, f.Src, f.Dst, addresses(&f.Key)
+		a.entry, a.from = nil, netip.Addr{}
 		switch {
 		case a.drop != NotDropped:
 		case !s.Local(h.IID, f.Dst):
 			a.drop = DropDestinationNotLocal
 		case s.Local(h.IID, f.Src):
 			a.drop = DropSourceLocal // RFC 9300 section 16: spoofed
+		default:
+			a.entry = s.Lookup(h.IID, f.Src, f.Dst, now)
 		}
 	}
 	if a.drop != NotDropped {
 		return a.drop
 	}
+	if a.from != p.Src {
+		a.from, a.source = p.Src, d.checkSource(a.entry, p.Src, now)
+	}
+	if a.source != NotDropped {
+		return a.source
+	}
 	if h.HasVersions {
 		pair := versionPair(mapping.Version(h.SrcVersion), mapping.Version(h.DstVersion))
 		if !a.judged || a.pair != pair || a.rloc != p.Src {
-			a.judged, a.pair, a.rloc, a.version = true, pair, p.Src, d.checkVersions(s, p.Src)
+			a.judged, a.pair, a.rloc, a.version = true, pair, p.Src, d.checkVersions(s, a.entry, p.Src, now)
 		}
 		if a.version != NotDropped {
 			return a.version
@@ -163,6 +184,7 @@ func (d *Decap) packet(s *Snapshot, p *Packet) DropReason {
 	case encap.Unexpected:
 		d.c.Add(ECNUnexpected, 1)
 	}
+	a.packets++
 	q := a.host
 	if len(q.pkts) == 0 {
 		d.used = append(d.used, q)
@@ -176,6 +198,18 @@ func (d *Decap) packet(s *Snapshot, p *Packet) DropReason {
 	q.pkts = append(q.pkts, pkt)
 	q.bytes += uint64(len(pkt))
 	return NotDropped
+}
+
+// endRun adds the packets of one inner source to the counter that all workers
+// share.
+func (d *Decap) endRun() {
+	if a := &d.last; a.packets > 0 {
+		if a.entry != nil {
+			a.entry.use.received.Add(a.packets)
+			d.f.fib.activity.note(a.entry.use)
+		}
+		a.packets = 0
+	}
 }
 
 // deliver writes what is queued for one instance.

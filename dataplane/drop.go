@@ -71,6 +71,11 @@ const (
 	DropVersionNewer // a destination version that this site has not reached (RFC 9302 section 7.1)
 	DropVersionOld   // an old source version, or an old destination version that telling did not change
 
+	// Of the check of inner sources, on the way in.
+
+	DropSourceNoMapping // the map-cache has no mapping of the inner source (strict)
+	DropSourceUnlisted  // the outer source is not a locator of the inner source's mapping
+
 	numDropReasons
 )
 
@@ -116,6 +121,8 @@ var dropNames = [numDropReasons]string{
 	DropReceiveBuffer:       "receive_buffer",
 	DropVersionNewer:        "version_newer",
 	DropVersionOld:          "version_old",
+	DropSourceNoMapping:     "source_no_mapping",
+	DropSourceUnlisted:      "source_unlisted",
 }
 
 // String returns the stable snake_case name; the counter's name is "drop_"

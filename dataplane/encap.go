@@ -225,7 +225,7 @@ func (e *Encap) decide(s *Snapshot, now time.Time) {
 	r.hash = f.Hash()
 	r.rloc = r.entry.RLOC(r.hash)
 	r.src = s.Source(r.rloc.addr, r.hash)
-	if e.f.versions != nil {
+	if e.f.versioning {
 		r.pair = s.outgoing(e.iid, f.Src, r.entry)
 	}
 }
@@ -288,7 +288,7 @@ func (e *Encap) flush() {
 // missed asks for a mapping and holds or drops the packet.
 func (e *Encap) missed(p *HostPacket, now time.Time) {
 	f := &e.flow
-	e.c.Add(e.f.misses.offer(Miss{IID: e.iid, Dst: f.Dst, Src: f.Src}, now), 1)
+	e.c.Add(e.f.misses.offer(Miss{IID: e.iid, Dst: f.Dst, Src: f.Src}, now, nil), 1)
 	if e.f.hold == nil || e.releaser {
 		e.c.Drop(DropNoMapping, 1)
 		return

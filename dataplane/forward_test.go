@@ -188,6 +188,7 @@ func TestDropReasons(t *testing.T) {
 		dataplane.DropHostQueue: true, dataplane.DropReceiveBuffer: true, // the kernel's, in dataplane/tun
 		dataplane.DropHoldFull: true, dataplane.DropHoldTimeout: true, // TestHoldLimits, TestHoldTimeout
 		dataplane.DropVersionNewer: true, dataplane.DropVersionOld: true, // TestDP25_ReceivedVersions
+		dataplane.DropSourceNoMapping: true, dataplane.DropSourceUnlisted: true, // TestSourceCheck
 	}
 	for _, c := range tests {
 		reached[c.want] = true

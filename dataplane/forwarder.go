@@ -16,6 +16,8 @@ type Config struct {
 	// (section 8). Without it a packet that carries versions is dropped, as
 	// all mappings have the null version then (section 6.1).
 	MapVersioning bool
+	// SourceCheck says how inner sources of received packets are checked.
+	SourceCheck SourceCheck
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
@@ -30,7 +32,11 @@ type Forwarder struct {
 	misses   *misses
 	hold     *hold // nil when the policy is to drop
 	heard    *heard
-	versions *versions // nil without map-versioning
+	versions *versions
+
+	versioning bool
+	check      SourceCheck
+	mismatches *mismatches
 
 	unreachable chan Path
 }
@@ -40,16 +46,14 @@ const unreachableQueue = 64
 
 // NewForwarder returns a core that forwards by fib. It starts no goroutine.
 func NewForwarder(fib *FIB, cfg Config) *Forwarder {
-	f := &Forwarder{fib: fib, now: cfg.Now, watch: fib.Watch(), misses: newMisses(), heard: newHeard(),
+	f := &Forwarder{fib: fib, now: cfg.Now, watch: fib.Watch(), misses: newMisses(), heard: newHeard(), versions: newVersions(),
+		versioning: cfg.MapVersioning, check: cfg.SourceCheck, mismatches: newMismatches(),
 		unreachable: make(chan Path, unreachableQueue)}
 	if f.now == nil {
 		f.now = time.Now
 	}
 	if cfg.Miss.Hold {
 		f.hold = newHold(cfg.Miss)
-	}
-	if cfg.MapVersioning {
-		f.versions = newVersions()
 	}
 	return f
 }
@@ -67,10 +71,11 @@ func (f *Forwarder) Misses() <-chan Miss { return f.misses.queue }
 // section 6.1).
 func (f *Forwarder) Heard() []netip.Addr { return f.heard.drain() }
 
-// Versions returns the queue of what map-versions say. It is bounded; what
-// finds it full is counted and lost. Nothing comes without map-versioning.
+// Versions returns the queue of what received packets say about mappings. It is
+// bounded; what finds it full is counted and lost. Nothing comes without
+// map-versioning and without a check of sources.
 func (f *Forwarder) Versions() <-chan VersionEvent {
-	if f.versions == nil {
+	if !f.versioning && f.check == SourcesUnchecked {
 		return nil
 	}
 	return f.versions.queue

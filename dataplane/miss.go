@@ -20,7 +20,8 @@ type Miss struct {
 	IID uint32
 	// Dst is the inner destination that a mapping is wanted for.
 	Dst netip.Addr
-	// Src is the inner source of the packet that missed.
+	// Src is the inner source of the packet that missed; not valid when it was
+	// a received one, whose source has no mapping.
 	Src netip.Addr
 }
 
@@ -35,13 +36,17 @@ type misses struct {
 
 func newMisses() *misses { return &misses{queue: make(chan Miss, missQueue)} }
 
-// offer queues m unless that was done just before, and says how it went.
-func (q *misses) offer(m Miss, now time.Time) Counter {
+// offer queues m unless that was done just before, and says how it went. A limit
+// is asked only for what would be queued; nil is none.
+func (q *misses) offer(m Miss, now time.Time, limit *bucket) Counter {
 	k := encap.Key{Src: m.Dst, Dst: m.Dst, Ports: m.IID, HasPorts: true}
 	tag, ms := k.Hash(), uint32(now.UnixMilli())
 	place := &q.recent[tag%missRecent]
 	if was := place.Load(); uint32(was>>32) == tag && ms-uint32(was) < uint32(missRepeat.Milliseconds()) {
 		return MissRepeated
+	}
+	if limit != nil && !limit.allow(now) {
+		return MissLimited
 	}
 	select {
 	case q.queue <- m:

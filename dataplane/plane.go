@@ -16,8 +16,8 @@ type Plane interface {
 	// Heard returns the outer sources of packets that were decapsulated since
 	// the last call, at most 4096, in no order. It is for one caller.
 	Heard() []netip.Addr
-	// Versions returns what map-versions of received packets say about
-	// mappings; nothing comes without map-versioning.
+	// Versions returns what received packets say about mappings, by
+	// map-versioning and the check of sources.
 	Versions() <-chan VersionEvent
 	// Unreachable returns the paths that a router or host on the way said it
 	// can't forward our packets on. Nothing follows from it here: it may be

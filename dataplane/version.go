@@ -1,7 +1,6 @@
 package dataplane
 
 import (
-	"encoding/binary"
 	"math/rand/v2"
 	"net/netip"
 	"sync/atomic"
@@ -20,13 +19,17 @@ const (
 	versionPause  = 30 * time.Second
 )
 
-// VersionEvent is what the map-versions of a packet say about a mapping that is
-// not the same on both sides (RFC 9302 section 7).
+// VersionEvent is what a received packet says about a mapping that is not the
+// same on both sides, by its map-versions (RFC 9302 section 7) or by where it
+// came from.
 type VersionEvent struct {
 	// Outdated says that the ITR at RLOC uses an old mapping of EID, which is
 	// one of this site. Otherwise EID is in the map-cache, and the site at
 	// RLOC has a newer mapping.
 	Outdated bool
+	// Unlisted says that no version tells so: RLOC is not in the mapping of EID
+	// in the map-cache, which may so have changed.
+	Unlisted bool
 	EID      mapping.EID
 	// RLOC is the outer source of the packet, Host the inner one.
 	RLOC, Host netip.Addr
@@ -49,15 +52,7 @@ func newVersions() *versions {
 // whether it was queued so often without effect that the packets should be
 // dropped. pair is the two versions that differ: another pair is another event.
 func (v *versions) tell(ev VersionEvent, pair uint32, now time.Time) (what Counter, tired bool) {
-	rloc, prefix := ev.RLOC.As16(), ev.EID.Prefix.Addr().As16()
-	x := v.seed
-	for _, w := range [...]uint64{
-		binary.BigEndian.Uint64(rloc[:8]), binary.BigEndian.Uint64(rloc[8:]),
-		binary.BigEndian.Uint64(prefix[:8]), binary.BigEndian.Uint64(prefix[8:]),
-		uint64(pair)<<32 | uint64(ev.EID.IID), uint64(ev.EID.Prefix.Bits()),
-	} {
-		x = finish(x ^ w)
-	}
+	x := finish(pairHash(v.seed, ev.EID, ev.RLOC) ^ uint64(pair))
 	place, tag, ms := &v.recent[x%versionRecent], x>>36, uint32(now.UnixMilli())
 	was, tries := place.Load(), uint64(0)
 	if was>>36 == tag {
@@ -99,10 +94,9 @@ func (s *Snapshot) outgoing(iid uint32, src netip.Addr, e *Entry) uint32 {
 
 // checkVersions judges the map-versions of a packet from rloc (RFC 9302
 // sections 7.1 and 7.2). d.flow and d.header are those of the packet, whose
-// inner destination is local.
-func (d *Decap) checkVersions(s *Snapshot, rloc netip.Addr) DropReason {
+// inner destination is local and whose inner source has the entry e.
+func (d *Decap) checkVersions(s *Snapshot, e *Entry, rloc netip.Addr, now time.Time) DropReason {
 	h, f := &d.header, &d.flow
-	now := d.f.now()
 	local, mine, _ := s.local.LookupPrefix(mapping.HostEID(h.IID, f.Dst))
 	dst, src := mapping.Version(h.DstVersion), mapping.Version(h.SrcVersion)
 	switch {
@@ -117,7 +111,6 @@ func (d *Decap) checkVersions(s *Snapshot, rloc netip.Addr) DropReason {
 			return DropVersionOld
 		}
 	}
-	e := s.Lookup(h.IID, f.Src, f.Dst, now)
 	if e == nil || src == mapping.NullVersion {
 		return NotDropped
 	}

@@ -57,6 +57,7 @@ const (
 	smrTableFull
 	mapVersionsOutdated
 	mapVersionsNewer
+	sourcesUnlisted
 	mapVersionsRateLimited
 	mapDataIn
 	mapDataIgnored
@@ -147,6 +148,7 @@ var counterNames = [numCounters]string{
 	smrTableFull:                 "smr_table_full",
 	mapVersionsOutdated:          "map_versions_outdated",
 	mapVersionsNewer:             "map_versions_newer",
+	sourcesUnlisted:              "sources_unlisted",
 	mapVersionsRateLimited:       "map_versions_rate_limited",
 	mapDataIn:                    "map_data_in",
 	mapDataIgnored:               "map_data_ignored",

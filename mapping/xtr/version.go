@@ -8,14 +8,17 @@ import (
 	"github.com/eidolon-lisp/eidolon/mapping"
 )
 
-// VersionEvent is what a data plane with map-versioning found in the versions
-// of a received packet (RFC 9302 section 7). It comes from a packet, so it
+// VersionEvent is what a data plane found in the versions of a received packet
+// (RFC 9302 section 7), or in where it came from. It comes from a packet, so it
 // proves nothing: it can cause an SMR or a Map-Request, within their limits.
 type VersionEvent struct {
 	// Outdated says that the ITR at RLOC uses an old mapping of EID, which is
 	// one of this site. Otherwise EID is in the map-cache, and the site at
 	// RLOC has a newer mapping.
 	Outdated bool
+	// Unlisted says that no version tells so: RLOC is not in the mapping of EID
+	// in the map-cache, which may so have changed.
+	Unlisted bool
 	EID      mapping.EID
 	// RLOC is the outer source of the packet, Host the inner one.
 	RLOC, Host netip.Addr
@@ -39,6 +42,9 @@ func (m *machine) versionFound(now time.Time, ev VersionEvent) {
 			theirs = rec.EID
 		}
 		m.smrs.remind(now, ev.RLOC, ev.EID, theirs)
+	case ev.Unlisted:
+		m.stats.inc(sourcesUnlisted)
+		m.itr.renew(now, ev.EID)
 	default:
 		m.stats.inc(mapVersionsNewer)
 		m.itr.renew(now, ev.EID)
