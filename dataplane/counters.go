@@ -40,6 +40,7 @@ const (
 	VersionLost       // findings not handed over: the queue was full
 	MissLimited       // misses of inner sources not handed over: there were too many
 	SourceUnlisted    // flows and batches taken from an outer source that the mapping does not have
+	MSSClamped        // TCP handshake packets whose maximum segment size was lowered
 	UnreachableQueued // paths that are unreachable by ICMP, handed to the control plane
 	UnreachableLost   // paths not handed over: the queue was full
 
@@ -75,6 +76,7 @@ var counterNames = [numCounters]string{
 	VersionLost:       "version_lost",
 	MissLimited:       "miss_limited",
 	SourceUnlisted:    "source_unlisted",
+	MSSClamped:        "mss_clamped",
 	UnreachableQueued: "unreachable_queued",
 	UnreachableLost:   "unreachable_lost",
 }

@@ -184,6 +184,9 @@ func (d *Decap) packet(s *Snapshot, now time.Time, p *Packet) DropReason {
 	case encap.Unexpected:
 		d.c.Add(ECNUnexpected, 1)
 	}
+	if d.f.clamp && f.Protocol == protoTCP && encap.IsSYN(pkt) && encap.ClampMSS(pkt, s.roomBack(a.entry, p.Src)) {
+		d.c.Add(MSSClamped, 1)
+	}
 	a.packets++
 	q := a.host
 	if len(q.pkts) == 0 {

@@ -19,6 +19,8 @@ const (
 	icmpBurst = 50
 )
 
+const protoTCP = 6 // IANA protocol numbers
+
 // Encap is a worker on the way out: packets of one instance come from the host
 // side and go to the underlay. It belongs to one goroutine.
 type Encap struct {
@@ -161,6 +163,9 @@ func (e *Encap) packet(s *Snapshot, now time.Time, p *HostPacket) {
 		}
 	}
 	room := r.rloc.Room()
+	if e.f.clamp && f.Protocol == protoTCP && encap.ClampMSS(head, room) {
+		e.c.Add(MSSClamped, 1)
+	}
 	if n <= room {
 		e.emit(p.Buf, p.Body, false)
 		return

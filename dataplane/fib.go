@@ -57,6 +57,7 @@ type Snapshot struct {
 	from4, from6 *sources                // nil when there is none of the family
 	around       map[netip.Addr]*sources // toward remote RLOCs with paths that are down
 	own          []netip.Addr            // addresses of this router
+	defaultMTU   int
 }
 
 // NewFIB returns an empty table: no mapping, no local EID, no source.
@@ -65,7 +66,7 @@ func NewFIB() *FIB {
 		rlocs: make(map[netip.Addr]*RLOC), defaultMTU: encap.DefaultMTU, tables: make(map[string]*[Slots]uint8),
 		activity: activity{fresh: make(chan *usage, maxActive)},
 	}
-	f.snap.Store(new(Snapshot))
+	f.snap.Store(&Snapshot{defaultMTU: f.defaultMTU})
 	return f
 }
 

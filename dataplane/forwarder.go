@@ -18,6 +18,9 @@ type Config struct {
 	MapVersioning bool
 	// SourceCheck says how inner sources of received packets are checked.
 	SourceCheck SourceCheck
+	// MSSClamp lowers the maximum segment size in TCP handshakes, both ways, to
+	// what fits the path to the other site.
+	MSSClamp bool
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
@@ -36,6 +39,7 @@ type Forwarder struct {
 
 	versioning bool
 	check      SourceCheck
+	clamp      bool
 	mismatches *mismatches
 
 	unreachable chan Path
@@ -47,7 +51,7 @@ const unreachableQueue = 64
 // NewForwarder returns a core that forwards by fib. It starts no goroutine.
 func NewForwarder(fib *FIB, cfg Config) *Forwarder {
 	f := &Forwarder{fib: fib, now: cfg.Now, watch: fib.Watch(), misses: newMisses(), heard: newHeard(), versions: newVersions(),
-		versioning: cfg.MapVersioning, check: cfg.SourceCheck, mismatches: newMismatches(),
+		versioning: cfg.MapVersioning, check: cfg.SourceCheck, clamp: cfg.MSSClamp, mismatches: newMismatches(),
 		unreachable: make(chan Path, unreachableQueue)}
 	if f.now == nil {
 		f.now = time.Now

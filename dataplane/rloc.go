@@ -121,7 +121,23 @@ func (f *FIB) InUse(a netip.Addr) bool {
 func (f *FIB) SetDefaultMTU(mtu int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.defaultMTU = mtu
+	s := *f.snap.Load()
+	f.defaultMTU, s.defaultMTU = mtu, mtu
+	f.snap.Store(&s)
+}
+
+// roomBack returns the size of packets that reach the other site: by e, the
+// entry for its EID, on each of the ways in use, or if it is nil or has none,
+// what is assumed of the way to rloc.
+func (s *Snapshot) roomBack(e *Entry, rloc netip.Addr) int {
+	if e == nil || len(e.rlocs) == 0 {
+		return s.defaultMTU - encap.Overhead(rloc)
+	}
+	room := e.rlocs[0].Room()
+	for _, r := range e.rlocs[1:] {
+		room = min(room, r.Room())
+	}
+	return room
 }
 
 // SetRouteMTU sets the MTU of the route toward a locator, in octets, and

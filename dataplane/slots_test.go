@@ -49,10 +49,12 @@ func TestSharesOfFlows(t *testing.T) {
 		to, from, both := make(map[netip.Addr]float64), make(map[netip.Addr]float64), make(map[dataplane.Path]float64)
 		s := f.Snapshot()
 		for _, k := range keys {
-			d := s.Explain(0, k, t0)
-			to[d.RLOC.Addr()]++
-			from[d.Source]++
-			both[dataplane.Path{Local: d.Source, Remote: d.RLOC.Addr()}]++
+			hash := k.Hash()
+			remote := s.Lookup(0, k.Dst, k.Src, t0).RLOC(hash).Addr()
+			local := s.Source(remote, hash)
+			to[remote]++
+			from[local]++
+			both[dataplane.Path{Local: local, Remote: remote}]++
 		}
 		n := float64(len(keys))
 		for i, w := range weights {

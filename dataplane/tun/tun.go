@@ -71,6 +71,11 @@ type Config struct {
 	// MapVersioning sends and checks map-versions; only for a trusted
 	// underlay. The versions of Locals are told to the FIB with SetLocal.
 	MapVersioning bool
+	// SourceCheck says how inner sources of received packets are checked.
+	SourceCheck dataplane.SourceCheck
+	// MSSClamp lowers the maximum segment size in TCP handshakes to what fits
+	// the path.
+	MSSClamp bool
 	// Logger gets what happens rarely; nil discards.
 	Logger *slog.Logger
 }
@@ -125,7 +130,8 @@ func New(cfg Config, fib *dataplane.FIB) (_ *Plane, err error) {
 		return nil, err
 	}
 	p := &Plane{
-		cfg: cfg, log: cfg.Logger, fib: fib, fwd: dataplane.NewForwarder(fib, dataplane.Config{Miss: cfg.Miss, MapVersioning: cfg.MapVersioning}),
+		cfg: cfg, log: cfg.Logger, fib: fib, fwd: dataplane.NewForwarder(fib, dataplane.Config{
+			Miss: cfg.Miss, MapVersioning: cfg.MapVersioning, SourceCheck: cfg.SourceCheck, MSSClamp: cfg.MSSClamp}),
 		devices: make(map[uint32][]*queue), missing: slices.Clone(cfg.Sources),
 		changed: make(chan struct{}, 1),
 	}
