@@ -290,12 +290,18 @@ func local(databases []xtr.Database) []dataplane.LocalEID {
 	return list
 }
 
+var sourceChecks = map[config.SourceCheck]dataplane.SourceCheck{
+	config.SourceOff: dataplane.SourcesUnchecked, config.SourceLoose: dataplane.SourcesLoose, config.SourceStrict: dataplane.SourcesStrict,
+}
+
 func planeConfig(cfg *config.XTR, rlocs []netip.Addr, log *slog.Logger) tun.Config {
 	c := tun.Config{
 		Sources:       rlocs,
 		Table:         cfg.Plane.RouteTable,
 		UplinkMTU:     cfg.Plane.UplinkMTU,
 		MapVersioning: cfg.MapVersioning,
+		SourceCheck:   sourceChecks[cfg.Plane.SourceCheck],
+		MSSClamp:      cfg.Plane.MSSClamp,
 		Logger:        log,
 	}
 	if cfg.Miss == config.MissHold {

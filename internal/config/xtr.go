@@ -137,6 +137,16 @@ const (
 	MapDataVerify AcceptMapData = "verify" // ask the mapping system for it
 )
 
+// SourceCheck is how inner sources of received packets are compared with their
+// mappings.
+type SourceCheck string
+
+const (
+	SourceLoose  SourceCheck = "loose"  // drop what a fresh mapping contradicts
+	SourceOff    SourceCheck = "off"    // compare nothing
+	SourceStrict SourceCheck = "strict" // drop what no mapping proves
+)
+
 // Plane is the configuration of the data plane.
 type Plane struct {
 	// Kind is "tun".
@@ -145,6 +155,10 @@ type Plane struct {
 	RouteTable int
 	// UplinkMTU in octets; 0 takes it from the interfaces.
 	UplinkMTU int
+	// SourceCheck is how inner sources of received packets are checked.
+	SourceCheck SourceCheck
+	// MSSClamp lowers the maximum segment size in TCP handshakes to what fits.
+	MSSClamp bool
 }
 
 // LoadXTR reads the configuration of an xTR. The error is an Errors that holds
@@ -473,7 +487,7 @@ func (c *XTR) refuseInside(underlay names[netip.Addr]) {
 
 func (c *XTR) readPlane(v value) {
 	const routeTable = 4341
-	c.Plane = Plane{Kind: "tun", RouteTable: routeTable}
+	c.Plane = Plane{Kind: "tun", RouteTable: routeTable, SourceCheck: SourceLoose}
 	o, ok := v.object()
 	if !ok {
 		return
@@ -490,5 +504,7 @@ func (c *XTR) readPlane(v value) {
 	if c.Plane.UplinkMTU > 0 && c.Plane.UplinkMTU < 576 {
 		mtu.fail("found %d, expected 0 to take it from the interfaces, or a number from 576 to 65535", c.Plane.UplinkMTU)
 	}
+	c.Plane.SourceCheck = SourceCheck(o.get("source_check").enum(string(SourceLoose), string(SourceOff), string(SourceStrict)))
+	c.Plane.MSSClamp = o.get("mss_clamp").boolean(false)
 	o.end()
 }
