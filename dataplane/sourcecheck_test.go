@@ -249,6 +249,27 @@ func TestActiveBounded(t *testing.T) {
 	}
 }
 
+// What is unreachable is told without waiting, and no more is kept than 64.
+func TestUnreachableIsBounded(t *testing.T) {
+	s := newSite(t, dataplane.MissPolicy{})
+	for i := range 100 {
+		s.fwd.TellUnreachable(dataplane.Path{Local: ours4, Remote: rlocN(i)}, s.fwd.Counters())
+	}
+	s.wantCount(dataplane.UnreachableQueued, 64)
+	s.wantCount(dataplane.UnreachableLost, 36)
+	if p := <-s.fwd.Unreachable(); p != (dataplane.Path{Local: ours4, Remote: rlocN(0)}) {
+		t.Errorf("told %v", p)
+	}
+	// What a worker counted is kept when it ends.
+	c := s.fwd.Counters()
+	c.Add(dataplane.UnreachableLost, 3)
+	c.Drop(dataplane.DropSendNoSocket, 5)
+	s.fwd.End(c)
+	s.fwd.End(c)
+	s.wantCount(dataplane.UnreachableLost, 39)
+	s.wantDrops(dataplane.DropSendNoSocket, 5)
+}
+
 func BenchmarkDecapFlows(b *testing.B) {
 	for name, check := range map[string]dataplane.SourceCheck{"unchecked": dataplane.SourcesUnchecked, "loose": dataplane.SourcesLoose} {
 		s := checkedSite(b, check)

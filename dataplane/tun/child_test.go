@@ -56,7 +56,8 @@ type childConfig struct {
 	Entries   []entry
 	// Version, if not 0, is the map-version of all Locals, and switches
 	// map-versioning on.
-	Version mapping.Version
+	Version  mapping.Version
+	MSSClamp bool
 	// DropCapability takes CAP_NET_ADMIN away before the plane starts.
 	DropCapability bool
 }
@@ -79,6 +80,9 @@ type answer struct {
 	Versions []dataplane.VersionEvent
 	MTU      map[string]int
 	Mallocs  uint64
+
+	Unreachable []dataplane.Path
+	Active      []dataplane.Activity
 }
 
 func changes(entries []entry) []mapping.CacheChange {
@@ -115,7 +119,7 @@ func child() error {
 	fib.Apply(changes(cfg.Entries))
 	p, err := New(Config{
 		Instances: cfg.Instances, Locals: cfg.Locals, Sources: cfg.Sources, Table: cfg.Table, Queues: cfg.Queues,
-		UplinkMTU: cfg.UplinkMTU, Miss: dataplane.MissPolicy{Hold: cfg.Hold}, MapVersioning: cfg.Version != 0,
+		UplinkMTU: cfg.UplinkMTU, Miss: dataplane.MissPolicy{Hold: cfg.Hold}, MapVersioning: cfg.Version != 0, MSSClamp: cfg.MSSClamp,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	}, fib)
 	if err != nil {
@@ -156,6 +160,24 @@ func child() error {
 			var m runtime.MemStats
 			runtime.ReadMemStats(&m)
 			a.Mallocs = m.Mallocs
+		case "rlocs":
+			var list []netip.Addr
+			if err := json.Unmarshal([]byte(arg), &list); err != nil {
+				return err
+			}
+			p.SetRLOCs(list)
+		case "sources":
+			var list []dataplane.Source
+			if err := json.Unmarshal([]byte(arg), &list); err != nil {
+				return err
+			}
+			fib.SetSources(list)
+		case "unreachable":
+			for len(p.Unreachable()) > 0 {
+				a.Unreachable = append(a.Unreachable, <-p.Unreachable())
+			}
+		case "active":
+			a.Active = fib.Active(nil)
 		case "heard":
 			a.Heard = p.Heard()
 		case "versions":
@@ -256,13 +278,27 @@ func (x *xtr) ask(cmd string) (a answer) {
 
 func (x *xtr) state() answer { x.t.Helper(); return x.ask("state") }
 
-func (x *xtr) apply(list ...entry) {
+func (x *xtr) apply(list ...entry) { x.t.Helper(); x.tell("apply", list) }
+
+// rlocs and sources are what the control plane says when addresses change.
+func (x *xtr) rlocs(list ...netip.Addr) { x.t.Helper(); x.tell("rlocs", list) }
+
+func (x *xtr) sources(list ...netip.Addr) {
 	x.t.Helper()
-	b, err := json.Marshal(list)
+	var s []dataplane.Source
+	for _, a := range list {
+		s = append(s, dataplane.Source{Addr: a, Priority: 1, Weight: 100})
+	}
+	x.tell("sources", s)
+}
+
+func (x *xtr) tell(cmd string, what any) {
+	x.t.Helper()
+	b, err := json.Marshal(what)
 	if err != nil {
 		x.t.Fatal(err)
 	}
-	x.ask("apply " + string(b))
+	x.ask(cmd + " " + string(b))
 }
 
 // exit ends the plane in an orderly way.

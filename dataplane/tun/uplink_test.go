@@ -1,0 +1,363 @@
+package tun
+
+import (
+	"encoding/binary"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/eidolon-lisp/eidolon/dataplane"
+	"github.com/eidolon-lisp/eidolon/internal/netns"
+)
+
+// second gives xtrA another uplink to the core, and returns its address.
+func (tp *topology) second(t testing.TB) netip.Addr {
+	t.Helper()
+	check(t, netns.Veth(tp.xtrA, "up2", tp.core, "a2", 1500))
+	check(t, tp.xtrA.AddAddress("up2", prefix("198.51.100.9/30")))
+	check(t, tp.core.AddAddress("a2", prefix("198.51.100.10/30")))
+	return addr("198.51.100.9")
+}
+
+func delAddress(t testing.TB, ns *netns.NS, dev, a string) {
+	t.Helper()
+	check(t, ns.Do(func() error {
+		link, err := netlink.LinkByName(dev)
+		if err != nil {
+			return err
+		}
+		parsed, err := netlink.ParseAddr(a)
+		if err != nil {
+			return err
+		}
+		return netlink.AddrDel(link, parsed)
+	}))
+}
+
+const streamFlows = 64
+
+// stream sends a numbered packet about every millisecond from each of several
+// ports, until stop returns which numbers did not arrive, and how many were
+// sent.
+func stream(t testing.TB, from *netns.NS, src netip.Addr, to *netns.NS, dst netip.Addr) (stop func() (lost []uint64, sent uint64)) {
+	t.Helper()
+	rx := udpSocket(t, to, dst, false)
+	var tx []*net.UDPConn
+	for range streamFlows {
+		tx = append(tx, udpSocket(t, from, src, false))
+	}
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	var n uint64
+	wg.Go(func() {
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+				var b [8]byte
+				binary.BigEndian.PutUint64(b[:], n)
+				if _, err := tx[n%streamFlows].WriteTo(b[:], rx.LocalAddr()); err != nil {
+					t.Errorf("packet %d: %v", n, err)
+				}
+				n++
+			}
+		}
+	})
+	arrived := make(map[uint64]bool)
+	received := make(chan struct{})
+	go func() {
+		defer close(received)
+		var b [16]byte
+		for {
+			k, _, err := rx.ReadFrom(b[:])
+			if err != nil {
+				return
+			}
+			if k == 8 {
+				arrived[binary.BigEndian.Uint64(b[:])] = true
+			}
+		}
+	}()
+	return func() (lost []uint64, sent uint64) {
+		close(done)
+		wg.Wait()
+		rx.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+		<-received
+		for i := range n {
+			if !arrived[i] {
+				lost = append(lost, i)
+			}
+		}
+		return lost, n
+	}
+}
+
+// Addresses come and go while traffic flows: what goes by those that stay is
+// not disturbed, new ones are used at once, those that are gone are forgotten,
+// and their sockets are closed.
+func TestAddressesComeAndGo(t *testing.T) {
+	tp := newTopology(t)
+	two := tp.second(t)
+	cfg := configA(rlocB4)
+	cfg.Sources = []netip.Addr{rlocA4}
+	a := startXTR(t, tp.xtrA, cfg)
+	b := startXTR(t, tp.xtrB, configB(rlocA4))
+	sockets := func() int {
+		t.Helper()
+		entries, err := os.ReadDir("/proc/" + strconv.Itoa(a.cmd.Process.Pid) + "/fd")
+		check(t, err)
+		return len(entries)
+	}
+	before := sockets()
+	if err := connects(t, tp, hostB4); err != nil { // neighbours are known
+		t.Fatal(err)
+	}
+	heard := func(want ...netip.Addr) {
+		t.Helper()
+		b.ask("heard")
+		time.Sleep(100 * time.Millisecond)
+		if h := b.ask("heard").Heard; !slices.Equal(h, want) {
+			t.Errorf("packets come from %v, want %v", h, want)
+		}
+	}
+	stop := stream(t, tp.hostA, hostA4, tp.hostB, hostB4)
+	heard(rlocA4)
+	a.rlocs(rlocA4, two)
+	heard(rlocA4) // nobody said to send from it
+	a.sources(rlocA4, two)
+	time.Sleep(50 * time.Millisecond)
+	if h := b.ask("heard").Heard; len(h) != 2 {
+		t.Errorf("with two sources packets come from %v", h)
+	}
+	// The plane does not wait for the control plane to stop using one.
+	a.rlocs(two)
+	heard(two)
+	a.rlocs(two, rlocA4)
+	a.sources(rlocA4)
+	heard(rlocA4)
+	a.rlocs(rlocA4)
+	if lost, sent := stop(); len(lost) > 0 {
+		t.Errorf("of %d packets %d are lost: %v", sent, len(lost), lost)
+	}
+	if n := sockets(); n != before {
+		t.Errorf("%d open files, %d before", n, before)
+	}
+
+	// Many changes do not pile up, and do not end the plane.
+	workers := func(s answer) (n uint64) { return s.Stats["encap_packets"] + s.Stats["decap_packets"] }
+	was := a.state()
+	for range 20 {
+		a.rlocs()
+		a.rlocs(two, rlocA4, rlocA4)
+	}
+	if now := a.state(); workers(now) < workers(was) {
+		t.Errorf("counters went back from %v to %v", was.Stats, now.Stats)
+	}
+	a.rlocs(rlocA4, addr("127.0.0.1")) // which can't be one
+	if n := sockets(); n != before {
+		t.Errorf("%d open files, %d before", n, before)
+	}
+	transfer(t, tp.hostA, tp.hostB, hostB4, 1<<20)
+	transfer(t, tp.hostB, tp.hostA, hostA4, 1<<20)
+	a.exit()
+}
+
+// The address of the only uplink changes under a flow of data: the old one is
+// gone, the new one is bound and used, and received on.
+func TestAddressChanges(t *testing.T) {
+	tp := newTopology(t)
+	cfg := configA(rlocB4)
+	cfg.Sources = []netip.Addr{rlocA4}
+	a := startXTR(t, tp.xtrA, cfg)
+	b := startXTR(t, tp.xtrB, configB(rlocA4))
+	if err := connects(t, tp, hostB4); err != nil {
+		t.Fatal(err)
+	}
+	l := listen(t, tp.hostB, hostB4)
+	accepted := make(chan net.Conn, 1)
+	go func() {
+		if c, err := l.Accept(); err == nil {
+			accepted <- c
+		}
+	}()
+	c, err := dial(tp.hostA, l.Addr(), 5*time.Second)
+	check(t, err)
+	defer c.Close()
+	server := <-accepted
+	defer server.Close()
+	echo := func(what string) {
+		t.Helper()
+		c.SetDeadline(time.Now().Add(5 * time.Second))
+		server.SetDeadline(time.Now().Add(5 * time.Second))
+		buf := make([]byte, len(what))
+		for _, w := range [][2]net.Conn{{c, server}, {server, c}} {
+			if _, err := w[0].Write([]byte(what)); err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			if _, err := readFull(w[1], buf); err != nil || string(buf) != what {
+				t.Fatalf("%s: %q, %v", what, buf, err)
+			}
+		}
+	}
+	echo("by the old address")
+	moved := addr("198.51.100.99")
+	// The core can't reach the new one but by a route, as with a new lease.
+	delAddress(t, tp.xtrA, "up", "198.51.100.1/30")
+	check(t, tp.xtrA.AddAddress("up", prefix("198.51.100.99/32")))
+	check(t, tp.core.AddRoute(prefix("198.51.100.99/32"), netip.Addr{}, "a"))
+	check(t, tp.xtrA.AddRoute(prefix("198.51.100.2/32"), netip.Addr{}, "up"))
+	check(t, tp.xtrA.AddRoute(prefix("0.0.0.0/0"), addr("198.51.100.2"), ""))
+	a.rlocs(moved)
+	a.sources(moved)
+	b.apply(entry{EID: eidA4, Locators: to(moved)})
+	echo("by the new address")
+	transfer(t, tp.hostB, tp.hostA, hostA4, 1<<20)
+	if s := a.state(); len(s.Missing) != 0 {
+		t.Errorf("missing %v", s.Missing)
+	}
+	a.exit()
+}
+
+func readFull(c net.Conn, buf []byte) (n int, err error) {
+	for n < len(buf) && err == nil {
+		var k int
+		k, err = c.Read(buf[n:])
+		n += k
+	}
+	return n, err
+}
+
+// Routers and hosts say that packets do not arrive: the control plane hears of
+// the path, of both families, and of nothing that was not sent.
+func TestUnreachableIsTold(t *testing.T) {
+	tp := newTopology(t)
+	for _, c := range []struct {
+		name         string
+		local, dst   netip.Addr
+		spoil, again func(t *testing.T)
+	}{
+		{"no ETR", rlocA4, rlocB4, nil, nil},
+		{"no ETR, IPv6", rlocA6, rlocB6, nil, nil},
+		{"no route", rlocA4, addr("203.0.113.9"), nil, nil},
+		{"no route, IPv6", rlocA6, addr("2001:db8:f9::9"), nil, nil},
+		{"prohibited", rlocA4, addr("203.0.113.10"), func(t *testing.T) { prohibit(t, tp.core, "203.0.113.10/32") }, nil},
+		{"prohibited, IPv6", rlocA6, addr("2001:db8:f9::10"), func(t *testing.T) { prohibit(t, tp.core, "2001:db8:f9::10/128") }, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.spoil != nil {
+				c.spoil(t)
+			}
+			a := startXTR(t, tp.xtrA, configA(c.dst))
+			tx := udpSocket(t, tp.hostA, hostA4, false)
+			deadline := time.Now().Add(3 * time.Second)
+			var told []dataplane.Path
+			for len(told) == 0 {
+				if time.Now().After(deadline) {
+					t.Fatalf("nothing was told: %v", a.state().Stats)
+				}
+				tx.WriteTo([]byte("x"), &net.UDPAddr{IP: hostB4.AsSlice(), Port: 9})
+				time.Sleep(20 * time.Millisecond)
+				told = a.ask("unreachable").Unreachable
+			}
+			if want := (dataplane.Path{Local: c.local, Remote: c.dst}); told[0] != want {
+				t.Errorf("told %v, want %v", told[0], want)
+			}
+			if s := a.state(); s.Stats["unreachable_queued"] == 0 {
+				t.Errorf("counters %v", s.Stats)
+			}
+			// The locator is not one any more: messages about it are old.
+			a.apply(entry{EID: eidB4, Removed: true}, entry{EID: eidB6, Removed: true})
+			a.exit()
+		})
+	}
+}
+
+func prohibit(t *testing.T, ns *netns.NS, dst string) {
+	t.Helper()
+	check(t, ns.Do(func() error {
+		_, p, err := net.ParseCIDR(dst)
+		if err != nil {
+			return err
+		}
+		return netlink.RouteAdd(&netlink.Route{Dst: p, Type: unix.RTN_PROHIBIT})
+	}))
+}
+
+// With the clamp a host's segments fit the path without any message about it.
+func TestMSSClampOnTheWire(t *testing.T) {
+	tp := newTopology(t)
+	check(t, tp.core.Do(func() error {
+		l, err := netlink.LinkByName("b")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetMTU(l, 1400)
+	}))
+	ca, cb := configA(rlocB4), configB(rlocA4)
+	ca.UplinkMTU, ca.MSSClamp = 1400, true // as if learned
+	startXTR(t, tp.xtrB, cb)
+	a := startXTR(t, tp.xtrA, ca)
+	for _, to := range []struct {
+		from, to *netns.NS
+		dst      netip.Addr
+		mss      int
+	}{
+		{tp.hostA, tp.hostB, hostB4, 1400 - 36 - 40}, {tp.hostA, tp.hostB, hostB6, 1400 - 36 - 60},
+		{tp.hostB, tp.hostA, hostA4, 1400 - 36 - 40}, {tp.hostB, tp.hostA, hostA6, 1400 - 36 - 60},
+	} {
+		transfer(t, to.from, to.to, to.dst, 300<<10)
+		l := listen(t, to.to, to.dst)
+		c, err := dial(to.from, l.Addr(), 5*time.Second)
+		check(t, err)
+		rc, err := c.(*net.TCPConn).SyscallConn()
+		check(t, err)
+		var mss int
+		check(t, rc.Control(func(fd uintptr) { mss, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG) }))
+		check(t, err)
+		c.Close()
+		if mss > to.mss || mss < to.mss-20 { // less by options
+			t.Errorf("to %v: MSS %d, want %d", to.dst, mss, to.mss)
+		}
+	}
+	s := a.state()
+	if s.Stats["mss_clamped"] == 0 || s.Stats["drop_too_big"] != 0 || s.Stats["icmp_too_big"] != 0 {
+		t.Errorf("counters %v", s.Stats)
+	}
+}
+
+// Both directions count for the entry of the other site.
+func TestActiveOnTheWire(t *testing.T) {
+	tp := newTopology(t)
+	a, b := tp.sites(t, false)
+	transfer(t, tp.hostA, tp.hostB, hostB4, 1<<20)
+	deadline := time.Now().Add(2 * time.Second) // the last packets may be on their way
+	for {
+		var sent, received [2]uint64
+		for i, x := range []*xtr{a, b} {
+			for _, e := range x.ask("active").Active {
+				if strings.Contains(e.EID.String(), "10.") {
+					sent[i], received[i] = e.Sent, e.Received
+				}
+			}
+		}
+		if sent[0] >= 100 && received[0] > 0 && sent[1] == received[0] && received[1] == sent[0] {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("one site sent %d and received %d, the other %d and %d", sent[0], received[0], sent[1], received[1])
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
