@@ -85,14 +85,21 @@ func (p *Plane) refreshMTU(all bool) {
 }
 
 // routeMTU returns the MTU of the route toward a locator: that of its
-// interface, or a smaller one configured for the route. 0 when there is none.
-// What the kernel remembers of ICMP messages is left out.
-// links remembers the MTU of interfaces.
+// interface, or a smaller one configured for the route. Each of our RLOCs may
+// have a route of its own, of which the smallest counts: one RLOC has one path
+// MTU. 0 when there is no route. What the kernel remembers of ICMP messages is
+// left out. links remembers the MTU of interfaces.
 func (p *Plane) routeMTU(rloc netip.Addr, links map[int]int) int {
 	mtu := 0
-	routes, err := p.host.h.RouteGetWithOptions(rloc.AsSlice(), &netlink.RouteGetOptions{FIBMatch: true})
-	if err != nil {
-		return 0
+	var routes []netlink.Route
+	for _, src := range p.rlocs() {
+		if src.Is4() != rloc.Is4() {
+			continue
+		}
+		list, err := p.host.h.RouteGetWithOptions(rloc.AsSlice(), &netlink.RouteGetOptions{FIBMatch: true, SrcAddr: src.AsSlice()})
+		if err == nil { // else no packets go that way
+			routes = append(routes, list...)
+		}
 	}
 	consider := func(index, metric int) {
 		m, ok := links[index]

@@ -361,3 +361,42 @@ func TestActiveOnTheWire(t *testing.T) {
 		time.Sleep(20 * time.Millisecond)
 	}
 }
+
+// Uplinks with routing tables of their own have routes of their own: the
+// smallest MTU of them holds for a locator, as its flows may go by any.
+func TestMTUOfSeveralUplinks(t *testing.T) {
+	tp := newTopology(t)
+	two := tp.second(t)
+	check(t, tp.xtrA.Do(func() error {
+		link, err := netlink.LinkByName("up2")
+		if err != nil {
+			return err
+		}
+		_, all, _ := net.ParseCIDR("0.0.0.0/0")
+		if err := netlink.RouteAdd(&netlink.Route{Dst: all, LinkIndex: link.Attrs().Index, Gw: net.IPv4(198, 51, 100, 10), Table: 77, MTU: 1380}); err != nil {
+			return err
+		}
+		r := netlink.NewRule()
+		r.Priority, r.Table, r.Family = 900, 77, unix.AF_INET
+		r.Src = netns.IPNet(netip.PrefixFrom(two, 32))
+		return netlink.RuleAdd(r)
+	}))
+	cfg := configA(rlocB4)
+	cfg.Sources = []netip.Addr{rlocA4, rlocA6}
+	a := startXTR(t, tp.xtrA, cfg)
+	want := func(mtu int) {
+		t.Helper()
+		deadline := time.Now().Add(2 * time.Second)
+		for a.state().MTU[rlocB4.String()] != mtu {
+			if time.Now().After(deadline) {
+				t.Fatalf("path MTUs %v, want %d", a.state().MTU, mtu)
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+	want(1500)
+	a.rlocs(rlocA4, two)
+	want(1380)
+	a.rlocs(rlocA4)
+	want(1500)
+}
