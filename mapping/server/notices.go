@@ -203,9 +203,9 @@ func (n *notices) ready(x *subscription) {
 	n.resume(x.by)
 }
 
-// resume lets b wait for its turn, if it can.
+// resume lets b wait for its turn, if it needs one.
 func (n *notices) resume(b *subscriber) {
-	if !b.waits && len(b.ready) > 0 && b.onWay < maxOnWay {
+	if !b.waits && len(b.ready) > 0 {
 		b.waits = true
 		n.waits = append(n.waits, b)
 	}

@@ -335,6 +335,14 @@ func TestAbuse_ForgedSubscription(t *testing.T) {
 			t.Errorf("%s: the store has %+v", name, it)
 		}
 	}
+	// Nor what the store has, where nothing was to be published meanwhile.
+	b.subscribe(subscribing("10.20.0.0/16", math.MaxUint64-1, elsewhere))
+	b.unanswered()
+	b.s.tick(t.Context(), b.now)
+	x := b.s.pubsub.get(eid("10.20.0.0/16"), xtrID(1))
+	if it := b.store.items[keyOf(ptr(x.item()))]; it.Nonce != x.nonce || !slices.Equal(it.RLOCs, x.rlocs) {
+		t.Errorf("the store has %+v", it)
+	}
 	// One that nothing was ever acknowledged of leaves nothing.
 	b.subscribe(subscribing("10.9.0.1", math.MaxUint64-1, nil))
 	b.unanswered()
@@ -349,7 +357,9 @@ func ptr[T any](v T) *T { return &v }
 
 // Other sites do not get to know who subscribes.
 func TestForwardedWithoutXTRID(t *testing.T) {
-	b := newBench(t, withSubscribers(), nil)
+	cfg := withSubscribers()
+	cfg.RequestRate = RequestRate{PerSource: 1, Burst: 1}
+	b := newBench(t, cfg, nil)
 	b.register(registering{records: []*mapping.Record{rec("10.1.0.0/16", "192.0.2.1")}})
 	out := b.subscribe(subscribing("10.1.0.1", 100, nil))
 	var e wire.ECM
@@ -519,7 +529,7 @@ func TestSubscriptionOfSeveralRecords(t *testing.T) {
 	}
 	// What does not fit in one message is not subscribed to.
 	var many []*mapping.Record
-	for i := range 40 {
+	for i := range 12 {
 		many = append(many, rec(fmt.Sprintf("10.64.%d.0/24", i), "203.0.113.1"), rec(fmt.Sprintf("10.65.%d.0/24", i), "203.0.113.1"))
 	}
 	if err := b.s.Put(t.Context(), append(many, rec("10.64.0.0/16", "203.0.113.1"), rec("10.65.0.0/16", "203.0.113.1"))); err != nil {
@@ -663,5 +673,26 @@ func TestMergedSetsAndPublicationsTakeTurns(t *testing.T) {
 			t.Fatal("never published")
 		}
 		b.now = next
+	}
+}
+
+// Who has no credit for all that its Map-Request would get is subscribed to the
+// part that it has credit for, as with a Map-Reply.
+func TestSubscriptionWithinTheCredit(t *testing.T) {
+	b := newBench(t, withSubscribers(), nil)
+	b.strict = true
+	var recs []*mapping.Record
+	for i := range 10 {
+		recs = append(recs, rec(fmt.Sprintf("10.20.%d.0/24", i), "203.0.113.1"))
+	}
+	if err := b.s.Put(t.Context(), append(recs, rec("10.20.0.0/16", "203.0.113.1"))); err != nil {
+		t.Fatal(err)
+	}
+	out := b.subscribe(subscribing("10.20.200.1", 100, nil))
+	b.wantNotify(out, 100, to1, "10.20.128.0/17 ttl 1440m, 203.0.113.1 1/100 R")
+	b.ack(out[0], pubKey)
+	// Who has proved to be there gets all.
+	if _, got := b.published(b.subscribe(subscribing("10.20.100.1", 100, nil))[0]); len(got) != 11 {
+		t.Errorf("%d records", len(got))
 	}
 }
