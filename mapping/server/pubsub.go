@@ -295,6 +295,9 @@ func (p *pubsub) begin(x *subscription) {
 // forget removes x and its nonce.
 func (p *pubsub) forget(x *subscription) {
 	m, _ := p.table.Get(x.eid)
+	if m[x.by.XTRID] != x {
+		return // it was forgotten before
+	}
 	delete(m, x.by.XTRID)
 	x.by.kept--
 	x.by.over.Remove(x.over)
@@ -621,7 +624,7 @@ func (s *Server) claimed(now time.Time, r *reader, m *wire.MapRequest, e mapping
 	if x == nil && m.Nonce <= by.floor || x != nil && m.Nonce <= x.last() {
 		s.counters.inc(refusedSubscriptionReplay)
 		if s.mayLog(now) {
-			s.log.Warn("subscription dropped: its nonce is not new", "eid", key, "xtr", fmt.Sprintf("%x", by.XTRID[:]), "suppressed", s.suppressed.Swap(0))
+			s.log.Warn("subscription dropped: its nonce is not new", "eid", key, "xtr", fmt.Sprintf("%x", by.XTRID[:]), "to", c.to[0], "suppressed", s.suppressed.Swap(0))
 		}
 		return nil, true
 	}
@@ -723,7 +726,9 @@ func (s *Server) agreed(now time.Time, c claim, nonce uint64, local netip.AddrPo
 // store did not take it.
 func (s *Server) disclaim(now time.Time, x *subscription) {
 	x.asked = 0
-	switch {
+	switch m := x.onWay; {
+	case m != nil && len(m.eids) == 0:
+		x.asked = m.nonce // an earlier one can still be acknowledged
 	case x.unsure:
 		s.end(now, x)
 	case x.stored:

@@ -696,3 +696,25 @@ func TestSubscriptionWithinTheCredit(t *testing.T) {
 		t.Errorf("%d records", len(got))
 	}
 }
+
+// What the store does not take is taken back, and what it took before is not.
+func TestSubscriptionsOfAFailingStore(t *testing.T) {
+	b := newBench(t, withSubscribers(), newMemStore())
+	first := b.subscribe(subscribing("10.9.0.1", 100, nil))
+	b.store.setFail(errDisk)
+	b.subscribe(subscribing("10.9.0.1", 101, nil))
+	b.ack(first[0], pubKey)
+	if x := b.s.pubsub.get(eid("10.9.0.0/16"), xtrID(1)); x == nil || x.unsure || x.nonce != 100 {
+		t.Errorf("what was confirmed: %+v", x)
+	}
+	var batch []subscribe
+	for nonce := range uint64(3) {
+		b.ask(subscribing("10.77.0.1", 300+nonce, nil))
+		batch = append(batch, <-b.s.subscriptions)
+	}
+	b.s.subscribeAll(t.Context(), b.now, batch)
+	by := b.s.pubsub.subscribers[xtrID(1)]
+	if out := b.due(); len(out) != 0 || by.kept != 1 || by.active != 1 || b.s.pubsub.size != 1 {
+		t.Errorf("%d sent, %d kept, %d active, %d in all", len(out), by.kept, by.active, b.s.pubsub.size)
+	}
+}
