@@ -41,7 +41,7 @@ const (
 	MissLimited       // misses of inner sources not handed over: there were too many
 	SourceUnlisted    // flows and batches taken from an outer source that the mapping does not have
 	MSSClamped        // TCP handshake packets whose maximum segment size was lowered
-	UnreachableQueued // paths that are unreachable by ICMP, handed to the control plane
+	UnreachableQueued // unreachable paths handed to the control plane
 	UnreachableLost   // paths not handed over: the queue was full
 
 	numCounters

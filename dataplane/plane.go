@@ -19,9 +19,9 @@ type Plane interface {
 	// Versions returns what received packets say about mappings, by
 	// map-versioning and the check of sources.
 	Versions() <-chan VersionEvent
-	// Unreachable returns the paths that a router or host on the way said it
-	// can't forward our packets on. Nothing follows from it here: it may be
-	// forged by who can guess ports.
+	// Unreachable returns the paths that our kernel, or a router or host on the
+	// way, said it can't forward packets on. Nothing follows from it here: it
+	// may be forged by who can guess ports.
 	Unreachable() <-chan Path
 	// SetRLOCs replaces the addresses of this router to receive on and to send
 	// from. Addresses that no interface has yet are bound when they appear;

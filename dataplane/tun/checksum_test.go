@@ -142,8 +142,9 @@ func sentDatagrams(t *testing.T) {
 		check(t, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}))
 		pools := new(atomic.Pointer[[]*pool])
 		pools.Store(&[]*pool{pl})
-		s := newSender(pools)
-		s.c = dataplane.NewForwarder(dataplane.NewFIB(), dataplane.Config{}).Counters()
+		fwd := dataplane.NewForwarder(dataplane.NewFIB(), dataplane.Config{})
+		s := newSender(pools, fwd)
+		s.c = fwd.Counters()
 		var batch []dataplane.Packet
 		for i, size := range []int{100, 1000, 1000, 1000, 77} {
 			data := make([]byte, size)

@@ -12,8 +12,22 @@ import (
 	"github.com/eidolon-lisp/eidolon/encap"
 )
 
-// unreachableRepeat is after which time the same path is told again by a socket.
+// unreachableRepeat is after which time the same path is told again.
 const unreachableRepeat = 50 * time.Millisecond
+
+// teller tells of unreachable paths, each not again at once. It is for one
+// goroutine.
+type teller struct {
+	path dataplane.Path
+	at   time.Time
+}
+
+func (t *teller) tell(fwd *dataplane.Forwarder, path dataplane.Path, c *dataplane.Counters) {
+	if now := time.Now(); path != t.path || now.Sub(t.at) >= unreachableRepeat {
+		t.path, t.at = path, now
+		fwd.TellUnreachable(path, c)
+	}
+}
 
 // watchErrors reads the error queue of a sending socket until it is closed. It
 // lowers the path MTU of locators toward which packets were too big, and tells
@@ -55,10 +69,7 @@ func (p *Plane) watchErrors(src netip.Addr, s *socket) {
 		n = 0
 		return errno != unix.EAGAIN
 	}
-	var (
-		told dataplane.Path
-		when time.Time
-	)
+	var told teller
 	for s.readable(read) == nil {
 		if n == 0 {
 			continue
@@ -68,15 +79,13 @@ func (p *Plane) watchErrors(src netip.Addr, s *socket) {
 		if !ok || !validTarget(e, dst, port) {
 			continue
 		}
-		now := time.Now()
-		switch path := (dataplane.Path{Local: src, Remote: dst}); {
+		switch {
 		case e.mtu > 0:
-			if p.fib.LowerMTU(dst, e.mtu, now) {
+			if p.fib.LowerMTU(dst, e.mtu, time.Now()) {
 				p.c.Add(dataplane.MTULowered, 1)
 			}
-		case p.fib.InUse(dst) && (path != told || now.Sub(when) >= unreachableRepeat):
-			told, when = path, now
-			p.fwd.TellUnreachable(path, p.c)
+		case p.fib.InUse(dst):
+			told.tell(p.fwd, dataplane.Path{Local: src, Remote: dst}, p.c)
 		}
 	}
 }

@@ -113,6 +113,8 @@ func (p *pool) close() {
 type sender struct {
 	pools *atomic.Pointer[[]*pool] // those that are open now, few
 	c     *dataplane.Counters
+	fwd   *dataplane.Forwarder
+	told  teller
 
 	msgs  [dataplane.MaxBatch]message
 	hdrs  [dataplane.MaxBatch]mmsghdr
@@ -135,8 +137,8 @@ type message struct {
 	ctl      control
 }
 
-func newSender(pools *atomic.Pointer[[]*pool]) *sender {
-	s := &sender{pools: pools}
+func newSender(pools *atomic.Pointer[[]*pool], fwd *dataplane.Forwarder) *sender {
+	s := &sender{pools: pools, fwd: fwd}
 	s.write = func(fd uintptr) bool {
 		for s.from < s.to {
 			n, errno := sendmmsg(fd, s.hdrs[s.from:s.to], unix.MSG_DONTWAIT)
@@ -296,6 +298,9 @@ func (s *sender) transmit(pkts []dataplane.Packet, from, to int) {
 			s.oneByOne(pkts, at)
 		} else {
 			s.lose(pkts, at, dropOf(s.errno))
+		}
+		if p := &pkts[s.msgs[at].first]; p.Drop == dataplane.DropSendUnreachable {
+			s.told.tell(s.fwd, dataplane.Path{Local: p.Src, Remote: p.Dst}, s.c)
 		}
 		s.from = at + 1
 		s.to = to

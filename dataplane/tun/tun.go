@@ -466,7 +466,7 @@ func (p *Plane) Run(ctx context.Context) error {
 
 // newEncap joins a worker with its sender.
 func (p *Plane) newEncap(make func(uint32, dataplane.HostWriter, dataplane.Sender) *dataplane.Encap, iid uint32, q *queue) *dataplane.Encap {
-	s := newSender(&p.pools)
+	s := newSender(&p.pools, p.fwd)
 	w := make(iid, q, s)
 	s.c = w.Counters()
 	return w

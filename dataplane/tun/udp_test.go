@@ -47,7 +47,7 @@ func newWire(t testing.TB, local netip.Addr, receivers int) *wire {
 	})
 	pools := new(atomic.Pointer[[]*pool])
 	pools.Store(&[]*pool{w.pool})
-	w.send = newSender(pools)
+	w.send = newSender(pools, w.fwd)
 	w.send.c = w.fwd.Counters()
 	return w
 }
@@ -237,6 +237,9 @@ func TestSendErrorsAreNamed(t *testing.T) {
 	}
 	if w.pool.noSegmentation.Load() {
 		t.Error("an unreachable destination was taken for a refusal of segmentation")
+	}
+	if p := <-w.fwd.Unreachable(); p != (dataplane.Path{Local: w.local, Remote: far.Dst}) || len(w.fwd.Unreachable()) != 0 {
+		t.Errorf("told of %v and %d more", p, len(w.fwd.Unreachable()))
 	}
 	for errno, want := range map[unix.Errno]dataplane.DropReason{
 		unix.EPERM: dataplane.DropSendDenied, unix.ENOBUFS: dataplane.DropSendBuffer, unix.EIO: dataplane.DropSendError,

@@ -244,16 +244,34 @@ func readFull(c net.Conn, buf []byte) (n int, err error) {
 func TestUnreachableIsTold(t *testing.T) {
 	tp := newTopology(t)
 	for _, c := range []struct {
-		name         string
-		local, dst   netip.Addr
-		spoil, again func(t *testing.T)
+		name       string
+		local, dst netip.Addr
+		spoil      func(t *testing.T)
 	}{
-		{"no ETR", rlocA4, rlocB4, nil, nil},
-		{"no ETR, IPv6", rlocA6, rlocB6, nil, nil},
-		{"no route", rlocA4, addr("203.0.113.9"), nil, nil},
-		{"no route, IPv6", rlocA6, addr("2001:db8:f9::9"), nil, nil},
-		{"prohibited", rlocA4, addr("203.0.113.10"), func(t *testing.T) { prohibit(t, tp.core, "203.0.113.10/32") }, nil},
-		{"prohibited, IPv6", rlocA6, addr("2001:db8:f9::10"), func(t *testing.T) { prohibit(t, tp.core, "2001:db8:f9::10/128") }, nil},
+		{"no ETR", rlocA4, rlocB4, nil},
+		{"no ETR, IPv6", rlocA6, rlocB6, nil},
+		{"no route", rlocA4, addr("203.0.113.9"), nil},
+		{"no route, IPv6", rlocA6, addr("2001:db8:f9::9"), nil},
+		{"prohibited", rlocA4, addr("203.0.113.10"), func(t *testing.T) { prohibit(t, tp.core, "203.0.113.10/32") }},
+		{"prohibited, IPv6", rlocA6, addr("2001:db8:f9::10"), func(t *testing.T) { prohibit(t, tp.core, "2001:db8:f9::10/128") }},
+		{"silent gateway", rlocA4, rlocB4, func(t *testing.T) {
+			setSysctl(t, tp.xtrA, "net/ipv4/neigh/up/retrans_time_ms", "50")
+			setSysctl(t, tp.xtrA, "net/ipv4/neigh/up/delay_first_probe_time", "0")
+			check(t, tp.core.Do(func() error {
+				l, err := netlink.LinkByName("a")
+				if err != nil {
+					return err
+				}
+				return netlink.LinkSetARPOff(l)
+			}))
+			check(t, tp.xtrA.Do(func() error {
+				l, err := netlink.LinkByName("up")
+				if err != nil {
+					return err
+				}
+				return netlink.NeighDel(&netlink.Neigh{LinkIndex: l.Attrs().Index, IP: net.IPv4(198, 51, 100, 2)})
+			}))
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.spoil != nil {
