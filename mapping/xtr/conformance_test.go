@@ -61,7 +61,7 @@ func allRequests(t *testing.T, cfg Config) map[string][]byte {
 	r.confirmAllKeeping()
 	keep("smr")
 	r.m.itr.finish(r.m.itr.queries[eid("10.3.0.0/16")])
-	r.m.probes.forget(r.now, r.m.probes.rlocs[etr1.Addr()])
+	r.m.probes.forget(r.now, r.m.probes.paths[Path{own4, etr1.Addr()}])
 	r.until(50 * time.Second)
 	r.take()
 	r.m.itr.used(r.now, []mapping.EID{eid("10.2.0.0/16")})
@@ -74,7 +74,7 @@ func allRequests(t *testing.T, cfg Config) map[string][]byte {
 }
 
 // TestI1_ITRRLOCs: every Map-Request has as many ITR-RLOCs as there are, at
-// least one, and IRC is one less.
+// least one, and IRC is one less. A probe has the one of its path.
 func TestI1_ITRRLOCs(t *testing.T) {
 	for _, rlocs := range [][]netip.Addr{{own4}, {own4, own6}} {
 		cfg := testConfig()
@@ -84,8 +84,12 @@ func TestI1_ITRRLOCs(t *testing.T) {
 			if err := m.Decode(b); err != nil {
 				t.Fatal(err)
 			}
-			if irc := int(b[2] & 0x1f); irc != len(rlocs)-1 || len(m.ITRRLOCs) != len(rlocs) {
-				t.Errorf("%s: IRC %d, %d ITR-RLOCs, want %d", name, irc, len(m.ITRRLOCs), len(rlocs))
+			want := len(rlocs)
+			if m.Probe { // whose reply must come back to where it was sent from
+				want = 1
+			}
+			if irc := int(b[2] & 0x1f); irc != want-1 || len(m.ITRRLOCs) != want {
+				t.Errorf("%s: IRC %d, %d ITR-RLOCs, want %d", name, irc, len(m.ITRRLOCs), want)
 			}
 		}
 	}

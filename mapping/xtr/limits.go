@@ -81,7 +81,7 @@ const (
 	// registration unconfirmed.
 	unconfirmedTries = 3
 
-	// Probes: one RLOC is probed once in 10 s, and up to 5 times at once when
+	// Probes: one path is probed once in 10 s, and up to 5 times at once when
 	// it is suspected; all RLOCs together once a second at rest, and 16 times
 	// a second while suspected, in bursts of 64.
 	probeEach           = 10 * time.Second
@@ -90,19 +90,45 @@ const (
 	probeSuspected      = time.Second / 16
 	probeSuspectedBurst = 64
 	// probeTimeout is how long a probe waits for its reply before the next
-	// one; twice the round-trip time where that is longer, up to
-	// probeTimeoutMax. A reply that comes later still counts.
+	// one, where the round-trip time is not known. Where it is, it decides,
+	// with a margin and in bounds. A reply that comes later still counts.
 	probeTimeout    = time.Second
+	probeTimeoutMin = 100 * time.Millisecond
 	probeTimeoutMax = 5 * time.Second
+	probeMargin     = 20 * time.Millisecond
 	// probeKeep is how long after the last traffic an RLOC is probed, and
 	// probeKeepDown the same for one that is down.
 	probeKeep     = time.Minute
 	probeKeepDown = 10 * time.Minute
 	// probeOutstanding, probeEIDs and maxProbed bound the probes of an RLOC
-	// that wait for a reply, the entries that it is probed for, and the RLOCs.
+	// that wait for a reply, the entries that it is probed for, and the paths.
 	probeOutstanding = 8
 	probeEIDs        = 4
 	maxProbed        = 4096
+
+	// Traffic that goes one way only for suspectAfter, or for twice as long as
+	// it did before without harm, up to suspectAfterMax, is suspect. A
+	// suspicion that comes to nothing is not repeated for suspectAgain, and
+	// each further one for twice as long, up to suspectAgainMax.
+	suspectAfter    = 150 * time.Millisecond
+	suspectAfterMax = 3 * time.Second
+	suspectAgain    = time.Second
+	suspectAgainMax = 10 * time.Second
+	// A flow goes both ways after flowTwoWay rounds with packets in, is
+	// another one after flowIdle without packets, and maxFlows are known.
+	flowTwoWay = 3
+	flowIdle   = 10 * time.Second
+	maxFlows   = 1024
+	// hintWithin is how close two probes of a peer are that did not hear us.
+	hintWithin = time.Second
+	// confirmPaths is how many other paths are tested before an uplink is
+	// blamed for one.
+	confirmPaths = 3
+	// An uplink that comes back is used after holdDown, after twice as long
+	// with each time that it went away within flapWindow, up to holdDownMax.
+	holdDown    = time.Second
+	holdDownMax = time.Minute
+	flapWindow  = time.Minute
 
 	// keyTries is how many Map-Registers with one key go unanswered before the
 	// next one is tried.

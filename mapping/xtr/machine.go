@@ -58,6 +58,7 @@ func (m *machine) advance(now time.Time) {
 		m.itr.subs.advance(now)
 		m.smrs.advance(now)
 		m.itr.changes = append(m.itr.changes, m.probes.advance(now)...)
+		m.settle(now)
 	}
 }
 
@@ -67,7 +68,7 @@ func (m *machine) next() (t time.Time, ok bool) {
 	if m.stopping {
 		return t, ok
 	}
-	for _, next := range [...]func() (time.Time, bool){m.itr.next, m.itr.subs.next, m.smrs.next, m.probes.next} {
+	for _, next := range [...]func() (time.Time, bool){m.itr.next, m.itr.subs.next, m.smrs.next, m.probes.next, m.locals.next} {
 		if u, has := next(); has && (!ok || u.Before(t)) {
 			t, ok = u, true
 		}
@@ -128,6 +129,7 @@ func (m *machine) receive(now time.Time, msg []byte, src, dst netip.AddrPort) {
 	case wire.TypeMapReply:
 		if ours, changes := m.probes.reply(now, msg, src); ours {
 			m.itr.changes = append(m.itr.changes, changes...)
+			m.settle(now)
 			return
 		}
 		m.itr.reply(now, msg, src)
@@ -173,11 +175,17 @@ func (m *machine) request(now time.Time, msg []byte, how arrival) {
 		m.refuse(now, controlUnexpected, how.from, nil)
 	case req.SMR:
 		m.itr.solicited(now, req)
+		if eid, ok := m.itr.cachedFor(req); ok {
+			m.probes.suspectEntry(now, eid)
+		}
 	default:
 		m.smrs.asked(req)
 		if req.HasMapData {
 			m.itr.mapData(now, req)
 		}
 		m.etr.request(now, req, how)
+		if req.Probe && !how.encapsulated {
+			m.probes.probedBy(now, how.at.Addr(), how.from.Addr())
+		}
 	}
 }

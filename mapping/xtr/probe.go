@@ -19,39 +19,53 @@ import (
 // to a locator that is silent are lost no more surely than packets that are
 // dropped, and a peer that filters probes keeps working.
 //
+// What is probed is a path: from an RLOC of this router to one of another, and
+// back, since a probe names no other ITR-RLOC than the one it is sent from. A
+// locator is down when all paths to it are.
+//
 // One probe serves all mappings of an RLOC. At rest each RLOC is probed once in
-// an interval, and all together once a second at most. A probe without a reply
-// raises suspicion; then the next ones follow at once, and after a few the
-// locator is down. It is tried again every 10 s, and one reply brings it back.
-// A reply is used for reachability only, never to change the mapping.
+// an interval, by one path after the other, and all together once a second at
+// most. A probe without a reply raises suspicion, and so do signs from
+// elsewhere, see suspicion.go; then the next ones follow at once, and after a
+// few the path is down. It is tried again every 10 s, and one reply brings it
+// back. A reply is used for reachability only, never to change the mapping.
 type prober struct {
 	*core
-	cache  *mapping.Cache
-	rlocs  map[netip.Addr]*probed
-	nonces map[uint64]outstandingProbe
-	timers probeHeap
-	down   int // RLOCs that are down
+	cache   *mapping.Cache
+	paths   map[Path]*probed
+	remotes map[netip.Addr][]*probed // paths by remote end; no empty ones
+	nonces  map[uint64]outstandingProbe
+	timers  probeHeap
+	down    int // remote RLOCs that are down
+	// moved says that the paths that are down, or the verdict on an uplink, are
+	// others than when machine.settle looked.
+	moved bool
+	flows map[mapping.EID]*flow
+	hints map[Path]time.Time // when a peer last probed a path of ours
 
-	each      limiter[netip.Addr]
+	each      limiter[Path]
 	resting   limiter[struct{}]
 	suspected limiter[struct{}]
 }
 
-// probed is an RLOC that is tested.
+// probed is a path that is tested.
 type probed struct {
-	addr     netip.Addr
+	local    netip.Addr
+	addr     netip.Addr    // remote RLOC
 	eids     []mapping.EID // cached entries that have it, a few
 	turn     int           // which of them is asked for next
 	lastUsed time.Time
 
 	down     bool
-	failures int      // probes in a row without a reply
-	waiting  bool     // the last probe has neither a reply nor timed out
-	nonces   []uint64 // outstanding, oldest first
+	suspect  bool      // to be tested at once
+	failures int       // probes in a row without a reply
+	failing  time.Time // when the first of them was sent
+	waiting  bool      // the last probe has neither a reply nor timed out
+	nonces   []uint64  // outstanding, oldest first
 
 	probes, replies      uint64
 	lastProbe, lastReply time.Time
-	rtt                  time.Duration // smoothed
+	rtt, deviation       time.Duration // smoothed; 0 before the first reply
 	at                   time.Time     // when to do something
 	index                int           // in the heap
 }
@@ -67,9 +81,12 @@ func newProber(c *core, cache *mapping.Cache) *prober {
 	return &prober{
 		core:      c,
 		cache:     cache,
-		rlocs:     make(map[netip.Addr]*probed),
+		paths:     make(map[Path]*probed),
+		remotes:   make(map[netip.Addr][]*probed),
 		nonces:    make(map[uint64]outstandingProbe),
-		each:      newLimiter[netip.Addr](probeEach, probeEachBurst, maxProbed),
+		flows:     make(map[mapping.EID]*flow),
+		hints:     make(map[Path]time.Time),
+		each:      newLimiter[Path](probeEach, probeEachBurst, maxProbed),
 		resting:   newLimiter[struct{}](probeResting, 1, 1),
 		suspected: newLimiter[struct{}](probeSuspected, probeSuspectedBurst, 1),
 	}
@@ -89,32 +106,64 @@ func (p *prober) used(now time.Time, eids []mapping.EID) {
 			if !l.Usable() || !p.mayProbe(l.Addr) {
 				continue
 			}
-			r := p.rlocs[l.Addr]
-			if r == nil {
-				if len(p.rlocs) >= maxProbed {
-					p.stats.inc(rlocProbeTableFull)
-					continue
+			p.cover(now, l.Addr)
+			for _, r := range p.remotes[l.Addr] {
+				r.lastUsed = now
+				if !slices.Contains(r.eids, e) {
+					if len(r.eids) == probeEIDs {
+						r.eids = slices.Delete(r.eids, 0, 1)
+					}
+					r.eids = append(r.eids, e)
 				}
-				r = &probed{addr: l.Addr, at: now}
-				p.rlocs[l.Addr] = r
-				heap.Push(&p.timers, r)
-			}
-			r.lastUsed = now
-			if !slices.Contains(r.eids, e) {
-				if len(r.eids) == probeEIDs {
-					r.eids = slices.Delete(r.eids, 0, 1)
-				}
-				r.eids = append(r.eids, e)
 			}
 		}
 	}
+}
+
+// cover has every path to a remote RLOC tested that there is now.
+func (p *prober) cover(now time.Time, remote netip.Addr) {
+	for _, l := range p.locals.list {
+		path := Path{l.addr, remote}
+		if !l.up || l.addr.Is4() != remote.Is4() || p.paths[path] != nil {
+			continue
+		}
+		if len(p.paths) >= maxProbed {
+			p.stats.inc(rlocProbeTableFull)
+			return
+		}
+		r := &probed{local: l.addr, addr: remote, at: now}
+		if others := p.remotes[remote]; len(others) > 0 {
+			r.lastUsed, r.eids = others[0].lastUsed, slices.Clone(others[0].eids)
+		}
+		p.paths[path] = r
+		p.remotes[remote] = append(p.remotes[remote], r)
+		heap.Push(&p.timers, r)
+	}
+}
+
+// localsChanged forgets the paths from local RLOCs that are gone or have no
+// carrier, and tests those from new ones.
+func (p *prober) localsChanged(now time.Time) (changes []mapping.CacheChange) {
+	for path, r := range p.paths {
+		if l := p.locals.get(path.Local); l != nil && l.up {
+			continue
+		}
+		if others := p.remotes[path.Remote]; len(others) == 1 {
+			p.cover(now, path.Remote)
+		}
+		changes = append(changes, p.forget(now, r)...)
+	}
+	for remote := range p.remotes {
+		p.cover(now, remote)
+	}
+	return changes
 }
 
 // mayProbe reports whether a can be tested: it is not this router, and it is
 // not the mapping system, which must not answer (section 5.2).
 func (p *prober) mayProbe(a netip.Addr) bool {
 	_, ok := p.source(a)
-	return ok && !p.isLocal(a) &&
+	return ok && mapping.ValidRLOC(a) == nil && !p.isLocal(a) &&
 		!slices.ContainsFunc(p.cfg.MapResolvers, func(m netip.AddrPort) bool { return m.Addr() == a }) &&
 		!slices.ContainsFunc(p.cfg.MapServers, func(m MapServer) bool { return m.Addr.Addr() == a })
 }
@@ -150,6 +199,11 @@ func (p *prober) fire(now time.Time, r *probed) (changes []mapping.CacheChange) 
 		p.stats.inc(rlocProbesUnanswered)
 		if !r.down && r.failures >= p.cfg.RLOCProbing.Retries {
 			changes = p.verdict(now, r, true)
+			p.judge(now)
+		}
+		if r.failures == 1 {
+			r.failing = r.lastProbe
+			p.testOthers(now, r)
 		}
 		if r.down {
 			p.schedule(r, r.lastProbe.Add(probeEach))
@@ -165,22 +219,51 @@ func (p *prober) fire(now time.Time, r *probed) (changes []mapping.CacheChange) 
 		return p.forget(now, r)
 	}
 	all := &p.resting
-	if r.failures > 0 && !r.down {
+	if (r.suspect || r.failures > 0) && !r.down {
 		all = &p.suspected
 	}
 	if at := all.readyAt(struct{}{}); at.After(now) {
 		p.schedule(r, at)
 		return changes
 	}
-	if at := p.each.readyAt(r.addr); at.After(now) {
+	path := Path{r.local, r.addr}
+	if at := p.each.readyAt(path); at.After(now) {
 		p.schedule(r, at)
 		return changes
 	}
 	all.take(now, struct{}{})
-	p.each.take(now, r.addr)
-	p.schedule(r, now.Add(min(max(probeTimeout, 2*r.rtt), probeTimeoutMax)))
+	p.each.take(now, path)
+	r.suspect = false
+	p.schedule(r, now.Add(r.patience()))
 	p.probe(now, r, eid)
 	return changes
+}
+
+// patience is how long a probe may go without a reply.
+func (r *probed) patience() time.Duration {
+	if r.rtt == 0 {
+		return probeTimeout
+	}
+	return min(max(probeTimeoutMin, r.rtt+max(4*r.deviation, r.rtt/2)+probeMargin), probeTimeoutMax)
+}
+
+// test probes r at once, as far as the limits allow.
+func (p *prober) test(now time.Time, r *probed) {
+	if r.waiting || r.suspect {
+		return
+	}
+	r.suspect = true
+	p.schedule(r, now)
+}
+
+// testOthers tests the other paths to the remote end of r: if they work, it is
+// the path that does not.
+func (p *prober) testOthers(now time.Time, r *probed) {
+	for _, o := range p.remotes[r.addr] {
+		if o != r && !o.down {
+			p.test(now, o)
+		}
+	}
 }
 
 // eid returns an entry of the map-cache that has r as a usable locator.
@@ -217,7 +300,7 @@ func (p *prober) probe(now time.Time, r *probed, e mapping.EID) {
 	msg, ok := p.encode(&wire.MapRequest{
 		Probe:    true,
 		Nonce:    nonce,
-		ITRRLOCs: p.itrRLOCs,
+		ITRRLOCs: []wire.Address{wire.IPAddress(r.local)}, // so that the reply takes the path too
 		EIDs:     []wire.RequestRecord{wire.NewRequestRecord(e)},
 	})
 	if !ok {
@@ -231,10 +314,9 @@ func (p *prober) probe(now time.Time, r *probed, e mapping.EID) {
 	p.nonces[nonce] = outstandingProbe{r, e, now}
 	r.waiting, r.lastProbe = true, now
 	r.probes++
-	src, _ := p.source(r.addr)
-	p.send(src, netip.AddrPortFrom(r.addr, wire.Port), msg)
+	p.send(netip.AddrPortFrom(r.local, p.cfg.Port), netip.AddrPortFrom(r.addr, wire.Port), msg)
 	p.stats.inc(rlocProbesOut)
-	p.log.Debug("rloc-probe sent", "rloc", r.addr, "eid", e, "nonce", hex(nonce))
+	p.log.Debug("rloc-probe sent", "rloc", r.addr, "from", r.local, "eid", e, "nonce", hex(nonce))
 }
 
 // reply handles a Map-Reply, if its nonce is that of a probe.
@@ -257,17 +339,20 @@ func (p *prober) reply(now time.Time, msg []byte, from netip.AddrPort) (handled 
 	}
 	p.stats.inc(rlocProbesAnswered)
 	r.replies++
-	r.lastReply, r.failures, r.waiting = now, 0, false
-	if rtt := now.Sub(o.at); r.rtt == 0 {
-		r.rtt = rtt
-	} else {
+	r.lastReply, r.failures, r.waiting, r.suspect = now, 0, false, false
+	rtt := max(now.Sub(o.at), 1)
+	if r.rtt == 0 {
+		r.rtt, r.deviation = rtt, rtt/2
+	} else { // as RFC 6298 section 2
+		r.deviation += ((r.rtt - rtt).Abs() - r.deviation) / 4
 		r.rtt += (rtt - r.rtt) / 8
 	}
 	p.unwait(o.rloc)
 	if r.down {
 		changes = p.verdict(now, r, false)
 	}
-	p.schedule(r, r.lastProbe.Add(p.jitter(p.cfg.RLOCProbing.Interval)))
+	p.judge(now)
+	p.schedule(r, r.lastProbe.Add(p.jitter(p.cfg.RLOCProbing.Interval)*time.Duration(len(p.remotes[r.addr]))))
 	return true, changes
 }
 
@@ -292,14 +377,16 @@ func (p *prober) answered(o outstandingProbe, m *wire.MapReply) (r *probed, ok b
 			}
 		}
 	}
-	r = p.rlocs[locator]
+	r = p.paths[Path{o.rloc.local, locator}]
 	return r, found && r != nil && (r == o.rloc || p.has(o.eid, locator))
 }
 
 // verified reports whether a answered a probe lately, and so is where it says.
 func (p *prober) verified(now time.Time, a netip.Addr) bool {
-	r := p.rlocs[a]
-	return r != nil && !r.lastReply.IsZero() && now.Sub(r.lastReply) <= 2*p.cfg.RLOCProbing.Interval
+	rs := p.remotes[a]
+	return slices.ContainsFunc(rs, func(r *probed) bool {
+		return !r.lastReply.IsZero() && now.Sub(r.lastReply) <= 2*p.cfg.RLOCProbing.Interval*time.Duration(len(rs))
+	})
 }
 
 // unwait forgets the outstanding probes of r.
@@ -310,10 +397,25 @@ func (p *prober) unwait(r *probed) {
 	r.nonces = r.nonces[:0]
 }
 
-// verdict declares r down or up and returns the changes of all entries that
-// have it, with the records as they were learned: adjust changes them.
+// isDown reports whether all paths to a remote RLOC are down.
+func (p *prober) isDown(a netip.Addr) bool {
+	rs := p.remotes[a]
+	return len(rs) > 0 && !slices.ContainsFunc(rs, func(r *probed) bool { return !r.down })
+}
+
+// verdict declares r down or up. If that makes its remote end so, it returns
+// the changes of all entries that have it, with the records as they were
+// learned: adjust changes them.
 func (p *prober) verdict(now time.Time, r *probed, down bool) (changes []mapping.CacheChange) {
-	r.down = down
+	was := p.isDown(r.addr)
+	r.down, p.moved = down, true
+	if p.isDown(r.addr) == was {
+		p.log.Info("path changed", "from", r.local, "rloc", r.addr, "up", !down)
+		if down {
+			p.stats.inc(pathsDown)
+		}
+		return nil
+	}
 	if down {
 		p.down++
 		p.stats.inc(rlocsDown)
@@ -325,8 +427,13 @@ func (p *prober) verdict(now time.Time, r *probed, down bool) (changes []mapping
 		p.log.Info("rloc is up again", "rloc", r.addr)
 		p.events.Publish(Event{Time: now, Kind: EventUp, RLOC: r.addr})
 	}
+	return p.affected(r.addr)
+}
+
+// affected returns the entries of the map-cache that have a remote RLOC.
+func (p *prober) affected(a netip.Addr) (changes []mapping.CacheChange) {
 	for e := range p.cache.All() {
-		if usesLocator(e.Record, r.addr) {
+		if usesLocator(e.Record, a) {
 			changes = append(changes, mapping.CacheChange{EID: e.Record.EID, Record: e.Record, Expires: e.Expires})
 		}
 	}
@@ -336,13 +443,27 @@ func (p *prober) verdict(now time.Time, r *probed, down bool) (changes []mapping
 // forget ends the testing of r, which carries nothing any more. It counts as up
 // from then on.
 func (p *prober) forget(now time.Time, r *probed) (changes []mapping.CacheChange) {
-	if r.down {
-		changes = p.verdict(now, r, false)
-	}
+	was := p.isDown(r.addr)
+	p.moved = p.moved || r.down
 	p.unwait(r)
-	delete(p.rlocs, r.addr)
+	delete(p.paths, Path{r.local, r.addr})
+	delete(p.hints, Path{r.local, r.addr})
+	p.remotes[r.addr] = slices.DeleteFunc(p.remotes[r.addr], func(o *probed) bool { return o == r })
+	if len(p.remotes[r.addr]) == 0 {
+		delete(p.remotes, r.addr)
+	}
 	heap.Remove(&p.timers, r.index)
-	return changes
+	switch is := p.isDown(r.addr); {
+	case was && !is:
+		p.down--
+		p.stats.inc(rlocsUp)
+		return p.affected(r.addr)
+	case is && !was:
+		p.down++
+		p.stats.inc(rlocsDown)
+		return p.affected(r.addr)
+	}
+	return nil
 }
 
 // adjust takes the R bit off the locators that are down, in copies of the
@@ -361,7 +482,7 @@ func (p *prober) adjust(changes []mapping.CacheChange) {
 			if !l.Usable() {
 				continue
 			}
-			if r := p.rlocs[l.Addr]; r == nil || !r.down {
+			if !p.isDown(l.Addr) {
 				usable = true
 				continue
 			}
@@ -392,7 +513,8 @@ type probeHeap []*probed
 
 func (h probeHeap) Len() int { return len(h) }
 func (h probeHeap) Less(i, j int) bool {
-	return cmp.Or(h[i].at.Compare(h[j].at), h[i].lastProbe.Compare(h[j].lastProbe), h[i].addr.Compare(h[j].addr)) < 0
+	a, b := h[i], h[j]
+	return cmp.Or(a.at.Compare(b.at), a.lastProbe.Compare(b.lastProbe), a.addr.Compare(b.addr), a.local.Compare(b.local)) < 0
 }
 func (h probeHeap) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
@@ -422,16 +544,39 @@ type RLOCStatus struct {
 	LastProbe       time.Time     // zero if none
 	LastReply       time.Time     // zero if none
 	LastUsed        time.Time     // last round with traffic to a mapping that has it
-	RTT             time.Duration // smoothed; 0 if not known
+	RTT             time.Duration // smoothed, of the path that answered last; 0 if not known
+	// Paths are the ways to it, ascending by this router's RLOC. The
+	// other fields sum them up.
+	Paths []PathStatus
+}
+
+// PathStatus is what probing knows of one path.
+type PathStatus struct {
+	Local     netip.Addr
+	Up        bool
+	Failures  int
+	LastProbe time.Time     // zero if none
+	LastReply time.Time     // zero if none
+	RTT       time.Duration // smoothed; 0 if not known
 }
 
 func (p *prober) status() []RLOCStatus {
-	out := make([]RLOCStatus, 0, len(p.rlocs))
-	for _, r := range p.rlocs {
-		out = append(out, RLOCStatus{
-			Addr: r.addr, Up: !r.down, Failures: r.failures, Probes: r.probes, Replies: r.replies,
-			LastProbe: r.lastProbe, LastReply: r.lastReply, LastUsed: r.lastUsed, RTT: r.rtt,
-		})
+	out := make([]RLOCStatus, 0, len(p.remotes))
+	for a, rs := range p.remotes {
+		st := RLOCStatus{Addr: a, Up: !p.isDown(a), Failures: rs[0].failures}
+		for _, r := range rs {
+			st.Failures = min(st.Failures, r.failures)
+			st.Probes += r.probes
+			st.Replies += r.replies
+			st.LastUsed = latest(st.LastUsed, r.lastUsed)
+			st.LastProbe = latest(st.LastProbe, r.lastProbe)
+			if r.lastReply.After(st.LastReply) {
+				st.LastReply, st.RTT = r.lastReply, r.rtt
+			}
+			st.Paths = append(st.Paths, PathStatus{r.local, !r.down, r.failures, r.lastProbe, r.lastReply, r.rtt})
+		}
+		slices.SortFunc(st.Paths, func(a, b PathStatus) int { return a.Local.Compare(b.Local) })
+		out = append(out, st)
 	}
 	slices.SortFunc(out, func(a, b RLOCStatus) int { return a.Addr.Compare(b.Addr) })
 	return out
@@ -444,4 +589,11 @@ func (x *XTR) RLOCs() []RLOCStatus {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.m.probes.status()
+}
+
+func latest(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }

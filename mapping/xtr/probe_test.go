@@ -209,7 +209,7 @@ func TestProbeEnds(t *testing.T) {
 		t.Errorf("still probed: %+v", s)
 	}
 	r.run(15 * time.Minute)
-	if n := len(r.m.probes.rlocs) + len(r.m.probes.nonces) + len(r.m.probes.timers) + r.m.probes.down; n != 0 {
+	if n := len(r.m.probes.paths) + len(r.m.probes.nonces) + len(r.m.probes.timers) + r.m.probes.down; n != 0 {
 		t.Errorf("%d things are left", n)
 	}
 	if got := r.usable("10.2.0.0/16"); !slices.Equal(got, []string{"203.0.113.7", "203.0.113.8"}) {
@@ -414,7 +414,7 @@ func TestProbeOtherEID(t *testing.T) {
 func TestProbingOff(t *testing.T) {
 	r := newProbeRig(t, func(c *Config) { c.RLOCProbing.Off = true })
 	r.run(5 * time.Minute)
-	if len(r.probes) != 0 || len(r.m.probes.rlocs) != 0 {
+	if len(r.probes) != 0 || len(r.m.probes.paths) != 0 {
 		t.Errorf("%d probes", len(r.probes))
 	}
 }
@@ -428,7 +428,7 @@ func TestProbeTableBounded(t *testing.T) {
 			mapping.MakeLocator(netip.AddrFrom4([4]byte{203, 1, byte(i >> 8), byte(i)}), 1, 1)}})
 		r.m.used(r.now, []mapping.EID{e})
 	}
-	if n := len(r.m.probes.rlocs); n != maxProbed || r.stat(rlocProbeTableFull) != 100 {
+	if n := len(r.m.probes.paths); n != maxProbed || r.stat(rlocProbeTableFull) != 100 {
 		t.Errorf("%d RLOCs, %d refused", n, r.stat(rlocProbeTableFull))
 	}
 }

@@ -69,6 +69,13 @@ const (
 	rlocProbeRepliesRefused
 	rlocProbeTableFull
 	rlocsDown
+	pathsDown
+	uplinksDown
+	uplinksUp
+	uplinksDamped
+	suspicionsTraffic
+	suspicionsICMP
+	suspicionsPeer
 	rlocsUp
 	mapRegistersOut
 	mapRegistersRetransmitted
@@ -160,6 +167,13 @@ var counterNames = [numCounters]string{
 	rlocProbeRepliesRefused:      "rloc_probe_replies_refused",
 	rlocProbeTableFull:           "rloc_probe_table_full",
 	rlocsDown:                    "rlocs_down",
+	pathsDown:                    "paths_down",
+	uplinksDown:                  "uplinks_down",
+	uplinksUp:                    "uplinks_up",
+	uplinksDamped:                "uplinks_damped",
+	suspicionsTraffic:            "suspicions_traffic",
+	suspicionsICMP:               "suspicions_icmp",
+	suspicionsPeer:               "suspicions_peer",
 	rlocsUp:                      "rlocs_up",
 	mapRegistersOut:              "map_registers_out",
 	mapRegistersRetransmitted:    "map_registers_retransmitted",

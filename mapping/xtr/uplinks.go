@@ -61,15 +61,25 @@ type localRLOC struct {
 	addr   netip.Addr
 	uplink string // "" for one of Config.RLOCs
 	up     bool   // its uplink has a carrier
+
+	dead      bool // no packets come or go all the same
+	deadSince time.Time
+	lastInfo  time.Time // last Info-Reply to it
+	flaps     int       // times that it went away in a row, see flapWindow
+	left      time.Time // the last of them
+	held      time.Time // not used before; zero if it is not held
+	gone      bool      // no uplink has the address now
 }
 
-// alive reports whether packets can be expected to come and go by l.
-func (l *localRLOC) alive() bool { return l.up }
+// alive reports whether packets can be expected to come and go by l, and to do
+// so for a while.
+func (l *localRLOC) alive() bool { return l.up && !l.dead && l.held.IsZero() }
 
 // locals are the RLOCs of this router. Which there are is told from outside,
 // how they are also by what the machine finds out.
 type locals struct {
 	list []*localRLOC // in the order given
+	past []*localRLOC // that were there lately, the oldest first, at most maxITRRLOCs
 	// were holds locators of database-mappings that were here once. One that is
 	// not now is not reachable; one that never was is another router's.
 	were map[netip.Addr]bool
@@ -86,15 +96,24 @@ func (s *locals) get(a netip.Addr) *localRLOC {
 
 // replace takes the present state. What was found out of addresses that are
 // still there is kept.
-func (s *locals) replace(uplinks []Uplink, rlocs []netip.Addr) {
-	old := *s
+func (s *locals) replace(now time.Time, uplinks []Uplink, rlocs []netip.Addr) {
+	known := append(slices.Clone(s.list), s.past...)
 	s.list = nil
 	add := func(a netip.Addr, uplink string, up bool) {
-		l := old.get(a)
-		if l == nil {
-			l = &localRLOC{addr: a}
+		i := slices.IndexFunc(known, func(l *localRLOC) bool { return l.addr == a })
+		if i < 0 {
+			s.list = append(s.list, &localRLOC{addr: a, uplink: uplink, up: up})
+			return
 		}
-		l.uplink, l.up = uplink, up
+		l := known[i]
+		switch {
+		case l.up && !up:
+			s.went(now, l)
+		case !l.up && up:
+			l.dead = false
+			s.returned(now, l)
+		}
+		l.uplink, l.up, l.gone = uplink, up, false
 		s.list = append(s.list, l)
 	}
 	for _, a := range rlocs {
@@ -105,6 +124,56 @@ func (s *locals) replace(uplinks []Uplink, rlocs []netip.Addr) {
 			add(a, u.Name, u.Up)
 		}
 	}
+	s.past = nil
+	for _, l := range known {
+		if slices.Contains(s.list, l) {
+			continue
+		}
+		if !l.gone && l.up {
+			s.went(now, l)
+		}
+		l.gone, l.up = true, false
+		s.past = append(s.past, l)
+	}
+	if n := len(s.past) - maxITRRLOCs; n > 0 {
+		s.past = slices.Delete(s.past, 0, n)
+	}
+}
+
+// went notes that an RLOC can't be used any more.
+func (s *locals) went(now time.Time, l *localRLOC) {
+	if now.Sub(l.left) > flapWindow {
+		l.flaps = 0
+	}
+	l.flaps, l.left, l.held = l.flaps+1, now, time.Time{}
+}
+
+// returned keeps an RLOC that could be used again from that for a while, so
+// that one that comes and goes is left alone (flap damping).
+func (s *locals) returned(now time.Time, l *localRLOC) {
+	l.held = now.Add(min(holdDown<<min(max(l.flaps-1, 0), 16), holdDownMax))
+}
+
+// release ends the hold of RLOCs that is over at now, and of all while no other
+// can be used. It reports whether there were any.
+func (s *locals) release(now time.Time) (any bool) {
+	none := !slices.ContainsFunc(s.list, (*localRLOC).alive)
+	for _, l := range s.list {
+		if !l.held.IsZero() && (none && l.up && !l.dead || !now.Before(l.held)) {
+			l.held, any = time.Time{}, true
+		}
+	}
+	return any
+}
+
+// next returns when release has something to do.
+func (s *locals) next() (t time.Time, ok bool) {
+	for _, l := range s.list {
+		if !l.held.IsZero() && (!ok || l.held.Before(t)) {
+			t, ok = l.held, true
+		}
+	}
+	return t, ok
 }
 
 // rlocs returns all addresses.
@@ -239,7 +308,8 @@ func (m *machine) setUplinks(now time.Time, uplinks []Uplink) error {
 		return fmt.Errorf("xtr uplinks: %w", err)
 	}
 	m.cfg.Uplinks = next.Uplinks
-	m.locals.replace(next.Uplinks, m.cfg.fixed)
+	m.locals.replace(now, next.Uplinks, m.cfg.fixed)
+	m.itr.changes = append(m.itr.changes, m.probes.localsChanged(now)...)
 	m.localsChanged(now)
 	return nil
 }
@@ -248,6 +318,7 @@ func (m *machine) setUplinks(now time.Time, uplinks []Uplink) error {
 // them, to everything that depends on it. It is the one way for all causes:
 // carrier, address, verdict of probes, operator.
 func (m *machine) localsChanged(now time.Time) {
+	m.locals.release(now)
 	m.cfg.RLOCs = m.locals.rlocs()
 	m.refresh()
 	m.sourcesChanged = true
@@ -304,11 +375,40 @@ func (m *machine) takeSources() (sources []Source, down []Path, changed bool) {
 		return nil, nil, false
 	}
 	m.sourcesChanged = false
-	return m.sources(), nil, true
+	for path, r := range m.probes.paths {
+		if r.down {
+			down = append(down, path)
+		}
+	}
+	slices.SortFunc(down, func(a, b Path) int { return cmp.Or(a.Local.Compare(b.Local), a.Remote.Compare(b.Remote)) })
+	return m.sources(), down, true
+}
+
+// settle carries what the probes and the clock found out of the local RLOCs to
+// where it belongs.
+func (m *machine) settle(now time.Time) {
+	released := m.locals.release(now)
+	if !m.probes.moved && !released {
+		return
+	}
+	m.probes.moved = false
+	m.localsChanged(now)
 }
 
 // traffic notes what the data plane forwarded.
-func (m *machine) traffic(now time.Time, _ []Traffic) { m.advance(now) }
+func (m *machine) traffic(now time.Time, list []Traffic) {
+	m.advance(now)
+	if !m.stopping {
+		m.probes.traffic(now, list)
+		m.advance(now)
+	}
+}
 
 // unreachable notes an ICMP message about what was sent on p.
-func (m *machine) unreachable(now time.Time, _ Path) { m.advance(now) }
+func (m *machine) unreachable(now time.Time, p Path) {
+	m.advance(now)
+	if !m.stopping {
+		m.probes.unreachable(now, p)
+		m.advance(now)
+	}
+}

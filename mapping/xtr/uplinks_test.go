@@ -50,19 +50,26 @@ func TestUplinks(t *testing.T) {
 		registered string
 		from       netip.Addr
 		sources    []Source
+		held       time.Duration
 	}{
-		{"both", nil, "10.1.0.0/16 ttl 1440m, 192.0.2.1 1/70 LR, 198.18.0.1 1/30 LR", up1a, both},
-		{"the first has no carrier", uplinks(false, true, up2a), "10.1.0.0/16 ttl 1440m, 192.0.2.1 1/70 L, 198.18.0.1 1/30 LR", up2a, both[1:]},
-		{"it comes back", uplinks(true, true, up2a), "10.1.0.0/16 ttl 1440m, 192.0.2.1 1/70 LR, 198.18.0.1 1/30 LR", up1a, both},
-		{"the second has another address", uplinks(true, true, up2b), "10.1.0.0/16 ttl 1440m, 192.0.2.1 1/70 LR, 198.18.0.77 1/30 LR", up1a, []Source{both[0], {up2b, 1, 30}}},
-		{"the second has none", uplinks(true, true), "10.1.0.0/16 ttl 1440m, 192.0.2.1 1/70 LR", up1a, both[:1]},
-		{"the first is gone", []Uplink{{Name: "eth3", Up: true, Addrs: []netip.Addr{up2a}}}, "10.1.0.0/16 ttl 1440m, 198.18.0.1 1/30 LR", up2a, both[1:]},
+		{"both", nil, "10.1.0.0/16 ttl 1440m, 192.0.2.1 1/70 LR, 198.18.0.1 1/30 LR", up1a, both, 0},
+		{"the first has no carrier", uplinks(false, true, up2a), "10.1.0.0/16 ttl 1440m, 192.0.2.1 1/70 L, 198.18.0.1 1/30 LR", up2a, both[1:], 0},
+		{"it comes back", uplinks(true, true, up2a), "10.1.0.0/16 ttl 1440m, 192.0.2.1 1/70 LR, 198.18.0.1 1/30 LR", up1a, both, time.Second},
+		{"the second has another address", uplinks(true, true, up2b), "10.1.0.0/16 ttl 1440m, 192.0.2.1 1/70 LR, 198.18.0.77 1/30 LR", up1a, []Source{both[0], {up2b, 1, 30}}, 0},
+		{"the second has none", uplinks(true, true), "10.1.0.0/16 ttl 1440m, 192.0.2.1 1/70 LR", up1a, both[:1], 0},
+		{"the first is gone", []Uplink{{Name: "eth3", Up: true, Addrs: []netip.Addr{up2a}}}, "10.1.0.0/16 ttl 1440m, 198.18.0.1 1/30 LR", up2a, both[1:], 0},
 	} {
 		r.until(r.now.Sub(zeroTime) + 2*time.Minute)
 		if step.uplinks != nil {
 			r.confirmAll()
 			r.take() // acknowledgements
 			r.setUplinks(step.uplinks)
+			if step.held > 0 {
+				if got := r.registered(); len(got) > 0 {
+					t.Errorf("%s: registered %q at once", step.what, got)
+				}
+				r.until(r.now.Sub(zeroTime) + step.held)
+			}
 		}
 		var last sent
 		for _, s := range r.out {

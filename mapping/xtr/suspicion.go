@@ -1,0 +1,228 @@
+package xtr
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/eidolon-lisp/eidolon/mapping"
+)
+
+// What makes a path suspect before its next probe is due: traffic that goes one
+// way only where it went both ways, an ICMP message, an SMR of the peer, and a
+// peer that probes us in quick succession, which shows that it does not hear
+// our replies. None of these proves anything, and all but the first can be
+// forged: what follows is a probe, within the budget of its path.
+
+// flow is what traffic by one entry of the map-cache looks like.
+type flow struct {
+	// waiting is since when packets go out and none came in; zero if the last
+	// one came in.
+	waiting time.Time
+	last    time.Time     // last packet either way
+	both    int           // rounds with packets in, up to flowTwoWay
+	normal  time.Duration // what it waited lately before something came
+	again   time.Time     // no suspicion before
+	backoff time.Duration
+}
+
+// traffic notes what the data plane forwarded since the last call.
+func (p *prober) traffic(now time.Time, list []Traffic) {
+	if p.cfg.RLOCProbing.Off {
+		return
+	}
+	for _, t := range list {
+		if t.Sent == 0 && t.Received == 0 {
+			continue
+		}
+		f := p.flows[t.EID]
+		if f == nil {
+			if len(p.flows) >= maxFlows && !p.forgetFlows(now) {
+				continue
+			}
+			f = &flow{}
+			p.flows[t.EID] = f
+		}
+		if now.Sub(f.last) > flowIdle { // another conversation
+			*f = flow{again: f.again, backoff: f.backoff}
+		}
+		f.last = now
+		if t.Received > 0 {
+			f.heard(now)
+			continue
+		}
+		if f.waiting.IsZero() {
+			f.waiting = now
+		}
+		if f.both < flowTwoWay || now.Sub(f.waiting) < f.patience() || now.Before(f.again) {
+			continue
+		}
+		f.backoff = min(max(2*f.backoff, suspectAgain), suspectAgainMax)
+		f.again = now.Add(f.backoff)
+		p.stats.inc(suspicionsTraffic)
+		p.used(now, []mapping.EID{t.EID})
+		p.suspectEntry(now, t.EID)
+	}
+}
+
+// heard notes that packets came in.
+func (f *flow) heard(now time.Time) {
+	f.both = min(f.both+1, flowTwoWay)
+	f.normal -= f.normal / 8
+	if !f.waiting.IsZero() {
+		f.normal = max(f.normal, now.Sub(f.waiting))
+		f.waiting = time.Time{}
+	}
+	if now.Sub(f.again) > suspectAgainMax {
+		f.backoff = 0
+	}
+}
+
+// patience is how long the flow may go one way before that is suspect.
+func (f *flow) patience() time.Duration {
+	return min(max(suspectAfter, 2*f.normal), suspectAfterMax)
+}
+
+// forgetFlows removes those without traffic and reports whether there is room.
+func (p *prober) forgetFlows(now time.Time) bool {
+	for e, f := range p.flows {
+		if now.Sub(f.last) > flowIdle && now.After(f.again) {
+			delete(p.flows, e)
+		}
+	}
+	return len(p.flows) < maxFlows
+}
+
+// suspectEntry tests the paths to all usable locators of a cached entry, as far
+// as they carry traffic.
+func (p *prober) suspectEntry(now time.Time, e mapping.EID) {
+	entry, ok := p.cache.Get(e)
+	if !ok {
+		return
+	}
+	for _, l := range entry.Record.Locators {
+		if l.Usable() {
+			p.suspect(now, l.Addr)
+		}
+	}
+}
+
+// suspect tests the paths to a remote RLOC that are not known to be down.
+func (p *prober) suspect(now time.Time, remote netip.Addr) {
+	for _, r := range p.remotes[remote] {
+		if !r.down {
+			p.test(now, r)
+		}
+	}
+}
+
+// unreachable notes an ICMP message about what was sent on a path.
+func (p *prober) unreachable(now time.Time, path Path) {
+	if r := p.paths[path]; r != nil && !r.down && !r.waiting {
+		p.stats.inc(suspicionsICMP)
+		p.test(now, r)
+	}
+}
+
+// probedBy notes that a peer probed us. Two probes within a second mean that it
+// had no reply to the first, so that our way to it is suspect.
+func (p *prober) probedBy(now time.Time, local, peer netip.Addr) {
+	path := Path{local, peer}
+	r := p.paths[path]
+	if r == nil {
+		return
+	}
+	last := p.hints[path]
+	p.hints[path] = now
+	if !r.down && !r.waiting && now.Sub(last) < hintWithin {
+		p.stats.inc(suspicionsPeer)
+		p.test(now, r)
+		p.testOthers(now, r)
+	}
+}
+
+// judge finds the uplinks of this router that do not carry packets though they
+// have a carrier: a path from there is down, none that was tested since works,
+// and from another uplink one does. Before it blames the uplink for one path,
+// it tests a few others.
+func (p *prober) judge(now time.Time) {
+	for _, l := range p.locals.list {
+		if !l.up {
+			continue
+		}
+		if l.dead {
+			if p.replied(l.addr, l.deadSince) {
+				l.dead, p.moved = false, true
+				p.locals.returned(now, l)
+				p.stats.inc(uplinksUp)
+				p.log.Info("uplink carries packets again", "rloc", l.addr, "uplink", l.uplink)
+			}
+			continue
+		}
+		since, failed := p.firstFailure(l.addr)
+		if !failed || p.replied(l.addr, since) || !p.othersReplied(l.addr, since) || p.confirm(now, l.addr, since) {
+			continue
+		}
+		l.dead, l.deadSince, p.moved = true, now, true
+		p.stats.inc(uplinksDown)
+		p.log.Warn("uplink has a carrier but carries no packets", "rloc", l.addr, "uplink", l.uplink)
+	}
+}
+
+// firstFailure returns when the first probe of the latest path from local that
+// is down was lost.
+func (p *prober) firstFailure(local netip.Addr) (since time.Time, failed bool) {
+	for path, r := range p.paths {
+		if path.Local == local && r.down {
+			since, failed = latest(since, r.failing), true
+		}
+	}
+	return since, failed
+}
+
+// replied reports whether something came back to local for a probe after since.
+func (p *prober) replied(local netip.Addr, since time.Time) bool {
+	for path, r := range p.paths {
+		if path.Local == local && r.lastReply.After(since) {
+			return true
+		}
+	}
+	return p.locals.get(local).lastInfo.After(since)
+}
+
+// othersReplied reports whether another RLOC of this router had a reply since.
+func (p *prober) othersReplied(local netip.Addr, since time.Time) bool {
+	for _, o := range p.locals.list {
+		if o.addr != local && o.up && !o.dead && p.replied(o.addr, since) {
+			return true
+		}
+	}
+	return false
+}
+
+// confirm tests a few other paths from local, if any was not tested after
+// since, and reports whether a verdict has to wait for that.
+func (p *prober) confirm(now time.Time, local netip.Addr, since time.Time) (wait bool) {
+	tested := 0
+	var more []*probed
+	for path, r := range p.paths {
+		switch {
+		case path.Local != local || r.down:
+		case r.waiting || r.suspect || r.failures > 0:
+			wait = true
+			tested++
+		case r.lastProbe.Before(since):
+			more = append(more, r)
+		default:
+			tested++
+		}
+	}
+	for _, r := range more {
+		if tested == confirmPaths {
+			break
+		}
+		p.test(now, r)
+		tested++
+		wait = true
+	}
+	return wait
+}
