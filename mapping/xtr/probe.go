@@ -244,7 +244,7 @@ func (r *probed) patience() time.Duration {
 	if r.rtt == 0 {
 		return probeTimeout
 	}
-	return min(max(probeTimeoutMin, r.rtt+max(4*r.deviation, r.rtt/2)+probeMargin), probeTimeoutMax)
+	return min(max(probeTimeoutMin, r.rtt+max(2*r.deviation, r.rtt/2)+probeMargin), probeTimeoutMax)
 }
 
 // test probes r at once, as far as the limits allow.
