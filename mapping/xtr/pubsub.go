@@ -76,6 +76,11 @@ type subscriber struct {
 	// of the Map-Requests that say so.
 	leaving map[uint64]*subscription
 	leavers int
+	// gone are the nonces of the Map-Requests that said so, of the last that
+	// ended, in a ring: a confirmation comes again if its acknowledgement was
+	// lost.
+	gone   [64]uint64
+	goneAt int
 	// wanted are entries that were published and have no subscription of their
 	// own, to be asked for when retry is reached.
 	wanted []mapping.EID
@@ -243,7 +248,16 @@ func (s *subscriber) notify(now time.Time, msg []byte, from, at netip.AddrPort) 
 		if s.authentic(now, p) {
 			s.acknowledge(p)
 			s.stats.inc(subscriptionsLeft)
+			for _, n := range x.nonces {
+				s.gone[s.goneAt%len(s.gone)] = n
+				s.goneAt++
+			}
 			s.over(now, x)
+		}
+	case nonce != 0 && slices.Contains(s.gone[:], nonce):
+		if s.authentic(now, p) {
+			s.stats.inc(publicationsDuplicate)
+			s.acknowledge(p)
 		}
 	default:
 		s.published(now, p)

@@ -542,6 +542,30 @@ func TestP14_Unsubscribe(t *testing.T) {
 	}
 }
 
+// TestP17_AckOfAnEnd: the confirmation of an end is acknowledged again when it
+// comes again, and whichever Map-Request it answers; the map-server keeps the
+// subscription otherwise.
+func TestP17_AckOfAnEnd(t *testing.T) {
+	r := newRig(t, pubSubConfig())
+	n := r.subscribe(peer, rec("10.2.0.0/16", 10))
+	r.until(10*time.Minute + 3*time.Second)
+	out := r.take()
+	first := unsubscribed(t, out[0], "10.2.0.0/16", n)
+	second := unsubscribed(t, out[1], "10.2.0.0/16", first)
+	for _, nonce := range []uint64{first, first, second} {
+		r.publish(nonce, rec("10.2.0.0/16", 10))
+		r.acked(nonce)
+	}
+	r.wantCached()
+	r.wantSubscribed()
+	r.wantStat(subscriptionsLeft, 1)
+	r.receive(mapNotify(t, key, r.m.cfg.XTRID, first, rec("10.2.0.0/16", 10)), pub)
+	r.publish(0, rec("10.2.0.0/16", 10))
+	if len(r.take()) != 0 {
+		t.Error("what is forged or no answer was acknowledged")
+	}
+}
+
 // TestUnsubscribeInside: no more-specific is unsubscribed from while a
 // less-specific subscription is alive.
 func TestUnsubscribeInside(t *testing.T) {
