@@ -90,6 +90,10 @@ type Config struct {
 	// from and the paths that are down, at the beginning of Run and
 	// whenever one of the two changes, in order. It owns the slices.
 	OnSources func(sources []Source, down []Path)
+	// OnPathMTU is called, if set, with the sizes that were found to pass where
+	// larger packets vanish, and with what passes when that ends, in order,
+	// from the goroutine of Run. It owns the slice.
+	OnPathMTU func([]PathMTU)
 	// Logger gets events; nil discards them. Single packets are counted, and
 	// logged at most at debug level.
 	Logger *slog.Logger

@@ -19,6 +19,7 @@ type machine struct {
 	reg      *registrar
 	smrs     *solicitor
 	probes   *prober
+	mtus     *pathMTUs
 	ecm      wire.ECM // reused
 	stopping bool
 	// declared are the database-mappings as they were given; cfg.Databases has
@@ -34,6 +35,7 @@ func newMachine(cfg Config, stats *counters) *machine {
 	c.cfg.Databases = m.effective(m.declared)
 	i := newITR(c)
 	m.itr, m.etr, m.reg, m.smrs, m.probes = i, newETR(c), newRegistrar(c), newSolicitor(c), newProber(c, i.cache)
+	m.mtus = newPathMTUs(c, m.probes)
 	m.etr.verified = m.probes.verified
 	return m
 }
@@ -59,6 +61,7 @@ func (m *machine) advance(now time.Time) {
 		m.smrs.advance(now)
 		m.itr.changes = append(m.itr.changes, m.probes.advance(now)...)
 		m.settle(now)
+		m.mtus.advance(now)
 	}
 }
 
@@ -68,7 +71,7 @@ func (m *machine) next() (t time.Time, ok bool) {
 	if m.stopping {
 		return t, ok
 	}
-	for _, next := range [...]func() (time.Time, bool){m.itr.next, m.itr.subs.next, m.smrs.next, m.probes.next, m.locals.next} {
+	for _, next := range [...]func() (time.Time, bool){m.itr.next, m.itr.subs.next, m.smrs.next, m.probes.next, m.locals.next, m.mtus.next} {
 		if u, has := next(); has && (!ok || u.Before(t)) {
 			t, ok = u, true
 		}
@@ -97,6 +100,14 @@ func (m *machine) used(now time.Time, eids []mapping.EID) {
 	if !m.stopping {
 		m.itr.used(now, eids)
 		m.probes.used(now, eids)
+	}
+}
+
+// pathMTUs takes what the planes use.
+func (m *machine) pathMTUs(now time.Time, list []PathMTU) {
+	m.advance(now)
+	if !m.stopping {
+		m.mtus.inUse(now, list)
 	}
 }
 
@@ -132,7 +143,9 @@ func (m *machine) receive(now time.Time, msg []byte, src, dst netip.AddrPort) {
 			m.settle(now)
 			return
 		}
-		m.itr.reply(now, msg, src)
+		if !m.mtus.reply(now, msg, src) {
+			m.itr.reply(now, msg, src)
+		}
 	case wire.TypeMapNotify:
 		m.notify(now, msg, src, dst)
 		m.solicitSettled(now)

@@ -17,12 +17,16 @@ type pathRig struct {
 	rtt time.Duration
 	// lost reports whether what goes from a to b is lost; one of them is a local
 	// RLOC.
-	lost    func(from, to netip.Addr) bool
-	pending []delivery
-	probes  []sent
-	control int // datagrams sent, probes and all
-	regs    []sent
-	smrs    []sent
+	lost func(from, to netip.Addr) bool
+	// fits, if not 0, is the largest packet that passes, in octets.
+	fits int
+	// lostSize, if set, reports whether a packet of so many octets is lost.
+	lostSize func(from netip.Addr, n int) bool
+	pending  []delivery
+	probes   []sent
+	control  int // datagrams sent, probes and all
+	regs     []sent
+	smrs     []sent
 
 	sources []Source
 	down    []Path
@@ -112,6 +116,10 @@ func (r *pathRig) ship() {
 			}
 			answer = probeReply(r.t, m.Nonce, s.dst.Addr(), twoLocators(asked(r.t, m).String()))
 		default:
+			continue
+		}
+		n := onWire(len(s.data), s.dst.Addr())
+		if r.fits > 0 && n > r.fits || r.lostSize != nil && r.lostSize(s.src.Addr(), n) {
 			continue
 		}
 		if r.lost(s.src.Addr(), s.dst.Addr()) || r.lost(s.dst.Addr(), s.src.Addr()) {

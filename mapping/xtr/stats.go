@@ -68,6 +68,9 @@ const (
 	rlocProbesUnanswered
 	rlocProbeRepliesRefused
 	rlocProbeTableFull
+	pathMTUProbesOut
+	pathMTUProbesAnswered
+	pathMTUsLowered
 	rlocsDown
 	pathsDown
 	uplinksDown
@@ -166,6 +169,9 @@ var counterNames = [numCounters]string{
 	rlocProbesUnanswered:         "rloc_probes_unanswered",
 	rlocProbeRepliesRefused:      "rloc_probe_replies_refused",
 	rlocProbeTableFull:           "rloc_probe_table_full",
+	pathMTUProbesOut:             "path_mtu_probes_out",
+	pathMTUProbesAnswered:        "path_mtu_probes_answered",
+	pathMTUsLowered:              "path_mtus_lowered",
 	rlocsDown:                    "rlocs_down",
 	pathsDown:                    "paths_down",
 	uplinksDown:                  "uplinks_down",

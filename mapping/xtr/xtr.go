@@ -21,6 +21,7 @@ type XTR struct {
 	onCache     func([]mapping.CacheChange)
 	onDatabases func([]Database)
 	onSources   func([]Source, []Path)
+	onPathMTU   func([]PathMTU)
 	stats       counters
 	wake        chan struct{} // holds a token when there is output to flush
 	telling     sync.Mutex    // held while OnDatabases and OnSources are called, in order
@@ -37,7 +38,7 @@ func New(cfg Config) (*XTR, error) {
 	if err != nil {
 		return nil, fmt.Errorf("xtr configuration: %w", err)
 	}
-	x := &XTR{onCache: c.OnCache, onDatabases: c.OnDatabases, onSources: c.OnSources, wake: make(chan struct{}, 1)}
+	x := &XTR{onCache: c.OnCache, onDatabases: c.OnDatabases, onSources: c.OnSources, onPathMTU: c.OnPathMTU, wake: make(chan struct{}, 1)}
 	x.m = newMachine(c, &x.stats)
 	return x, nil
 }
@@ -158,6 +159,14 @@ func (x *XTR) Traffic(t []Traffic) {
 	x.poke()
 }
 
+// PathMTUs says how large packets to the remote RLOCs in use may be. Call it in
+// rounds of 5 to 10 s: paths are measured, and Config.OnPathMTU hears of those
+// where such packets vanish without a message. The slice stays the caller's.
+func (x *XTR) PathMTUs(list []PathMTU) {
+	x.do(func(now time.Time) { x.m.pathMTUs(now, list) })
+	x.poke()
+}
+
 // Unreachable says that an ICMP message called the remote end of p unreachable.
 // It makes the path suspect and proves nothing: such messages can be forged
 // (RFC 9301 section 7).
@@ -220,10 +229,15 @@ func (x *XTR) flush(conn udp.Conn) {
 	x.tell()
 	x.mu.Lock()
 	out, changes := x.m.take()
+	mtus := x.m.mtus.found
+	x.m.mtus.found = nil
 	x.mu.Unlock()
 	// The planes learn first: a packet may wait for the mapping.
 	if len(changes) > 0 && x.onCache != nil {
 		x.onCache(changes)
+	}
+	if len(mtus) > 0 && x.onPathMTU != nil {
+		x.onPathMTU(mtus)
 	}
 	for _, d := range out {
 		if err := conn.Write(d.data, d.src, d.dst); err != nil {
