@@ -210,6 +210,21 @@ func TestPathMTU(t *testing.T) {
 	want("nine minutes later", "576 540;1280 1224;")
 	f.SetRouteMTU(theirs4, 1500, t0.Add(10*time.Minute))
 	want("ten minutes later", "1500 1464;1280 1224;")
+	// What was measured goes both ways, up to the route's.
+	f.SetPathMTU(theirs4, 1400, t0.Add(10*time.Minute))
+	f.SetPathMTU(theirs4, 1440, t0.Add(11*time.Minute))
+	f.SetPathMTU(rlocN(9), 1440, t0)
+	f.SetPathMTU(theirs6, 0, t0)
+	want("measured", "1440 1404;1280 1224;")
+	f.SetRouteMTU(theirs4, 1500, t0.Add(20*time.Minute))
+	want("nine minutes after that", "1440 1404;1280 1224;")
+	f.SetPathMTU(theirs4, 100, t0.Add(20*time.Minute))
+	want("the floor", "576 540;1280 1224;")
+	f.SetPathMTU(theirs4, 9000, t0.Add(20*time.Minute))
+	want("more than the route's", "1500 1464;1280 1224;")
+	if r := e.RLOCs()[0]; r.RouteMTU() != 1500 {
+		t.Errorf("route MTU %d", r.RouteMTU())
+	}
 	// A republished entry knows what was learned.
 	learn(f, positive("10.2.0.0/16", theirs6))
 	if r := entryOf(t, f, "10.2.0.0/16").RLOCs()[0]; r.MTU() != encap.MinMTU6 {

@@ -19,12 +19,12 @@ type RLOC struct {
 	packets, bytes atomic.Uint64
 	mtu            atomic.Int64 // effective path MTU
 	routed         atomic.Bool  // routeMTU is of a route, not a default
+	routeMTU       atomic.Int64 // of the route toward it
 
 	// Under FIB.mu.
-	refs     int
-	routeMTU int // of the route toward it
-	pathMTU  int // learned from ICMP, 0: none
-	learned  time.Time
+	refs    int
+	pathMTU int // learned from ICMP or measured, 0: none
+	learned time.Time
 }
 
 // Addr returns the locator's address.
@@ -41,6 +41,10 @@ func (r *RLOC) Room() int { return int(r.mtu.Load()) - r.overhead }
 // Count returns what was sent to the locator: packets and inner octets.
 func (r *RLOC) Count() (packets, bytes uint64) { return r.packets.Load(), r.bytes.Load() }
 
+// RouteMTU returns the MTU of the route toward the locator, or what is assumed
+// without one.
+func (r *RLOC) RouteMTU() int { return int(r.routeMTU.Load()) }
+
 // RouteKnown reports whether SetRouteMTU was called for the locator.
 func (r *RLOC) RouteKnown() bool { return r.routed.Load() }
 
@@ -54,7 +58,7 @@ func (r *RLOC) floor() int {
 
 // update computes the effective MTU. Called under FIB.mu.
 func (r *RLOC) update() {
-	mtu := r.routeMTU
+	mtu := r.RouteMTU()
 	if r.pathMTU > 0 {
 		mtu = min(mtu, r.pathMTU)
 	}
@@ -65,7 +69,8 @@ func (r *RLOC) update() {
 func (f *FIB) acquire(a netip.Addr) *RLOC {
 	r := f.rlocs[a]
 	if r == nil {
-		r = &RLOC{addr: a, overhead: encap.Overhead(a), routeMTU: f.defaultMTU}
+		r = &RLOC{addr: a, overhead: encap.Overhead(a)}
+		r.routeMTU.Store(int64(f.defaultMTU))
 		r.update()
 		f.rlocs[a] = r
 	} else if r.refs == 0 {
@@ -146,11 +151,23 @@ func (f *FIB) SetRouteMTU(a netip.Addr, mtu int, now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if r := f.rlocs[a]; r != nil {
-		r.routeMTU = mtu
+		r.routeMTU.Store(int64(mtu))
 		r.routed.Store(true)
 		if now.Sub(r.learned) >= mtuAge {
 			r.pathMTU = 0
 		}
+		r.update()
+	}
+}
+
+// SetPathMTU records that the path toward a locator was measured: packets of mtu
+// octets pass, and larger ones do not unless that is the MTU of the route. It
+// holds as long and has the same floor as what LowerMTU is told.
+func (f *FIB) SetPathMTU(a netip.Addr, mtu int, now time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if r := f.rlocs[a]; r != nil && mtu > 0 {
+		r.pathMTU, r.learned = mtu, now
 		r.update()
 	}
 }

@@ -119,6 +119,7 @@ type control interface {
 	Used([]mapping.EID)
 	Heard([]netip.Addr)
 	VersionFound(xtr.VersionEvent)
+	PathMTUs([]xtr.PathMTU)
 }
 
 // pass carries misses and findings about map-versions from the plane to the
@@ -142,6 +143,7 @@ func pass(ctx context.Context, every time.Duration, fib *dataplane.FIB, plane da
 			fib.Usage(func(e mapping.EID, _, _ uint64) { used = append(used, e) })
 			x.Used(used)
 			x.Heard(plane.Heard())
+			x.PathMTUs(pathMTUs(fib))
 		case <-ctx.Done():
 			return nil
 		}
@@ -250,6 +252,7 @@ func controlConfig(cfg *config.XTR, rlocs []netip.Addr, fib *dataplane.FIB, log 
 		},
 		VerifyMapData: cfg.AcceptMapData == config.MapDataVerify,
 		OnCache:       fib.Apply,
+		OnPathMTU:     usePathMTUs(fib),
 		OnDatabases:   func(d []xtr.Database) { fib.SetLocal(local(d)) },
 		Logger:        log,
 	}

@@ -114,8 +114,10 @@ type told struct {
 	used     []mapping.EID
 	heard    []netip.Addr
 	versions []xtr.VersionEvent
+	mtus     []xtr.PathMTU
 }
 
+func (c *told) PathMTUs(mtus []xtr.PathMTU)      { c.mtus = mtus }
 func (c *told) Used(eids []mapping.EID)          { c.used = append(c.used, eids...) }
 func (c *told) Heard(rlocs []netip.Addr)         { c.heard = append(c.heard, rlocs...) }
 func (c *told) VersionFound(ev xtr.VersionEvent) { c.versions = append(c.versions, ev) }
@@ -127,7 +129,13 @@ func TestPass(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		p := &plane{misses: make(chan dataplane.Miss, 1), versions: make(chan dataplane.VersionEvent), heard: []netip.Addr{netip.MustParseAddr("198.51.100.1")}}
 		c, misses, done := new(told), make(chan xtr.Miss), make(chan error, 1)
-		go func() { done <- pass(ctx, 5*time.Second, dataplane.NewFIB(), p, c, misses) }()
+		fib, rloc := dataplane.NewFIB(), netip.MustParseAddr("198.51.100.1")
+		fib.SetSources([]dataplane.Source{{Addr: netip.MustParseAddr("192.0.2.1"), Priority: 1, Weight: 1}})
+		rec := &mapping.Record{EID: mapping.MustParseEID("10.2.0.0/16"), TTL: 60, Locators: []mapping.Locator{mapping.MakeLocator(rloc, 1, 1)}}
+		fib.Apply([]mapping.CacheChange{{EID: rec.EID, Record: rec, Expires: time.Now().Add(time.Hour)}})
+		fib.SetRouteMTU(rloc, 1500, time.Now())
+		usePathMTUs(fib)([]xtr.PathMTU{{Remote: rloc, MTU: 1400}})
+		go func() { done <- pass(ctx, 5*time.Second, fib, p, c, misses) }()
 		want := dataplane.Miss{IID: 7, Dst: netip.MustParseAddr("10.2.0.1"), Src: netip.MustParseAddr("10.1.0.1")}
 		p.misses <- want
 		if got := <-misses; got != xtr.Miss(want) {
@@ -142,6 +150,9 @@ func TestPass(t *testing.T) {
 		}
 		if !slices.Equal(c.heard, []netip.Addr{netip.MustParseAddr("198.51.100.1")}) {
 			t.Errorf("heard of %v", c.heard)
+		}
+		if want := []xtr.PathMTU{{Remote: rloc, MTU: 1400, Limit: 1500}}; !slices.Equal(c.mtus, want) {
+			t.Errorf("path MTUs %v, want %v", c.mtus, want)
 		}
 		cancel()
 		if err := <-done; err != nil {

@@ -12,7 +12,6 @@ type mtuRig struct {
 	*pathRig
 	mtu   map[netip.Addr]int
 	until map[netip.Addr]time.Time // what was found is forgotten
-	found []PathMTU
 	sizes []int // of padded probes
 }
 
