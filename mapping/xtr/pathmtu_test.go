@@ -12,7 +12,7 @@ type mtuRig struct {
 	*pathRig
 	mtu   map[netip.Addr]int
 	until map[netip.Addr]time.Time // what was found is forgotten
-	sizes []int // of padded probes
+	sizes []int                    // of padded probes
 }
 
 func newMTURig(t *testing.T) *mtuRig {
