@@ -50,8 +50,10 @@ func TestExampleXTR(t *testing.T) {
 		XTRID:            mapping.XTRID{0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0x0a},
 		SiteID:           1,
 		DatabaseMappings: []DatabaseMapping{dbm("10.1.0.0/16"), dbm("2001:db8:e1::/48"), dbm("[7]10.7.0.0/16")},
-		Instances:        []Instance{{IID: 0, Device: "eidolon0"}, {IID: 7, Device: "eidolon7", LISPSec: auth.SecurityPreferred}},
-		ResolverKeys:     map[netip.AddrPort]auth.WrapKey{netip.MustParseAddrPort("[2001:db8:113::10]:4342"): {ID: 1, Secret: []byte("shared with the map-resolver")}},
+		NoMapping:        NoMappingDrop,
+		Instances: []Instance{{IID: 0, Device: "eidolon0", NoMapping: NoMappingDrop},
+			{IID: 7, Device: "eidolon7", LISPSec: auth.SecurityPreferred, NoMapping: NoMappingDrop}},
+		ResolverKeys: map[netip.AddrPort]auth.WrapKey{netip.MustParseAddrPort("[2001:db8:113::10]:4342"): {ID: 1, Secret: []byte("shared with the map-resolver")}},
 		MapServers: []XTRMapServer{{
 			Address:          netip.MustParseAddrPort("203.0.113.10:4342"),
 			Keys:             []auth.Key{{ID: 1, Algorithm: auth.SHA256HKDF, Secret: []byte("an example key, 128 bits or more")}},
@@ -190,7 +192,7 @@ database_mappings: [{eid: "[16777215]10.0.0.0/8", locator_set: a}, {eid: "[2]11.
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []Instance{{IID: 2, Device: "eidolon2"}, {IID: 16777215, Device: "eidolon16777215"}}; !reflect.DeepEqual(x.Instances, want) || x.MapCacheLimit != 100000 ||
+	if want := []Instance{{IID: 2, Device: "eidolon2", NoMapping: NoMappingDrop}, {IID: 16777215, Device: "eidolon16777215", NoMapping: NoMappingDrop}}; !reflect.DeepEqual(x.Instances, want) || x.MapCacheLimit != 100000 ||
 		x.Miss != MissHold || x.Plane != (Plane{"tun", 4341, 0, SourceLoose, false}) || x.API.Socket != "/run/eidolon/xtr.sock" {
 		t.Errorf("got %+v", x)
 	}

@@ -358,7 +358,9 @@ func (o *object) fail(at *token.Position, format string, args ...any) {
 
 // get returns the value of a key that may be left out.
 func (o *object) get(key string) value {
-	o.known = append(o.known, key)
+	if !slices.Contains(o.known, key) {
+		o.known = append(o.known, key)
+	}
 	if v, ok := o.fields[key]; ok {
 		return v
 	}

@@ -40,6 +40,12 @@ func keyName(field string) string {
 		return "map_cache"
 	case "PubSub":
 		return "pubsub"
+	case "UsePETR":
+		return "use_petr"
+	case "ProxyITR":
+		return "proxy_itr"
+	case "ProxyETR":
+		return "proxy_etr"
 	}
 	var b strings.Builder
 	letters := []rune(field)

@@ -22,16 +22,17 @@ type XTR struct {
 	// XTRID is zero when none is given; then SiteID is 0.
 	XTRID  mapping.XTRID
 	SiteID uint64
-	// DatabaseMappings are the site's EID-prefixes: not empty, no two the same, none
-	// overlapping one of another instance. None of instance 0 holds a
-	// locator, map-server or map-resolver.
+	// DatabaseMappings are the site's EID-prefixes: not empty but for a proxy, no
+	// two the same, none overlapping one of another instance. None of instance 0
+	// holds a locator, map-server or map-resolver.
 	DatabaseMappings []DatabaseMapping
 	// Instances has one entry for each instance-ID, ascending, and one for
-	// every instance-ID of DatabaseMappings.
+	// every instance-ID of DatabaseMappings and of the roles below.
 	Instances []Instance
 	// MapServers is where the EID-prefixes are registered.
 	MapServers []XTRMapServer
-	// MapResolvers is where unknown EIDs are asked for; never empty.
+	// MapResolvers is where unknown EIDs are asked for; empty only for a
+	// proxy-ETR.
 	MapResolvers []netip.AddrPort
 	// LISPSec is the policy of all instances that do not have their own.
 	LISPSec auth.SecurityPolicy
@@ -49,6 +50,14 @@ type XTR struct {
 	Miss Miss
 	// RLOCProbing is how the locators of other sites are tested.
 	RLOCProbing RLOCProbing
+	// NoMapping is the policy of instances that do not have their own.
+	NoMapping NoMapping
+	// UsePETR are the proxy-ETRs of instances with NoMappingPETR, sorted.
+	UsePETR []mapping.Locator
+	// ProxyITR and ProxyETR are the roles that serve others; nil without.
+	ProxyITR, ProxyETR *Proxy
+	// Host is nil for a router.
+	Host *Host
 	// AcceptMapData is what is made of mappings in Map-Requests.
 	AcceptMapData AcceptMapData
 	Plane         Plane
@@ -90,6 +99,8 @@ type Instance struct {
 	Device string
 	// LISPSec says whether Map-Requests of the instance are protected.
 	LISPSec auth.SecurityPolicy
+	// NoMapping is what happens to its packets without a mapping.
+	NoMapping NoMapping
 }
 
 // XTRMapServer is one map-server that an xTR registers with.
@@ -192,13 +203,15 @@ func (c *XTR) read(o *object) {
 	}
 	c.readUnderlay(o.get("underlay"), o.get("map_versioning"))
 	underlay := make(names[netip.Addr])
-	c.readMappings(o.need("database_mappings", "a list with at least one EID-prefix of the site; its locators tell the xtr which addresses to use"),
-		readLocatorSets(o.get("locator_sets"), underlay))
+	sets := readLocatorSets(o.get("locator_sets"), underlay)
+	c.readProxies(o, sets, underlay)
+	c.readMappings(o.needIf(o.site(), "database_mappings", "a list with at least one EID-prefix of the site; its locators tell the xtr which addresses to use"), sets)
 	c.LISPSec = o.get("lisp_sec").policy(auth.SecurityOff)
 	c.readInstances(o.get("instances"))
-	c.readMapServers(o.need("map_servers", "a list with at least one map-server to register the database_mappings with"), underlay)
-	c.readMapResolvers(o.need("map_resolvers", "a list with at least one address of a map-resolver"), underlay)
+	c.readMapServers(o.needIf(o.site(), "map_servers", "a list with at least one map-server to register the database_mappings with"), underlay)
+	c.readMapResolvers(o.needIf(o.site() || c.ProxyITR != nil, "map_resolvers", "a list with at least one address of a map-resolver"), underlay)
 	c.refuseInside(underlay)
+	c.checkProxies(o, underlay)
 
 	c.MapCacheLimit = 100_000
 	if m, ok := o.get("map_cache").object(); ok {
@@ -350,6 +363,7 @@ func (c *XTR) readInstances(v value) {
 		device := o.get("device")
 		in.Device = device.interfaceName(deviceName(in.IID))
 		in.LISPSec = o.get("lisp_sec").policy(c.LISPSec)
+		in.NoMapping = o.get("no_mapping").noMapping(c.NoMapping)
 		o.end()
 		if !device.given() {
 			device = iid
@@ -358,14 +372,20 @@ func (c *XTR) readInstances(v value) {
 			c.Instances = append(c.Instances, in)
 		}
 	}
+	need := func(what string, e mapping.EID) {
+		if slices.ContainsFunc(c.Instances, func(in Instance) bool { return in.IID == e.IID }) {
+			return
+		}
+		if _, listed := iids[e.IID]; v.given() && !listed {
+			v.fail("instance-ID %d of the %s %s is not in the list", e.IID, what, text(e))
+		}
+		c.Instances = append(c.Instances, Instance{IID: e.IID, Device: deviceName(e.IID), LISPSec: c.LISPSec, NoMapping: c.NoMapping})
+	}
 	for _, m := range c.DatabaseMappings {
-		if slices.ContainsFunc(c.Instances, func(in Instance) bool { return in.IID == m.EID.IID }) {
-			continue
-		}
-		if _, listed := iids[m.EID.IID]; v.given() && !listed {
-			v.fail("instance-ID %d of the database_mapping %s is not in the list", m.EID.IID, text(m.EID))
-		}
-		c.Instances = append(c.Instances, Instance{IID: m.EID.IID, Device: deviceName(m.EID.IID), LISPSec: c.LISPSec})
+		need("database_mapping", m.EID)
+	}
+	for _, e := range c.proxied() {
+		need("EID-prefix", e)
 	}
 	slices.SortFunc(c.Instances, func(a, b Instance) int { return cmp.Compare(a.IID, b.IID) })
 }
