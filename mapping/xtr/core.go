@@ -40,7 +40,7 @@ type core struct {
 
 func newCore(cfg Config, stats *counters) *core {
 	c := &core{cfg: cfg, log: cfg.Logger, stats: stats, own: cfg.databaseTable(), logs: newLimiter[counter](logSpacing, 1, int(numCounters))}
-	c.locals = &locals{were: make(map[netip.Addr]bool)}
+	c.locals = &locals{were: make(map[netip.Addr]bool), steered: make(map[string]steering), stats: stats}
 	c.locals.replace(time.Time{}, cfg.Uplinks, cfg.fixed)
 	c.refresh()
 	return c

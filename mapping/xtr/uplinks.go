@@ -52,10 +52,6 @@ type Traffic struct {
 	Sent, Received uint64
 }
 
-// unused is the priority of a locator that must not be used for unicast (RFC
-// 9301 section 5.4).
-const unused = 255
-
 // localRLOC is an RLOC of this router.
 type localRLOC struct {
 	addr   netip.Addr
@@ -83,6 +79,10 @@ type locals struct {
 	// were holds locators of database-mappings that were here once. One that is
 	// not now is not reachable; one that never was is another router's.
 	were map[netip.Addr]bool
+	// steered is what an operator wants of an uplink, by its name, or of an
+	// RLOC, by its address.
+	steered map[string]steering
+	stats   *counters
 }
 
 func (s *locals) get(a netip.Addr) *localRLOC {
@@ -151,6 +151,9 @@ func (s *locals) went(now time.Time, l *localRLOC) {
 // returned keeps an RLOC that could be used again from that for a while, so
 // that one that comes and goes is left alone (flap damping).
 func (s *locals) returned(now time.Time, l *localRLOC) {
+	if l.flaps > 1 {
+		s.stats.inc(uplinksDamped)
+	}
 	l.held = now.Add(min(holdDown<<min(max(l.flaps-1, 0), 16), holdDownMax))
 }
 
@@ -229,16 +232,19 @@ func (c *core) refresh() {
 			c.rloc6 = l.addr
 		}
 	}
-	for _, l := range c.locals.list {
-		if l.alive() {
-			use(l)
+	for _, fit := range [...]func(*localRLOC) bool{
+		func(l *localRLOC) bool { return l.alive() && !c.locals.drained(l) },
+		(*localRLOC).alive,
+		func(*localRLOC) bool { return true }, // better than none
+	} {
+		for _, l := range c.locals.list {
+			if fit(l) {
+				use(l)
+			}
 		}
-	}
-	if len(c.itrRLOCs) > 0 {
-		return
-	}
-	for _, l := range c.locals.list { // better than none
-		use(l)
+		if len(c.itrRLOCs) > 0 {
+			return
+		}
 	}
 }
 
@@ -249,10 +255,15 @@ func (m *machine) effective(declared []Database) []Database {
 	for i := range out {
 		d := &out[i]
 		var set []mapping.Locator
+		var drained []netip.Addr
 		add := func(l mapping.Locator, here *localRLOC) {
 			l.Flags &^= mapping.Local
 			if here != nil {
 				l.Flags |= mapping.Local
+				st := m.locals.steering(here)
+				if st.apply(&l); st.drained {
+					drained = append(drained, l.Addr)
+				}
 				if !here.alive() {
 					l.Flags &^= mapping.Reachable
 				}
@@ -281,6 +292,7 @@ func (m *machine) effective(declared []Database) []Database {
 				}
 			}
 		}
+		drainSet(set, drained)
 		slices.SortFunc(set, mapping.Locator.Compare)
 		d.Locators = set
 	}
@@ -332,7 +344,7 @@ func (m *machine) sources() []Source {
 	for _, want := range [...]bool{true, false} {
 		for _, l := range m.locals.list {
 			if l.alive() == want {
-				p, w := m.outbound(l.addr)
+				p, w := m.outbound(l)
 				out = append(out, Source{Addr: l.addr, Priority: p, Weight: w})
 			}
 		}
@@ -346,16 +358,20 @@ func (m *machine) sources() []Source {
 
 // outbound returns priority and weight of a local RLOC as a source: those that
 // it has as a locator of the first database-mapping that has it, so that
-// traffic leaves as it comes.
-func (m *machine) outbound(a netip.Addr) (priority, weight uint8) {
+// traffic leaves as it comes; 255 if it is drained.
+func (m *machine) outbound(here *localRLOC) (priority, weight uint8) {
+	if m.locals.drained(here) {
+		return mapping.PriorityUnusable, 0
+	}
+	a := here.addr
 	for _, d := range m.cfg.Databases {
 		for _, l := range d.Locators {
-			if l.Addr == a && l.Priority != unused {
+			if l.Addr == a && l.Priority != mapping.PriorityUnusable {
 				return l.Priority, l.Weight
 			}
 		}
 	}
-	return unused - 1, 0
+	return mapping.PriorityUnusable - 1, 0
 }
 
 // takeDatabases returns the database-mappings in effect, if they changed since
