@@ -66,8 +66,8 @@ func (a arm) ends() (site, remote netip.Addr) {
 	return siteHost, remoteHost
 }
 
-// rig is an arm at work in a world.
-type rig struct {
+// trial is an arm at work in a world.
+type trial struct {
 	arm      arm
 	w        *world
 	dir      string // for configurations, sockets and logs
@@ -75,12 +75,13 @@ type rig struct {
 	programs string // directory of xtr and mapserver
 
 	procs    []*exec.Cmd
+	daemons  map[string]*exec.Cmd // of Eidolon, by node
 	speakers map[string]*speakerProcess
 }
 
 // start sets an arm up and returns when it has been told to go; whether it
 // works is found out by its traffic.
-func (g *rig) start(ctx context.Context) error {
+func (g *trial) start(ctx context.Context) error {
 	a, w := g.arm, g.w
 	if !a.bgp {
 		if err := errors.Join(w.routes(underlayRoutes), w.filterSources()); err != nil {
@@ -99,7 +100,7 @@ func (g *rig) start(ctx context.Context) error {
 }
 
 // stop ends all processes.
-func (g *rig) stop() {
+func (g *trial) stop() {
 	for _, s := range g.speakers {
 		s.in.Close()
 	}
@@ -110,7 +111,7 @@ func (g *rig) stop() {
 }
 
 // command prepares a program that runs in a node, its output in a log.
-func (g *rig) command(ctx context.Context, node, path string, args ...string) (*exec.Cmd, error) {
+func (g *trial) command(ctx context.Context, node, path string, args ...string) (*exec.Cmd, error) {
 	cmd := exec.CommandContext(ctx, path, args...)
 	log, err := os.Create(filepath.Join(g.dir, node+".log"))
 	if err != nil {
@@ -125,7 +126,7 @@ func (g *rig) command(ctx context.Context, node, path string, args ...string) (*
 
 // launch starts cmd in a node: a new process has the network namespace of the
 // thread that made it.
-func (g *rig) launch(node string, cmd *exec.Cmd) error {
+func (g *trial) launch(node string, cmd *exec.Cmd) error {
 	err := g.w.ns[node].Do(cmd.Start)
 	if log, ok := cmd.Stderr.(*os.File); ok && log != os.Stderr {
 		log.Close()
@@ -177,14 +178,14 @@ func speakerConfigs(detector, verbose bool) map[string]*speakerConfig {
 	return all
 }
 
-func (g *rig) startBGP(ctx context.Context) error {
+func (g *trial) startBGP(ctx context.Context) error {
 	if err := g.w.addRoute(route{"c3", pfx(remoteBlock), remoteRLOC, 0}); err != nil {
 		return err
 	}
 	return g.startSpeakers(ctx, speakerConfigs(g.arm.detector, g.verbose))
 }
 
-func (g *rig) startSpeakers(ctx context.Context, configs map[string]*speakerConfig) error {
+func (g *trial) startSpeakers(ctx context.Context, configs map[string]*speakerConfig) error {
 	g.speakers = map[string]*speakerProcess{}
 	for node, c := range configs {
 		s, err := g.startSpeaker(ctx, node, c)
@@ -218,7 +219,7 @@ type speakerProcess struct {
 	out *bufio.Reader
 }
 
-func (g *rig) startSpeaker(ctx context.Context, node string, c *speakerConfig) (*speakerProcess, error) {
+func (g *trial) startSpeaker(ctx context.Context, node string, c *speakerConfig) (*speakerProcess, error) {
 	cmd, err := g.command(ctx, node, "/proc/self/exe")
 	if err != nil {
 		return nil, err
@@ -257,7 +258,7 @@ func (s *speakerProcess) tell(v any) (r speakerReply, err error) {
 
 // ribPaths counts the paths for the site's prefixes in the tables of the core's
 // speakers.
-func (g *rig) ribPaths() (n int, err error) {
+func (g *trial) ribPaths() (n int, err error) {
 	for _, c := range coreNodes {
 		if s := g.speakers[c]; s != nil {
 			r, err := s.ask(speakerRequest{Op: "state"})
@@ -272,9 +273,9 @@ func (g *rig) ribPaths() (n int, err error) {
 
 const xtrKey = `{key_id: 1, algorithm: hmac-sha-256-128-hkdf, key: "a key of the failover benchmark only"}`
 
-func (g *rig) startEidolon(ctx context.Context) error {
-	socket := func(n string) string { return filepath.Join(g.dir, n+".sock") }
-	ms := fmt.Sprintf("listen: [%q]\nstate_dir: %s\napi: {socket: %s}\nlog: {level: %s}\n", mapServer.String()+":4342", filepath.Join(g.dir, "state"), socket("ms"), g.level())
+func (g *trial) startEidolon(ctx context.Context) error {
+	g.daemons = map[string]*exec.Cmd{}
+	ms := fmt.Sprintf("listen: [%q]\nstate_dir: %s\napi: {socket: %s}\nlog: {level: %s}\n", mapServer.String()+":4342", filepath.Join(g.dir, "state"), g.socket("ms"), g.level())
 	ms += "sites:\n"
 	for _, s := range []struct{ name, block string }{{"site", siteBlock}, {"remote", remoteBlock}} {
 		ms += fmt.Sprintf("  - {name: %s, authentication_keys: [%s], eid_prefixes: [{prefix: %s}]}\n", s.name, xtrKey, s.block)
@@ -288,13 +289,13 @@ func (g *rig) startEidolon(ctx context.Context) error {
 	if err := g.daemon(ctx, "ms", "mapserver", ms); err != nil {
 		return err
 	}
-	if err := g.daemon(ctx, "s", "xtr", g.xtrConfig("a", siteBlock, siteLocators(50, 50), socket("s"))); err != nil {
+	if err := g.daemon(ctx, "s", "xtr", g.xtrConfig("a", siteBlock, siteLocators(50, 50), g.socket("s"))); err != nil {
 		return err
 	}
-	return g.daemon(ctx, "r", "xtr", g.xtrConfig("b", remoteBlock, fmt.Sprintf("      - {address: %s, priority: 1, weight: 100}\n", remoteRLOC), socket("r")))
+	return g.daemon(ctx, "r", "xtr", g.xtrConfig("b", remoteBlock, fmt.Sprintf("      - {address: %s, priority: 1, weight: 100}\n", remoteRLOC), g.socket("r")))
 }
 
-func (g *rig) level() string {
+func (g *trial) level() string {
 	if g.verbose {
 		return "debug"
 	}
@@ -314,7 +315,7 @@ func siteLocators(first, second int) string {
 	return s
 }
 
-func (g *rig) xtrConfig(id, block, locators, socket string) string {
+func (g *trial) xtrConfig(id, block, locators, socket string) string {
 	s := fmt.Sprintf("xtr_id: %s\nsite_id: 1\nlocator_sets:\n  - name: own\n    locators:\n%s", strings.Repeat(id, 32), locators)
 	s += fmt.Sprintf("database_mappings: [{eid: %s, locator_set: own}]\n", block)
 	s += fmt.Sprintf("map_servers: [{address: %s, authentication_key: %s, proxy_reply: true, want_map_notify: true}]\nmap_resolvers: [%s]\n", mapServer, xtrKey, mapServer)
@@ -325,7 +326,7 @@ func (g *rig) xtrConfig(id, block, locators, socket string) string {
 }
 
 // daemon writes a configuration and starts a program of ours with it.
-func (g *rig) daemon(ctx context.Context, node, program, config string) error {
+func (g *trial) daemon(ctx context.Context, node, program, config string) error {
 	path := g.configPath(node)
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		return err
@@ -334,15 +335,18 @@ func (g *rig) daemon(ctx context.Context, node, program, config string) error {
 	if err != nil {
 		return err
 	}
+	g.daemons[node] = cmd
 	return g.launch(node, cmd)
 }
 
-func (g *rig) configPath(node string) string { return filepath.Join(g.dir, node+".yml") }
+func (g *trial) socket(node string) string { return filepath.Join(g.dir, node+".sock") }
+
+func (g *trial) configPath(node string) string { return filepath.Join(g.dir, node+".yml") }
 
 // startPA gives the hosts addresses of their providers: one at a single-homed
 // site, one of each for Multipath TCP, whose packets leave by the provider of
 // their source.
-func (g *rig) startPA() error {
+func (g *trial) startPA() error {
 	w := g.w
 	if err := w.routes(paRoutes); err != nil {
 		return err

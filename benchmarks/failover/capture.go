@@ -363,8 +363,7 @@ func parseIPv4(b []byte) (p packet, ok bool) {
 	return p, false
 }
 
-// ways tells by which provider the packets of flows went. It looks into LISP
-// data packets.
+// ways tells by which provider the packets of flows went.
 type ways struct {
 	socks []*os.File
 	wg    sync.WaitGroup
@@ -380,28 +379,41 @@ type way struct {
 }
 
 // watchWays begins to look at the links between the site and its providers.
-func watchWays(w *world) (*ways, error) {
+func watchWays(w *world) (*ways, error) { return watchPackets(w, (*ways).note) }
+
+func (x *ways) note(provider int, p packet) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	k := way{p.proto, p.src, p.dst}
+	c := x.seen[k]
+	c[provider]++
+	x.seen[k] = c
+}
+
+// watchPackets calls f for each packet on the links between the site and its
+// providers; of LISP data packets, it is what is inside.
+func watchPackets(w *world, f func(x *ways, provider int, p packet)) (*ways, error) {
 	x := &ways{seen: map[way][2]int{}}
 	for i, n := range providerNodes {
-		var f *os.File
+		var s *os.File
 		err := w.withLink(n, "site", func(l netlink.Link) (err error) {
-			f, err = packetSocket(l.Attrs().Index, everything)
+			s, err = packetSocket(l.Attrs().Index, everything)
 			return err
 		})
 		if err != nil {
 			x.close()
 			return nil, err
 		}
-		x.socks = append(x.socks, f)
-		x.wg.Go(func() { x.read(i, f) })
+		x.socks = append(x.socks, s)
+		x.wg.Go(func() { x.read(i, s, f) })
 	}
 	return x, nil
 }
 
-func (x *ways) read(provider int, f *os.File) {
+func (x *ways) read(provider int, s *os.File, f func(x *ways, provider int, p packet)) {
 	buf := make([]byte, 65536)
 	for {
-		n, err := f.Read(buf)
+		n, err := s.Read(buf)
 		if errors.Is(err, unix.ENETDOWN) {
 			continue
 		}
@@ -412,15 +424,9 @@ func (x *ways) read(provider int, f *os.File) {
 		if ok && p.proto == unix.IPPROTO_UDP && p.dst.Port() == dataPort && len(p.payload) > 8 {
 			p, ok = parseIPv4(p.payload[8:])
 		}
-		if !ok {
-			continue
+		if ok {
+			f(x, provider, p)
 		}
-		x.mu.Lock()
-		k := way{p.proto, p.src, p.dst}
-		c := x.seen[k]
-		c[provider]++
-		x.seen[k] = c
-		x.mu.Unlock()
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"time"
 
@@ -59,35 +58,20 @@ func upstreamLoss(_ context.Context, w *world, _ arm) error {
 	return w.withLink("c1", "p1", netlink.LinkSetDown)
 }
 
-// holeIn makes the provider send what is for the site router to a station that
-// is not there.
-func holeIn(_ context.Context, w *world, _ arm) error {
-	return w.withLink("p1", "site", func(l netlink.Link) error {
-		return netlink.NeighSet(&netlink.Neigh{
-			LinkIndex: l.Attrs().Index, Family: unix.AF_INET, State: netlink.NUD_PERMANENT,
-			IP: siteRLOC[0].AsSlice(), HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0xde, 0xad},
-		})
-	})
-}
+// holeIn swallows what the provider sends on the access link.
+func holeIn(_ context.Context, w *world, _ arm) error { return w.swallow("p1", "site") }
 
-// holeOut makes the provider drop all that comes from the site, also what is
-// for itself, without a word: routing rules that make black holes send no
-// ICMP message.
-func holeOut(_ context.Context, w *world, _ arm) error {
-	return w.ns["p1"].Do(func() error {
-		local := netlink.NewRule()
-		local.Family, local.Priority, local.Table = unix.AF_INET, 10, unix.RT_TABLE_LOCAL
-		if err := netlink.RuleAdd(local); err != nil {
-			return err
-		}
-		hole := netlink.NewRule()
-		hole.Family, hole.Priority, hole.IifName, hole.Type = unix.AF_INET, 5, "site", blackhole
-		if err := netlink.RuleAdd(hole); err != nil {
-			return err
-		}
-		first := netlink.NewRule()
-		first.Family, first.Priority, first.Table = unix.AF_INET, 0, unix.RT_TABLE_LOCAL
-		return netlink.RuleDel(first)
+// holeOut swallows what the site router sends on it.
+func holeOut(_ context.Context, w *world, _ arm) error { return w.swallow("s", uplinks[0]) }
+
+// swallow drops all that leaves an interface, without a word to anybody: the
+// queueing discipline tells the sender that all went well.
+func (w *world) swallow(node, dev string) error {
+	return w.withLink(node, dev, func(l netlink.Link) error {
+		return netlink.QdiscAdd(&netlink.GenericQdisc{
+			QdiscAttrs: netlink.QdiscAttrs{LinkIndex: l.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
+			QdiscType:  "blackhole",
+		})
 	})
 }
 
@@ -179,6 +163,3 @@ func wait(ctx context.Context, tick <-chan time.Time) error {
 		return context.Cause(ctx)
 	}
 }
-
-// blackhole is FR_ACT_BLACKHOLE, the action of a routing rule (linux/fib_rules.h).
-const blackhole = 6

@@ -14,46 +14,54 @@ type arrival struct {
 	at   time.Duration
 }
 
-// gap is the longest pause of a stream.
+// gap is what a stream went through.
 type gap struct {
-	length time.Duration
-	ended  bool // false: nothing came until the end
+	outage time.Duration // the longest run of what was lost, by the sender's clock
+	pause  time.Duration // the longest time without an arrival
+	ended  bool          // false: nothing came until the end
 	lost   int
 }
 
-// longest finds the longest time without an arrival in the window from..to,
-// and how many of the sent were lost. Arrivals are in the order in which they
-// came. sent counts what was sent, with numbers from 0; the last tail of them
-// may still be on their way and do not count as lost.
+// longest looks at the window from..to of a stream. Arrivals are in the order
+// in which they came. sent counts what was sent, with numbers from 0; the last
+// tail of them may still be on their way and do not count as lost.
 //
-// A pause that began before the window counts from the window's begin, and one
-// that lasts until its end has not ended.
+// The outage is told apart from the pause, because on a busy machine a stream
+// may pause without losing anything. What arrived late is not lost.
 func longest(list []arrival, from, to time.Duration, sent, tail uint64) gap {
 	g := gap{ended: true}
 	last := from
 	for _, a := range list {
-		if a.at < from || a.at > to {
+		if a.at >= from && a.at <= to {
+			g.pause = max(g.pause, a.at-last)
+			last = a.at
+		}
+	}
+	g.pause = max(g.pause, to-last)
+	g.ended = to-last <= stillWaiting
+	if sent <= tail {
+		return g
+	}
+	got := make([]time.Duration, sent) // when it was sent; 0: it did not arrive
+	for _, a := range list {
+		if a.seq < sent {
+			got[a.seq] = max(a.sent, 1)
+		}
+	}
+	before, run := time.Duration(0), false
+	for _, at := range got[:sent-tail] {
+		switch {
+		case at == 0:
+			g.lost++
+			run = true
 			continue
+		case run:
+			g.outage = max(g.outage, at-before)
 		}
-		g.length = max(g.length, a.at-last)
-		last = a.at
+		before, run = at, false
 	}
-	if end := to - last; end > stillWaiting {
-		g.ended = false
-		g.length = max(g.length, end)
-	}
-	if sent > tail {
-		got := make([]bool, sent)
-		for _, a := range list {
-			if a.seq < sent {
-				got[a.seq] = true
-			}
-		}
-		for _, ok := range got[:sent-tail] {
-			if !ok {
-				g.lost++
-			}
-		}
+	if !g.ended {
+		g.outage = max(g.outage, to-before)
 	}
 	return g
 }

@@ -33,7 +33,8 @@ type job struct {
 // direction is what happened to the streams of one direction. Times are in
 // milliseconds.
 type direction struct {
-	Outage    float64 `json:"outage_ms"`
+	Outage    float64 `json:"outage_ms"` // of what was lost
+	Pause     float64 `json:"pause_ms"`  // without an arrival
 	Recovered bool    `json:"recovered"`
 	Lost      int     `json:"lost"`
 }
@@ -121,7 +122,7 @@ func (j job) run(ctx context.Context) (*result, error) {
 	}
 	defer w.close()
 	res.Delay = w.delay
-	g := &rig{arm: a, w: w, dir: j.Dir, programs: j.Programs, verbose: j.Verbose}
+	g := &trial{arm: a, w: w, dir: j.Dir, programs: j.Programs, verbose: j.Verbose}
 	defer g.stop()
 	c, err := newCounter(w.ns, owners())
 	if err != nil {
@@ -165,11 +166,12 @@ const (
 )
 
 // patience is how long a run waits for the streams to come back. BGP's hold
-// timer is 90 s; a session that has nothing to go to is not waited for so long.
+// timer is 90 s, and may begin anew when the neighbour is heard for a while; a
+// session that has nothing to go to is not waited for so long.
 func (a arm) patience() time.Duration {
 	switch {
 	case a.bgp:
-		return 120 * time.Second
+		return 180 * time.Second
 	case a.eidolon:
 		return 60 * time.Second
 	case a.mptcp:
@@ -179,7 +181,7 @@ func (a arm) patience() time.Duration {
 }
 
 // measure runs the streams through a failure.
-func (g *rig) measure(ctx context.Context, f failure, c *counter, rtt time.Duration, res *result) error {
+func (g *trial) measure(ctx context.Context, f failure, c *counter, rtt time.Duration, res *result) error {
 	site, remote := g.arm.ends()
 	x, err := watchWays(g.w)
 	if err != nil {
@@ -215,8 +217,14 @@ func (g *rig) measure(ctx context.Context, f failure, c *counter, rtt time.Durat
 	if g.arm.pa || g.arm.bgp {
 		n = 2
 	}
+	ln, err := listenTCP(ctx, g.w, netip.AddrPortFrom(remote, tcpPort), g.arm.mptcp)
+	if err != nil {
+		x.close()
+		return err
+	}
+	defer ln.Close()
 	for {
-		tcp, err = openTCP(ctx, g.w, site, netip.AddrPortFrom(remote, tcpPort), n, g.arm.mptcp)
+		tcp, err = openTCP(ctx, g.w, site, ln, n, g.arm.mptcp)
 		if err == nil {
 			break
 		}
@@ -308,7 +316,7 @@ func (g *rig) measure(ctx context.Context, f failure, c *counter, rtt time.Durat
 	tail := rtt + 300*time.Millisecond
 	analyse := func(s *stream) *direction {
 		x := s.gap(failed, end, tail)
-		return &direction{Outage: float64(x.length) / float64(time.Millisecond), Recovered: x.ended, Lost: x.lost}
+		return &direction{Outage: milliseconds(x.outage), Pause: milliseconds(x.pause), Recovered: x.ended, Lost: x.lost}
 	}
 	if hit != nil {
 		res.Out, res.In = analyse(hit.out), analyse(hit.in)
@@ -325,8 +333,10 @@ func (g *rig) measure(ctx context.Context, f failure, c *counter, rtt time.Durat
 	return ctx.Err()
 }
 
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
 // subflows wants packets of a connection over both providers.
-func (g *rig) subflows(x *ways, flows []*tcpFlow) error {
+func (g *trial) subflows(x *ways, flows []*tcpFlow) error {
 	deadline := time.Now().Add(10 * time.Second)
 	for {
 		for _, f := range flows {

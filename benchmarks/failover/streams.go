@@ -183,19 +183,20 @@ type tcpFlow struct {
 	mptcp        bool
 }
 
-// openTCP opens n connections from an address of the site's host.
-func openTCP(ctx context.Context, w *world, site netip.Addr, remote netip.AddrPort, n int, multipath bool) ([]*tcpFlow, error) {
+// listenTCP opens the remote host's socket. Subflows of Multipath TCP need it
+// for as long as the connection lasts.
+func listenTCP(ctx context.Context, w *world, remote netip.AddrPort, multipath bool) (ln net.Listener, err error) {
 	var lc net.ListenConfig
 	lc.SetMultipathTCP(multipath)
-	var ln net.Listener
-	err := w.ns["hr"].Do(func() (err error) {
+	err = w.ns["hr"].Do(func() error {
 		ln, err = lc.Listen(ctx, "tcp4", remote.String())
 		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	defer ln.Close()
+	return ln, err
+}
+
+// openTCP opens n connections from an address of the site's host.
+func openTCP(ctx context.Context, w *world, site netip.Addr, ln net.Listener, n int, multipath bool) ([]*tcpFlow, error) {
 	var flows []*tcpFlow
 	for range n {
 		f := &tcpFlow{}
@@ -203,7 +204,7 @@ func openTCP(ctx context.Context, w *world, site netip.Addr, remote netip.AddrPo
 			d := net.Dialer{Timeout: 10 * time.Second, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(site, 0))}
 			d.SetMultipathTCP(multipath)
 			// Dial with one address starts no goroutine that could leave the namespace.
-			f.site, err = d.DialContext(ctx, "tcp4", remote.String())
+			f.site, err = d.DialContext(ctx, "tcp4", ln.Addr().String())
 			return err
 		})
 		if err == nil {
@@ -283,10 +284,12 @@ func (f *tcpFlow) keystroke(timeout time.Duration) error {
 		_, err = io.ReadFull(f.site, make([]byte, 1))
 	}
 	if err != nil {
-		f.site.SetDeadline(time.Now())
 		f.remote.SetDeadline(time.Now())
 	}
-	return errors.Join(err, <-echo)
+	err = errors.Join(err, <-echo)
+	f.site.SetDeadline(time.Time{})
+	f.remote.SetDeadline(time.Time{})
+	return err
 }
 
 func (f *tcpFlow) close() {

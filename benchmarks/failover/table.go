@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/csv"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,11 +14,12 @@ import (
 	"time"
 )
 
-// columns of runs.csv and te.csv. Outages and stalls are in milliseconds;
-// "inf" has not ended within the run.
+// columns of runs.csv and te.csv. An outage is the longest run of lost
+// datagrams, a pause the longest time without an arrival, which on a busy
+// machine may be longer; "inf" has not ended within the run.
 var columns = []string{
 	"time", "commit", "delay", "arm", "failure", "rtt_ms", "run",
-	"out_outage_ms", "in_outage_ms", "out_lost", "in_lost",
+	"out_outage_ms", "in_outage_ms", "out_lost", "in_lost", "out_pause_ms", "in_pause_ms",
 	"bystander_out_lost", "bystander_in_lost", "bystander_out_outage_ms", "bystander_in_outage_ms",
 	"tcp_survived", "tcp_stall_ms", "tcp_error", "idle_survived", "window_s",
 	"bgp_msgs", "bgp_octets", "lisp_msgs", "lisp_octets", "detector_msgs", "detector_octets", "hop_octets", "messages",
@@ -125,6 +125,16 @@ func (d *direction) outage() string {
 	return fmt.Sprintf("%.1f", d.Outage)
 }
 
+func (d *direction) pause() string {
+	if d == nil {
+		return ""
+	}
+	if !d.Recovered {
+		return "inf"
+	}
+	return fmt.Sprintf("%.1f", d.Pause)
+}
+
 func (d *direction) lost() string {
 	if d == nil {
 		return ""
@@ -143,16 +153,17 @@ func rowOf(j plannedRun, res *result) row {
 		te.fill(r)
 		return r
 	}
-	stall := &direction{Outage: max(res.TCPOut.Outage, res.TCPIn.Outage), Recovered: res.TCPOut.Recovered && res.TCPIn.Recovered}
+	stall := &direction{Pause: max(res.TCPOut.Pause, res.TCPIn.Pause), Recovered: res.TCPOut.Recovered && res.TCPIn.Recovered}
 	idle := res.Idle
 	if idle != "yes" {
 		idle = "no"
 	}
 	for k, v := range map[string]string{
 		"out_outage_ms": res.Out.outage(), "in_outage_ms": res.In.outage(), "out_lost": res.Out.lost(), "in_lost": res.In.lost(),
+		"out_pause_ms": res.Out.pause(), "in_pause_ms": res.In.pause(),
 		"bystander_out_lost": res.BystanderOut.lost(), "bystander_in_lost": res.BystanderIn.lost(),
 		"bystander_out_outage_ms": res.BystanderOut.outage(), "bystander_in_outage_ms": res.BystanderIn.outage(),
-		"tcp_survived": yes[res.TCPSurvived], "tcp_stall_ms": stall.outage(), "tcp_error": res.TCPError, "idle_survived": idle,
+		"tcp_survived": yes[res.TCPSurvived], "tcp_stall_ms": stall.pause(), "tcp_error": res.TCPError, "idle_survived": idle,
 		"window_s":        fmt.Sprintf("%.1f", res.Window.Seconds()),
 		"core_fib_before": i(res.CoreFIB[0]), "core_fib_after": i(res.CoreFIB[1]),
 		"core_site_fib_before": i(res.CoreSite[0]), "core_site_fib_after": i(res.CoreSite[1]),
@@ -187,7 +198,10 @@ func (res *result) summary() string {
 	if res.BystanderOut != nil {
 		s += fmt.Sprintf("others lost %d, %d; ", res.BystanderOut.Lost, res.BystanderIn.Lost)
 	}
-	s += fmt.Sprintf("TCP %v (%s, %s); %s", res.TCPSurvived, res.TCPOut.outage(), res.TCPIn.outage(), res.Control)
+	s += fmt.Sprintf("TCP %v (%s, %s); %s", res.TCPSurvived, res.TCPOut.pause(), res.TCPIn.pause(), res.Control)
+	if res.TCPError != "" {
+		s += "; TCP: " + res.TCPError
+	}
 	if res.Idle != "yes" {
 		s += "; idle: " + res.Idle
 	}
@@ -201,12 +215,3 @@ var commit = sync.OnceValue(func() string {
 	}
 	return strings.TrimSpace(string(out))
 })
-
-func (te *teResult) fill(row)        {}
-func (te *teResult) summary() string { return "" }
-
-func report(o options, t, e *table) error { return nil }
-func checkQuick(t, e *table) error {
-	_ = json.Marshal
-	return nil
-}
