@@ -74,8 +74,8 @@ func parse(args []string, usage io.Writer) (options, error) {
 	fs.BoolVar(&o.report, "report", false, "measure nothing, write the report of the runs that are there")
 	fs.StringVar(&o.out, "out", "", "`directory` of the results (default benchmarks/results/failover; with -quick: none is kept)")
 	fs.IntVar(&o.runs, "runs", 20, "runs of each cell")
-	arms := fs.String("arms", strings.Join(armNames(), ","), "")
-	failures := fs.String("failures", strings.Join(failureNames(), ","), "")
+	arms := fs.String("arms", strings.Join(armNames(), ","), "ways to survive that are tried")
+	failures := fs.String("failures", strings.Join(failureNames(), ","), "what happens; none: only traffic engineering")
 	rtts := fs.String("rtt", "0,80", "round-trip times of the core in `ms`")
 	fs.IntVar(&o.parallel, "parallel", 1, "runs at the same time, where they mostly wait")
 	fs.BoolVar(&o.te, "te", true, "traffic engineering: move inbound traffic from 50/50 to 70/30")
@@ -91,8 +91,10 @@ func parse(args []string, usage io.Writer) (options, error) {
 	if o.arms, err = pick("arm", *arms, armNames()); err != nil {
 		return o, err
 	}
-	if o.failures, err = pick("failure", *failures, failureNames()); err != nil {
-		return o, err
+	if *failures != "none" {
+		if o.failures, err = pick("failure", *failures, failureNames()); err != nil {
+			return o, err
+		}
 	}
 	for f := range strings.SplitSeq(*rtts, ",") {
 		var n int

@@ -107,6 +107,10 @@ func (m *matrix) plan() {
 					if err != nil || m.table.has(cell{name, f, rtt}, run) {
 						continue
 					}
+					slow := a.bgp && !a.detector && f != "carrier"
+					if m.o.quick && slow {
+						continue // a minute and a half for the hold timer
+					}
 					if f == "flap" && run >= max(1, m.o.runs/4) {
 						continue // it has sixty failures in one
 					}
@@ -116,7 +120,7 @@ func (m *matrix) plan() {
 						}
 						continue
 					}
-					m.jobs = append(m.jobs, plannedRun{job{Arm: name, Failure: f, RTT: rtt, Quick: m.o.quick, Verbose: m.o.verbose, Programs: m.programs}, run, a.bgp && !a.detector})
+					m.jobs = append(m.jobs, plannedRun{job{Arm: name, Failure: f, RTT: rtt, Quick: m.o.quick, Verbose: m.o.verbose, Programs: m.programs}, run, slow})
 				}
 			}
 		}

@@ -79,13 +79,15 @@ func (g *trial) engineer(ctx context.Context, c *counter) (*teResult, error) {
 	if err := g.startTE(ctx); err != nil {
 		return nil, err
 	}
-	// All addresses of the block are the host's.
+	// All addresses of the block are the host's, but for that of its router.
 	err := g.w.ns["hs"].Do(func() error {
 		lo, err := netlink.LinkByName("lo")
 		if err != nil {
 			return err
 		}
-		return netlink.RouteAdd(&netlink.Route{Dst: netns.IPNet(pfx(siteBlock)), LinkIndex: lo.Attrs().Index, Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Scope: netlink.SCOPE_HOST})
+		return errors.Join(
+			netlink.RouteAdd(&netlink.Route{Dst: netns.IPNet(pfx("10.20.0.1/32")), LinkIndex: mustIndex("eth0"), Table: unix.RT_TABLE_LOCAL, Scope: netlink.SCOPE_LINK}),
+			netlink.RouteAdd(&netlink.Route{Dst: netns.IPNet(pfx(siteBlock)), LinkIndex: lo.Attrs().Index, Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Scope: netlink.SCOPE_HOST}))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("hs: %w", err)
@@ -273,8 +275,8 @@ func newLoad(w *world) (*load, error) {
 func (l *load) burst(n int) {
 	base := pfx(siteBlock).Addr().As4()
 	for range n {
-		// Not the network's own address, nor the broadcast one.
-		h := 1 + l.rng.IntN(1<<(32-pfx(siteBlock).Bits())-2)
+		// Not the network's own address or its router's, nor the broadcast one.
+		h := 2 + l.rng.IntN(1<<(32-pfx(siteBlock).Bits())-3)
 		a := base
 		a[2] |= byte(h >> 8)
 		a[3] = byte(h)
