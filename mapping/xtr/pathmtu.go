@@ -32,8 +32,11 @@ const (
 	// mtuTries how many probes of a size have to be lost.
 	mtuPace  = time.Second
 	mtuTries = 3
+	// mtuSpacing is the least time between two probes of a path: more often than
+	// once a second an ETR does not answer, and takes them for a suspicion.
+	mtuSpacing = 1200 * time.Millisecond
 	// mtuBusy is how long a path that is suspect, or down, is left alone.
-	mtuBusy = 10 * time.Second
+	mtuBusy = 3 * time.Second
 	// mtuFloor4 and mtuFloor6 are what is never undercut, as in the planes.
 	mtuFloor4 = 576
 	mtuFloor6 = 1280
@@ -188,10 +191,12 @@ func (t *mtuTest) floor() int {
 	return mtuFloor6
 }
 
-// try begins with probes of a size.
+// try begins with probes of a size, when it is time.
 func (p *pathMTUs) try(now time.Time, t *mtuTest, phase mtuPhase, size int) {
 	t.phase, t.size, t.tries = phase, size, 0
-	p.probe(now, t)
+	if t.at = t.sent.Add(mtuSpacing); !t.at.After(now) {
+		p.probe(now, t)
+	}
 }
 
 // quiet forgets the probe that is on its way.
@@ -203,7 +208,6 @@ func (p *pathMTUs) quiet(t *mtuTest) {
 
 // end lets t rest.
 func (p *pathMTUs) end(now time.Time, t *mtuTest, every time.Duration) {
-	p.quiet(t)
 	t.size, t.every, t.at = 0, every, now.Add(p.probes.jitter(every))
 }
 
@@ -212,7 +216,7 @@ func (p *pathMTUs) probe(now time.Time, t *mtuTest) {
 	p.quiet(t)
 	t.tries++
 	r := p.probes.paths[t.path]
-	t.sent, t.at = now, now.Add(r.patience())
+	t.sent, t.at = now, now.Add(max(r.patience(), mtuSpacing))
 	eid, ok := p.probes.eid(r)
 	nonce, err := p.nonce()
 	if !ok || err != nil || p.nonces[nonce] != nil {
@@ -264,6 +268,7 @@ func (p *pathMTUs) reply(now time.Time, msg []byte, from netip.AddrPort) (handle
 
 // result goes on after a size was found to pass or not.
 func (p *pathMTUs) result(now time.Time, t *mtuTest, passes bool) {
+	p.quiet(t)
 	switch {
 	case t.phase == mtuWhole && passes:
 		if t.known > 0 {

@@ -77,14 +77,14 @@ func TestPathMTUConfirmed(t *testing.T) {
 func TestPathMTUBlackHole(t *testing.T) {
 	r := newMTURig(t)
 	r.fits = 1400
-	for _, f := range r.run(15 * time.Second) {
+	for _, f := range r.run(30 * time.Second) {
 		if f.MTU != 1400 {
 			t.Errorf("found %v", f)
 		}
 	}
 	for a, mtu := range r.mtu {
 		if mtu != 1400 {
-			t.Errorf("toward %v after 15 s %d", a, mtu)
+			t.Errorf("toward %v after 30 s %d", a, mtu)
 		}
 	}
 	if f := r.run(time.Hour); len(f) == 0 {
@@ -118,7 +118,7 @@ func TestPathMTUOfOnePath(t *testing.T) {
 	r := newMTURig(t)
 	small := up2a
 	r.lostSize = func(from netip.Addr, n int) bool { return from == small && n > 1450 }
-	r.run(30 * time.Second)
+	r.run(40 * time.Second)
 	for a, mtu := range r.mtu {
 		if mtu != 1440 {
 			t.Errorf("toward %v %d", a, mtu)
