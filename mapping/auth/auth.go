@@ -124,11 +124,21 @@ const (
 )
 
 // salts are the strings that RFC 9301 section 5.6 derives per-message keys
-// with. An Info message has none, so it can't be sent with HKDF.
+// with. An Info message has none, so it can't be sent with HKDF: see
+// Key.ForInfo.
 var salts = map[wire.Type][]byte{
 	wire.TypeMapRegister:  []byte("Map-Register Authentication"),
 	wire.TypeMapNotify:    []byte("Map-Notify Authentication"),
 	wire.TypeMapNotifyAck: []byte("Map-Notify-Ack Authentication"),
+}
+
+// ForInfo returns the key to sign and verify Info messages with: k, or if its
+// algorithm is not defined for them, its secret with the strongest that is.
+func (k Key) ForInfo() Key {
+	if algorithms[k.Algorithm].derive {
+		k.Algorithm = SHA256
+	}
+	return k
 }
 
 // field finds the authentication data of msg, which may be cut or hostile.

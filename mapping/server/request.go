@@ -86,6 +86,8 @@ func (r *reader) take(now time.Time, msg []byte, src, dst netip.AddrPort) (reg *
 		r.s.unasked(now, src)
 	case wire.TypeMapNotifyAck:
 		r.acknowledgement(now, msg, src)
+	case wire.TypeInfo:
+		r.info(now, msg, src, dst)
 	default:
 		r.s.counters.inc(dropUnexpectedType)
 	}

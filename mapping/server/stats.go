@@ -24,6 +24,8 @@ const (
 	acceptedMapRegisters
 	repeatedMapRegisters
 	mapNotifies
+	infoRequests
+	infoReplies
 	reducedMapNotifies
 	expiredRegistrations
 	storeCommits
@@ -38,6 +40,7 @@ const (
 	dropAckUnmatched
 	dropAckAuthentication
 	dropAckQueueFull
+	dropInfoRefused
 
 	// Publish/subscribe.
 	subscriptions
@@ -102,6 +105,8 @@ var counterNames = [numCounters]string{
 	acceptedMapRegisters:      "accepted_map_registers",
 	repeatedMapRegisters:      "repeated_map_registers",
 	mapNotifies:               "map_notifies",
+	infoRequests:              "info_requests",
+	infoReplies:               "info_replies",
 	reducedMapNotifies:        "reduced_map_notifies",
 	expiredRegistrations:      "expired_registrations",
 	storeCommits:              "store_commits",
@@ -114,6 +119,7 @@ var counterNames = [numCounters]string{
 	dropAckUnmatched:          "drop_ack_unmatched",
 	dropAckAuthentication:     "drop_ack_authentication",
 	dropAckQueueFull:          "drop_ack_queue_full",
+	dropInfoRefused:           "drop_info_refused",
 	subscriptions:             "subscriptions",
 	unsubscriptions:           "unsubscriptions",
 	subscriptionsTooMany:      "subscriptions_too_many",
