@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	api "github.com/osrg/gobgp/v3/api"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -27,6 +28,7 @@ const (
 	retryEvery     = time.Second // of a link that is down
 	suspicionFirst = 500 * time.Millisecond
 	suspicionMax   = 10 * time.Second
+	settleEvery    = 100 * time.Millisecond
 )
 
 // detector closes the sessions of a neighbour that can't be reached: at once
@@ -72,6 +74,7 @@ func newDetector(s *speaker, probing bool) (*detector, error) {
 		d.links = append(d.links, &linkState{n: n, dev: l.Attrs().Index, peer: n.Addr, carrier: true, answered: map[uint32]bool{}})
 	}
 	go d.watch(links, addrs)
+	go d.settle()
 	if !probing {
 		return d, nil
 	}
@@ -114,28 +117,53 @@ func (d *detector) setCarrier(l *linkState, up bool) {
 	l.dead = l.dead && !up
 	l.mu.Unlock()
 	if changed {
-		d.session(l, up)
+		d.apply(l)
 	}
 }
 
-// session opens or closes the sessions over a link.
-func (d *detector) session(l *linkState, open bool) {
-	if !l.n.Dynamic.IsValid() {
-		d.s.session(l.n.Addr, open)
-		return
-	}
-	if open {
-		return // a dynamic neighbour opens it
-	}
-	peers, err := d.s.peers(context.Background())
-	if err != nil {
-		return
-	}
-	for _, p := range peers {
-		if l.n.Dynamic.Contains(p) {
-			d.s.session(p, false)
+// settle applies the state of all links again and again, because GoBGP drops a
+// request that comes soon after another.
+func (d *detector) settle() {
+	for range time.Tick(settleEvery) {
+		for _, l := range d.links {
+			d.apply(l)
 		}
 	}
+}
+
+// apply opens the session over a good link and closes that over another. A
+// dynamic neighbour opens its session itself.
+func (d *detector) apply(l *linkState) {
+	l.mu.Lock()
+	good := l.carrier && !l.dead
+	l.mu.Unlock()
+	ctx := context.Background()
+	var open, shut []string
+	d.s.bgp.ListPeer(ctx, &api.ListPeerRequest{}, func(p *api.Peer) {
+		a, err := netip.ParseAddr(p.State.NeighborAddress)
+		if err != nil || !l.has(a) {
+			return
+		}
+		if down := p.State.AdminState == api.PeerState_DOWN; down && good {
+			open = append(open, a.String())
+		} else if !down && !good {
+			shut = append(shut, a.String())
+		}
+	})
+	for _, a := range open {
+		d.s.bgp.EnablePeer(ctx, &api.EnablePeerRequest{Address: a})
+	}
+	for _, a := range shut {
+		d.s.bgp.DisablePeer(ctx, &api.DisablePeerRequest{Address: a})
+	}
+}
+
+// has tells whether an address is that of the neighbour.
+func (l *linkState) has(a netip.Addr) bool {
+	if l.n.Dynamic.IsValid() {
+		return l.n.Dynamic.Contains(a)
+	}
+	return l.n.Addr == a
 }
 
 // target returns whom to probe: a dynamic neighbour is whom there is a session
@@ -146,7 +174,7 @@ func (d *detector) target(l *linkState) netip.Addr {
 	}
 	if peers, err := d.s.peers(context.Background()); err == nil {
 		for _, p := range peers {
-			if l.n.Dynamic.Contains(p) {
+			if l.has(p) {
 				return p
 			}
 		}
@@ -199,11 +227,8 @@ func (d *detector) probe(l *linkState) {
 		backoff = suspicionFirst
 		l.mu.Lock()
 		l.dead, l.peer = true, to
-		up := l.carrier
 		l.mu.Unlock()
-		if up {
-			d.session(l, false)
-		}
+		d.apply(l)
 	}
 }
 
@@ -217,12 +242,9 @@ func (d *detector) revive(l *linkState) {
 		return
 	}
 	l.mu.Lock()
-	was := l.dead
 	l.dead = false
 	l.mu.Unlock()
-	if was {
-		d.session(l, true)
-	}
+	d.apply(l)
 }
 
 // answers sends up to n probes and tells whether fewer than lost of them stayed
@@ -277,7 +299,7 @@ func (d *detector) receive() {
 			continue
 		}
 		for _, l := range d.links {
-			if l.n.Addr != from.Addr() && !(l.n.Dynamic.IsValid() && l.n.Dynamic.Contains(from.Addr())) {
+			if !l.has(from.Addr()) {
 				continue
 			}
 			l.mu.Lock()

@@ -464,7 +464,7 @@ func TestRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !res.TCPSurvived || res.Idle != "yes" || !res.Out.Recovered || !res.In.Recovered || res.Out.Lost+res.In.Lost == 0 {
-		t.Errorf("%+v, out %+v, in %+v", res, res.Out, res.In)
+		t.Errorf("%s: outage %s, %s, window %v, %+v", res.summary(), res.Out.outage(), res.In.outage(), res.Window, res)
 	}
 	if res.Control["bgp update"].Msgs == 0 || res.CoreSite[0] != 3 || res.CoreSite[1] != 3 || res.CoreRIB[0] < 3 {
 		t.Errorf("messages %v, routes %v, paths %v", res.Control, res.CoreSite, res.CoreRIB)

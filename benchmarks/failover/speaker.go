@@ -368,16 +368,6 @@ func (s *speaker) installOne(p *api.Path) error {
 	return err
 }
 
-// session opens or closes those with a neighbour.
-func (s *speaker) session(a netip.Addr, open bool) {
-	ctx := context.Background()
-	if open {
-		s.bgp.EnablePeer(ctx, &api.EnablePeerRequest{Address: a.String()})
-		return
-	}
-	s.bgp.DisablePeer(ctx, &api.DisablePeerRequest{Address: a.String()})
-}
-
 // speakerLog passes what GoBGP says on to the standard error, if it is wanted.
 type speakerLog struct {
 	name    string
