@@ -202,7 +202,7 @@ func (b *batchSender) Send(ms []Message) (failed int) {
 		dst := unmap(m.Dst)
 		c := b.own
 		if c == nil || !c.serves(m.Src, dst) {
-			c = b.s.pick(m.Src, dst)
+			c = pick(b.s.conns, m.Src, dst)
 		}
 		if c == nil || dst.Addr().Zone() != "" || m.Src.Addr().Zone() != "" {
 			// The zone needs a look at the interfaces; Write names the error.

@@ -241,10 +241,15 @@ func destination(oob []byte) netip.Addr {
 // Write implements Conn.
 func (s *Socket) Write(b []byte, src, dst netip.AddrPort) error {
 	dst = unmap(dst)
-	c := s.pick(src, dst)
+	c := pick(s.conns, src, dst)
 	if c == nil {
 		return fmt.Errorf("send to %v: %w", dst, ErrNoSocket)
 	}
+	return c.write(b, src, dst)
+}
+
+// write sends one datagram from src, if c is bound to no address.
+func (c *conn) write(b []byte, src, dst netip.AddrPort) error {
 	var oob []byte
 	if c.wildcard && src.Addr().IsValid() && !src.Addr().IsUnspecified() {
 		if src.Addr().Is4() {
@@ -259,9 +264,9 @@ func (s *Socket) Write(b []byte, src, dst netip.AddrPort) error {
 
 // pick finds the socket to send from: one bound to src, else a wildcard of the
 // family, else (no source wanted) any of the family.
-func (s *Socket) pick(src, dst netip.AddrPort) *conn {
+func pick(conns []*conn, src, dst netip.AddrPort) *conn {
 	var wildcard, any *conn
-	for _, c := range s.conns {
+	for _, c := range conns {
 		a := c.local.Addr()
 		if !c.fits(src, dst) {
 			continue
