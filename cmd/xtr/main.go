@@ -7,11 +7,9 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"os/signal"
-	"slices"
 	"syscall"
 	"time"
 
@@ -23,9 +21,9 @@ import (
 	"github.com/eidolon-lisp/eidolon/internal/config"
 	"github.com/eidolon-lisp/eidolon/internal/daemon"
 	"github.com/eidolon-lisp/eidolon/internal/udp"
+	"github.com/eidolon-lisp/eidolon/internal/uplink"
 	"github.com/eidolon-lisp/eidolon/mapping"
 	"github.com/eidolon-lisp/eidolon/mapping/auth"
-	"github.com/eidolon-lisp/eidolon/mapping/wire"
 	"github.com/eidolon-lisp/eidolon/mapping/xtr"
 )
 
@@ -59,33 +57,27 @@ func run(ctx context.Context, path string) error {
 	if err := tun.Available(); err != nil {
 		return err
 	}
-	rlocs, err := localLocators(ctx, log, cfg)
+	watcher, err := uplink.Open(uplinkConfig(cfg, log))
 	if err != nil {
-		if ctx.Err() != nil {
-			return nil
-		}
 		return err
 	}
+	states := watcher.Current()
+	rlocs := addresses(states)
 
 	fib := dataplane.NewFIB()
-	control := controlConfig(cfg, rlocs, fib, log)
+	control := controlConfig(cfg, controlUplinks(states), fib, log)
 	x, err := xtr.New(control)
 	if err != nil {
-		return err
+		return errors.Join(err, watcher.Close())
 	}
-	var listen []netip.AddrPort
-	for _, a := range rlocs {
-		listen = append(listen, netip.AddrPortFrom(a, wire.Port))
-	}
-	conn, err := udp.Listen(listen)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
+	u := &uplinks{watcher: watcher, sockets: udp.NewSet(), site: x, log: log}
+	defer u.sockets.Close()
+	listening := u.listen(states)
 	plane, err := tun.New(planeConfig(cfg, rlocs, log), fib)
 	if err != nil {
-		return err
+		return errors.Join(err, watcher.Close())
 	}
+	u.plane = plane
 	fib.SetLocal(local(control.Databases)) // the plane knows no versions
 	for _, w := range plane.Warnings() {
 		log.Warn("host setting", "warning", w)
@@ -101,9 +93,13 @@ func run(ctx context.Context, path string) error {
 	g.Go(func() error { return plane.Run(planeCtx) })
 	g.Go(func() error {
 		defer stopPlane()
-		return x.Run(ctx, conn, misses)
+		return x.Run(ctx, u.sockets, misses)
 	})
-	r := &reloader{path: path, first: cfg, servers: control.MapServers, rlocs: rlocs, site: x, log: log, local: interfaceAddrs}
+	g.Go(func() error { return u.run(planeCtx, states, listening) })
+	g.Go(func() error { return watchTraffic(ctx, fib, plane.Unreachable(), x) })
+	r := &reloader{path: path, first: cfg, servers: control.MapServers, site: x, log: log, watch: func(c *config.XTR) {
+		watcher.Configure(uplinkConfig(c, log))
+	}}
 	g.Go(func() error { return r.run(ctx, hangups) })
 	g.Go(func() error { return pass(ctx, usageRound, fib, plane, x, misses) })
 	g.Go(func() error {
@@ -164,85 +160,12 @@ func concat(seqs ...func() iter.Seq2[string, uint64]) func() iter.Seq2[string, u
 	}
 }
 
-// settle is how long locators may be missing after the first is there: the
-// addresses of a router come one after the other.
-const settle = 3 * time.Second
-
-// localLocators returns the addresses of the locator-sets that an interface of
-// this router has and that can be used: a new IPv6 address can't while the
-// kernel looks for duplicates of it. It waits for the first, and then a moment
-// for the others, which may as well belong to another xTR of the site.
-func localLocators(ctx context.Context, log *slog.Logger, cfg *config.XTR) ([]netip.Addr, error) {
-	var all, here []netip.Addr
-	for _, m := range cfg.DatabaseMappings {
-		for _, l := range m.Locators {
-			if l.Addr.IsValid() && !slices.Contains(all, l.Addr) {
-				all = append(all, l.Addr)
-			}
-		}
-	}
-	if len(all) == 0 {
-		return nil, errors.New("no database_mapping has a locator: an xtr needs an RLOC of its own")
-	}
-	slices.SortFunc(all, netip.Addr.Compare)
-	var first time.Time
-	err := daemon.WaitAddress(ctx, log, func() error {
-		here = here[:0]
-		addrs, err := net.InterfaceAddrs()
-		if err != nil {
-			return err
-		}
-		for _, a := range addrs {
-			if p, err := netip.ParsePrefix(a.String()); err == nil && slices.Contains(all, p.Addr()) && !slices.Contains(here, p.Addr()) && usable(p.Addr()) {
-				here = append(here, p.Addr())
-			}
-		}
-		if len(here) > 0 && first.IsZero() {
-			first = time.Now()
-		}
-		if len(here) == len(all) || len(here) > 0 && time.Since(first) >= settle {
-			return nil
-		}
-		return fmt.Errorf("of the locators %v this router has %v: %w", all, here, syscall.EADDRNOTAVAIL)
-	})
-	slices.SortFunc(here, netip.Addr.Compare)
-	return here, err
-}
-
-// usable reports whether sockets can be bound to a local address.
-func usable(a netip.Addr) bool {
-	conn, err := udp.Listen([]netip.AddrPort{netip.AddrPortFrom(a, 0)})
-	if err == nil {
-		conn.Close()
-	}
-	return !errors.Is(err, syscall.EADDRNOTAVAIL)
-}
-
-// reachable returns the peers whose address family one of rlocs has. A router
-// that came up without one of its uplinks starts with the others. If there is
-// no such peer it returns all, and xtr.New says what is wrong.
-func reachable[P any](log *slog.Logger, rlocs []netip.Addr, what string, peers []P, address func(P) netip.Addr) []P {
-	var kept []P
-	for _, p := range peers {
-		a := address(p)
-		if slices.ContainsFunc(rlocs, func(r netip.Addr) bool { return r.Is4() == a.Is4() }) {
-			kept = append(kept, p)
-		} else {
-			log.Warn("not used: this router has no locator of its address family", what, a)
-		}
-	}
-	if len(kept) == 0 {
-		return peers
-	}
-	return kept
-}
-
-func controlConfig(cfg *config.XTR, rlocs []netip.Addr, fib *dataplane.FIB, log *slog.Logger) xtr.Config {
+func controlConfig(cfg *config.XTR, uplinks []xtr.Uplink, fib *dataplane.FIB, log *slog.Logger) xtr.Config {
 	c := xtr.Config{
-		RLOCs:        rlocs,
+		Uplinks:      uplinks,
 		XTRID:        cfg.XTRID,
 		SiteID:       cfg.SiteID,
-		MapResolvers: reachable(log, rlocs, "map_resolver", cfg.MapResolvers, netip.AddrPort.Addr),
+		MapResolvers: cfg.MapResolvers,
 		LISPSec:      xtr.LISPSec{Policy: cfg.LISPSec, Instances: make(map[uint32]auth.SecurityPolicy), ResolverKeys: cfg.ResolverKeys},
 		CacheLimit:   cfg.MapCacheLimit,
 		RLOCProbing: xtr.RLOCProbing{
@@ -253,6 +176,7 @@ func controlConfig(cfg *config.XTR, rlocs []netip.Addr, fib *dataplane.FIB, log 
 		VerifyMapData: cfg.AcceptMapData == config.MapDataVerify,
 		OnCache:       fib.Apply,
 		OnPathMTU:     usePathMTUs(fib),
+		OnSources:     useSources(fib),
 		OnDatabases:   func(d []xtr.Database) { fib.SetLocal(local(d)) },
 		Logger:        log,
 	}
@@ -265,7 +189,7 @@ func controlConfig(cfg *config.XTR, rlocs []netip.Addr, fib *dataplane.FIB, log 
 	for _, m := range cfg.DatabaseMappings {
 		c.Databases = append(c.Databases, database(m))
 	}
-	for _, m := range reachable(log, rlocs, "map_server", cfg.MapServers, func(m config.XTRMapServer) netip.Addr { return m.Address.Addr() }) {
+	for _, m := range cfg.MapServers {
 		c.MapServers = append(c.MapServers, xtr.MapServer{
 			Addr:             m.Address,
 			Key:              m.Keys[0],
@@ -281,7 +205,11 @@ func controlConfig(cfg *config.XTR, rlocs []netip.Addr, fib *dataplane.FIB, log 
 }
 
 func database(m config.DatabaseMapping) xtr.Database {
-	return xtr.Database{EID: m.EID, Locators: m.Locators, TTL: m.RecordTTL, Version: m.MapVersion}
+	d := xtr.Database{EID: m.EID, Locators: m.Locators, TTL: m.RecordTTL, Version: m.MapVersion}
+	for _, u := range m.Uplinks {
+		d.Uplinks = append(d.Uplinks, xtr.UplinkLocator{Interface: u.Interface, IPv4: u.IPv4, IPv6: u.IPv6, Priority: u.Priority, Weight: u.Weight})
+	}
+	return d
 }
 
 // local returns the site's EIDs with their map-versions for the data plane.

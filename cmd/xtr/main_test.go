@@ -9,87 +9,12 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/vishvananda/netlink"
-
 	"github.com/eidolon-lisp/eidolon/dataplane"
 	"github.com/eidolon-lisp/eidolon/internal/config"
-	"github.com/eidolon-lisp/eidolon/internal/netns"
-	"github.com/eidolon-lisp/eidolon/internal/udp"
+	"github.com/eidolon-lisp/eidolon/internal/uplink"
 	"github.com/eidolon-lisp/eidolon/mapping"
-	"github.com/eidolon-lisp/eidolon/mapping/auth"
-	"github.com/eidolon-lisp/eidolon/mapping/wire"
 	"github.com/eidolon-lisp/eidolon/mapping/xtr"
 )
-
-// TestLocalLocators: every locator that is returned can be listened on, a new
-// IPv6 address too, which the kernel looks for duplicates of at first.
-func TestLocalLocators(t *testing.T) {
-	ns := netns.Fresh(t, 2)
-	v4, v6 := netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("2001:db8:f::1/64")
-	if err := netns.Veth(ns[0], "uplink", ns[1], "provider", 1500); err != nil {
-		t.Fatal(err)
-	}
-	if err := ns[0].SetSysctl("net.ipv6.conf.uplink.accept_dad", "1"); err != nil {
-		t.Fatal(err)
-	}
-	if err := ns[0].AddAddress("uplink", v4); err != nil {
-		t.Fatal(err)
-	}
-	cfg := &config.XTR{DatabaseMappings: []config.DatabaseMapping{{EID: mapping.MustParseEID("10.1.0.0/16")}}}
-	for _, a := range []netip.Addr{v4.Addr(), v6.Addr()} {
-		cfg.DatabaseMappings[0].Locators = append(cfg.DatabaseMappings[0].Locators, mapping.MakeLocator(a, 1, 100))
-	}
-	err := ns[0].Do(func() error {
-		link, err := netlink.LinkByName("uplink")
-		if err != nil {
-			return err
-		}
-		if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: netns.IPNet(v6)}); err != nil {
-			return err
-		}
-		got, err := localLocators(t.Context(), slog.New(slog.DiscardHandler), cfg)
-		if err != nil {
-			return err
-		}
-		if want := []netip.Addr{v4.Addr(), v6.Addr()}; !slices.Equal(got, want) {
-			t.Errorf("%v, want %v", got, want)
-		}
-		var listen []netip.AddrPort
-		for _, a := range got {
-			listen = append(listen, netip.AddrPortFrom(a, wire.Port))
-		}
-		conn, err := udp.Listen(listen)
-		if err != nil {
-			return err
-		}
-		return conn.Close()
-	})
-	if err != nil {
-		t.Error(err)
-	}
-}
-
-// TestWithoutOneFamily: an xTR whose IPv6 uplink is not there when it starts
-// uses the map-servers and map-resolvers that IPv4 reaches.
-func TestWithoutOneFamily(t *testing.T) {
-	v4, v6 := netip.MustParseAddrPort("203.0.113.1:4342"), netip.MustParseAddrPort("[2001:db8:ff::1]:4342")
-	cfg := &config.XTR{
-		MapServers:   []config.XTRMapServer{{Address: v6, Keys: make([]auth.Key, 1)}, {Address: v4, Keys: make([]auth.Key, 1)}},
-		MapResolvers: []netip.AddrPort{v4, v6},
-	}
-	log := slog.New(slog.DiscardHandler)
-	c := controlConfig(cfg, []netip.Addr{netip.MustParseAddr("192.0.2.1")}, nil, log)
-	if len(c.MapServers) != 1 || c.MapServers[0].Addr != v4 {
-		t.Errorf("map-servers %v, want %v", c.MapServers, v4)
-	}
-	if !slices.Equal(c.MapResolvers, []netip.AddrPort{v4}) {
-		t.Errorf("map-resolvers %v, want %v", c.MapResolvers, v4)
-	}
-	cfg.MapResolvers = []netip.AddrPort{v6}
-	if c := controlConfig(cfg, []netip.Addr{netip.MustParseAddr("192.0.2.1")}, nil, log); len(c.MapResolvers) != 1 {
-		t.Errorf("map-resolvers %v: none is left to complain about", c.MapResolvers)
-	}
-}
 
 // plane has what a data plane tells the control plane.
 type plane struct {
@@ -169,7 +94,7 @@ func TestVersionsReachThePlane(t *testing.T) {
 	m := config.DatabaseMapping{EID: eid, Locators: []mapping.Locator{mapping.MakeLocator(rloc, 1, 100)}, MapVersion: 41}
 	fib := dataplane.NewFIB()
 	c := controlConfig(&config.XTR{DatabaseMappings: []config.DatabaseMapping{m}, MapVersioning: true},
-		[]netip.Addr{rloc}, fib, slog.New(slog.DiscardHandler))
+		controlUplinks([]uplink.State{{Name: "eth2", Up: true, Addrs: []netip.Addr{rloc}}}), fib, slog.New(slog.DiscardHandler))
 	if d := local(c.Databases); len(d) != 1 || d[0] != (dataplane.LocalEID{EID: eid, Version: 41}) {
 		t.Errorf("at the start %+v", d)
 	}

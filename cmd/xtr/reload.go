@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"log/slog"
-	"net"
-	"net/netip"
 	"os"
 	"slices"
 
@@ -27,10 +25,9 @@ type reloader struct {
 	first *config.XTR // what the xTR was started with
 	// servers are those of first that the xTR uses.
 	servers []xtr.MapServer
-	rlocs   []netip.Addr
 	site    site
 	log     *slog.Logger
-	local   func() []netip.Addr // addresses of this router
+	watch   func(*config.XTR) // the uplinks of a configuration
 }
 
 // run reloads at each signal until ctx ends.
@@ -58,6 +55,7 @@ func (r *reloader) reload() {
 	if keys := r.first.NeedsRestart(next); len(keys) > 0 {
 		r.log.Warn("changes that take effect with a restart only", "keys", keys)
 	}
+	r.watch(next)
 	if err := r.site.SetDatabases(r.databases(next)); err != nil {
 		r.log.Error("database_mappings not reloaded, the running ones stay", "err", err)
 		return
@@ -85,21 +83,12 @@ func (r *reloader) databases(next *config.XTR) []xtr.Database {
 	find := func(in []config.DatabaseMapping, e mapping.EID) int {
 		return slices.IndexFunc(in, func(m config.DatabaseMapping) bool { return m.EID == e })
 	}
-	var here []netip.Addr
-	if r.local != nil {
-		here = r.local()
-	}
 	for _, old := range r.first.DatabaseMappings {
 		m := old
 		if i := find(next.DatabaseMappings, old.EID); i >= 0 {
 			m = next.DatabaseMappings[i]
 		} else {
 			removed = append(removed, old.EID)
-		}
-		for _, l := range m.Locators {
-			if slices.Contains(here, l.Addr) && !slices.Contains(r.rlocs, l.Addr) {
-				r.log.Warn("a locator of this router that it does not use before a restart", "eid", m.EID, "locator", l.Addr)
-			}
 		}
 		if !r.first.MapVersioning {
 			m.MapVersion = mapping.NullVersion
@@ -113,21 +102,6 @@ func (r *reloader) databases(next *config.XTR) []xtr.Database {
 	}
 	if len(added)+len(removed) > 0 {
 		r.log.Warn("EID-prefixes are added and removed with a restart only; the others are reloaded", "added", added, "removed", removed)
-	}
-	return out
-}
-
-// interfaceAddrs returns the addresses of this router's interfaces.
-func interfaceAddrs() []netip.Addr {
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil
-	}
-	var out []netip.Addr
-	for _, a := range addrs {
-		if p, err := netip.ParsePrefix(a.String()); err == nil {
-			out = append(out, p.Addr())
-		}
 	}
 	return out
 }

@@ -46,7 +46,6 @@ func TestReload(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rlocs := []netip.Addr{netip.MustParseAddr("192.0.2.1")}
 	for _, c := range []struct {
 		name  string
 		edits []string
@@ -57,7 +56,7 @@ func TestReload(t *testing.T) {
 		secret   string
 	}{
 		{"same", nil, "configuration reloaded", 1, "192.0.2.1", "an example key of enough octets"},
-		{"locator", []string{"192.0.2.1, priority: 1", "192.0.2.7, priority: 9"}, "locator 192.0.2.7 restart", 9, "192.0.2.7", "an example key of enough octets"},
+		{"locator", []string{"192.0.2.1, priority: 1", "192.0.2.7, priority: 9"}, "configuration reloaded", 9, "192.0.2.7", "an example key of enough octets"},
 		{"key", []string{"an example key", "another key"}, "configuration reloaded", 1, "192.0.2.1", "another key of enough octets"},
 		{"bad file", []string{"priority: 1", "priority: 1000"}, "not reloaded priority 1000", 0, "", ""},
 		{"other key", []string{"map_resolvers: [203", "map_resolvers: [203.0.113.99, 203"}, "restart map_resolvers", 1, "192.0.2.1", "an example key of enough octets"},
@@ -68,9 +67,10 @@ func TestReload(t *testing.T) {
 			var log bytes.Buffer
 			var got recorder
 			logger := slog.New(slog.NewTextHandler(&log, nil))
-			control := controlConfig(first, rlocs, nil, logger)
-			r := reloader{path: path, first: first, servers: control.MapServers, rlocs: rlocs, site: &got, log: logger,
-				local: func() []netip.Addr { return append(rlocs, netip.MustParseAddr("192.0.2.7")) }}
+			control := controlConfig(first, nil, nil, logger)
+			var watched []netip.Addr
+			r := reloader{path: path, first: first, servers: control.MapServers, site: &got, log: logger,
+				watch: func(c *config.XTR) { watched = uplinkConfig(c, logger).Addresses }}
 			r.reload()
 			found := false
 			for line := range strings.Lines(log.String()) {
@@ -84,13 +84,16 @@ func TestReload(t *testing.T) {
 				t.Errorf("no line has all of %q:\n%s", c.log, &log)
 			}
 			if c.priority == 0 {
-				if got.databases != nil || got.servers != nil {
+				if got.databases != nil || got.servers != nil || watched != nil {
 					t.Errorf("a bad file changed %+v", got)
 				}
 				return
 			}
 			if len(got.databases) != 1 || len(got.servers) != 1 {
 				t.Fatalf("got %+v", got)
+			}
+			if len(watched) != 1 || watched[0].String() != c.address {
+				t.Errorf("uplinks with %v are watched", watched)
 			}
 			d, l := got.databases[0], got.databases[0].Locators[0]
 			if d.EID.String() != "10.1.0.0/16" || l.Priority != c.priority || l.Addr.String() != c.address {

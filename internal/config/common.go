@@ -66,8 +66,9 @@ func (v value) log() Log {
 const maxLocators = 255
 
 // locators reads a list of locators and sorts it. It adds the addresses to
-// underlay unless that is nil.
-func (v value) locators(underlay names[netip.Addr]) []mapping.Locator {
+// underlay unless that is nil. Those that name an interface go to set, unless
+// that is nil and they are not allowed.
+func (v value) locators(underlay names[netip.Addr], set *locatorSet) []mapping.Locator {
 	const want = "locators such as {address: 192.0.2.1, priority: 1, weight: 100}"
 	var locs []mapping.Locator
 	for i, item := range v.atLeastOne(want) {
@@ -79,7 +80,24 @@ func (v value) locators(underlay names[netip.Addr]) []mapping.Locator {
 		if !ok {
 			continue
 		}
-		address := o.need("address", "an IPv4 or IPv6 address")
+		if set != nil && o.fields["interface"].given() {
+			l := o.uplinkLocator()
+			o.end()
+			switch {
+			case l.Interface == "":
+			case slices.ContainsFunc(set.uplinks, l.overlaps):
+				item.fail("interface %s is in the list twice", l.Interface)
+			default:
+				set.uplinks, set.at = append(set.uplinks, l), append(set.at, item)
+			}
+			continue
+		}
+		what := "an IPv4 or IPv6 address"
+		if set != nil {
+			o.known = append(o.known, "interface")
+			what += ", or instead of it interface, the name of one"
+		}
+		address := o.need("address", what)
 		a, ok := address.rloc()
 		l := mapping.MakeLocator(a,
 			uint8(o.get("priority").integer(0, 255, 1)),

@@ -251,7 +251,7 @@ func (c *MapServer) readStatic(v value, owners map[mapping.EID]owner) {
 		e, eidOK := at.eid()
 		rec := &mapping.Record{EID: e, TTL: o.get("record_ttl").recordTTL()}
 		locators, action := o.get("locators"), o.get("action")
-		rec.Locators, rec.Action = locators.locators(nil), action.action()
+		rec.Locators, rec.Action = locators.locators(nil, nil), action.action()
 		switch {
 		case locators.given() && action.given():
 			o.fail(action.key, "found both locators and action, expected one of them")

@@ -25,6 +25,7 @@ type Proxy struct {
 	// the proxy.
 	LocatorSet string
 	Locators   []mapping.Locator
+	Uplinks    []UplinkLocator
 	// EIDPrefixes are those that a proxy-ITR attracts, and those whose packets a
 	// proxy-ETR takes; not empty.
 	EIDPrefixes []mapping.EID
@@ -111,9 +112,9 @@ func (v value) proxy(sets map[string]*locatorSet) *Proxy {
 	if name, ok := ref.text("the name of one of the locator_sets"); ok {
 		p.LocatorSet = name
 		if set := sets[name]; set != nil {
-			set.used, p.Locators = true, set.locators
+			set.used, p.Locators, p.Uplinks = true, set.locators, set.uplinks
 		} else {
-			ref.unknownReference(name, "locator_sets", sets)
+			unknownReference(ref, name, "locator_sets", sets)
 		}
 	}
 	p.EIDPrefixes = eidPrefixes(o.need("eid_prefixes", "a list with at least one EID-prefix").atLeastOne(wantEID))

@@ -34,10 +34,10 @@ map_resolvers: [203.0.113.1]
 	}
 	locators := []mapping.Locator{mapping.MakeLocator(netip.MustParseAddr("192.0.2.1"), 1, 100)}
 	v6, v4 := mapping.MustParseEID("2001:db8:e::/48"), mapping.MustParseEID("[7]10.0.0.0/8")
-	if want := (&Proxy{"border", locators, []mapping.EID{v6, v4}}); !reflect.DeepEqual(c.ProxyITR, want) {
+	if want := (&Proxy{"border", locators, nil, []mapping.EID{v6, v4}}); !reflect.DeepEqual(c.ProxyITR, want) {
 		t.Errorf("proxy-ITR %+v, want %+v", c.ProxyITR, want)
 	}
-	if want := (&Proxy{"border", locators, []mapping.EID{v4}}); !reflect.DeepEqual(c.ProxyETR, want) {
+	if want := (&Proxy{"border", locators, nil, []mapping.EID{v4}}); !reflect.DeepEqual(c.ProxyETR, want) {
 		t.Errorf("proxy-ETR %+v, want %+v", c.ProxyETR, want)
 	}
 	if len(c.Instances) != 2 || c.Instances[0].IID != 0 || c.Instances[1].IID != 7 || len(c.Warnings) != 0 {

@@ -9,11 +9,11 @@ import (
 
 // NeedsRestart returns the keys, as they stand in the file, in which next
 // differs from c and that a running xTR does not change: all but
-// database_mappings and locator_sets, and the keys of map_servers.
+// database_mappings, locator_sets and uplinks, and the keys of map_servers.
 func (c *XTR) NeedsRestart(next *XTR) []string {
 	a, b := *c, *next
 	for _, x := range []*XTR{&a, &b} {
-		x.DatabaseMappings, x.Warnings = nil, nil
+		x.DatabaseMappings, x.Uplinks, x.Warnings = nil, nil, nil
 		x.MapServers = slices.Clone(x.MapServers)
 		for i := range x.MapServers {
 			x.MapServers[i].Keys = nil

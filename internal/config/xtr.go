@@ -31,6 +31,8 @@ type XTR struct {
 	Instances []Instance
 	// MapServers is where the EID-prefixes are registered.
 	MapServers []XTRMapServer
+	// Uplinks has an entry for each interface that a locator names, by name.
+	Uplinks []Uplink
 	// MapResolvers is where unknown EIDs are asked for; empty only for a
 	// proxy-ETR.
 	MapResolvers []netip.AddrPort
@@ -72,9 +74,12 @@ type DatabaseMapping struct {
 	EID mapping.EID
 	// LocatorSet is the name of the set that Locators are from.
 	LocatorSet string
-	// Locators is sorted, not empty, and shared with the mappings of the
-	// same set: it must not be changed.
+	// Locators is sorted, and shared with the mappings of the same set: it must
+	// not be changed.
 	Locators []mapping.Locator
+	// Uplinks are the locators that are the addresses of an interface, shared as
+	// well. One of the two is not empty.
+	Uplinks []UplinkLocator
 	// RecordTTL is in minutes.
 	RecordTTL uint32
 	// MapVersion is 0 without XTR.MapVersioning.
@@ -204,6 +209,7 @@ func (c *XTR) read(o *object) {
 	c.readUnderlay(o.get("underlay"), o.get("map_versioning"))
 	underlay := make(names[netip.Addr])
 	sets := readLocatorSets(o.get("locator_sets"), underlay)
+	c.readUplinks(o.get("uplinks"), sets)
 	c.readProxies(o, sets, underlay)
 	c.readMappings(o.needIf(o.site(), "database_mappings", "a list with at least one EID-prefix of the site; its locators tell the xtr which addresses to use"), sets)
 	c.LISPSec = o.get("lisp_sec").policy(auth.SecurityOff)
@@ -257,6 +263,8 @@ func (c *XTR) mapVersion(v value) mapping.Version {
 type locatorSet struct {
 	name     value
 	locators []mapping.Locator
+	uplinks  []UplinkLocator
+	at       []value // of uplinks
 	used     bool
 }
 
@@ -270,7 +278,8 @@ func readLocatorSets(v value, underlay names[netip.Addr]) map[string]*locatorSet
 		name := o.need("name", "a name for database_mappings to refer to")
 		locators := o.need("locators", "a list of locators")
 		s, ok := name.text("a name")
-		set := &locatorSet{name: name, locators: locators.locators(underlay)}
+		set := &locatorSet{name: name}
+		set.locators = locators.locators(underlay, set)
 		o.end()
 		if ok && seen.add(s, name, "locator-set") {
 			sets[s] = set
@@ -293,9 +302,9 @@ func (c *XTR) readMappings(v value, sets map[string]*locatorSet) {
 		m := DatabaseMapping{EID: eid, LocatorSet: name, RecordTTL: o.get("record_ttl").recordTTL(), MapVersion: c.mapVersion(o.get("map_version"))}
 		o.end()
 		if set := sets[name]; set != nil {
-			set.used, m.Locators = true, set.locators
+			set.used, m.Locators, m.Uplinks = true, set.locators, set.uplinks
 		} else if nameOK {
-			ref.unknownReference(name, "locator_sets", sets)
+			unknownReference(ref, name, "locator_sets", sets)
 		}
 		if eidOK && seen.add(eid, at, "EID-prefix") {
 			c.DatabaseMappings = append(c.DatabaseMappings, m)
@@ -309,7 +318,7 @@ func (c *XTR) readMappings(v value, sets map[string]*locatorSet) {
 	}
 }
 
-func (v value) unknownReference(name, list string, sets map[string]*locatorSet) {
+func unknownReference[T any](v value, name, list string, sets map[string]T) {
 	defined := make([]string, 0, len(sets))
 	for n := range sets {
 		defined = append(defined, n)

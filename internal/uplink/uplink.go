@@ -83,10 +83,11 @@ type State struct {
 	Addrs []netip.Addr
 }
 
-// Watcher knows the uplinks. Its methods are for one goroutine.
+// Watcher knows the uplinks. Its methods but Configure are for one goroutine.
 type Watcher struct {
 	cfg    Config
 	log    *slog.Logger
+	next   atomic.Pointer[Config] // of Configure
 	h      *netlink.Handle
 	events *nl.NetlinkSocket
 	kicks  chan struct{}
@@ -121,6 +122,20 @@ func Open(cfg Config) (*Watcher, error) {
 		return nil, errors.Join(err, w.Close())
 	}
 	return w, nil
+}
+
+// Configure replaces Interfaces and Addresses. It may be called from any
+// goroutine, and takes effect soon after.
+func (w *Watcher) Configure(cfg Config) {
+	w.next.Store(&cfg)
+	w.kick()
+}
+
+func (w *Watcher) kick() {
+	select {
+	case w.kicks <- struct{}{}:
+	default:
+	}
 }
 
 // Current returns the state as of the last look. The slices must not be
@@ -176,10 +191,7 @@ func (w *Watcher) listen() {
 			w.log.Debug("netlink event", "err", err)
 			time.Sleep(gather)
 		}
-		select {
-		case w.kicks <- struct{}{}:
-		default:
-		}
+		w.kick()
 	}
 }
 
@@ -205,6 +217,9 @@ type link struct {
 // whether the state is another one than before. The state is taken also when
 // there is an error, unless it could not be read.
 func (w *Watcher) sync() (different bool, err error) {
+	if c := w.next.Swap(nil); c != nil {
+		w.cfg.Interfaces, w.cfg.Addresses = slices.Clone(c.Interfaces), slices.Clone(c.Addresses)
+	}
 	links, err := w.links()
 	if err != nil {
 		return false, err
