@@ -119,6 +119,7 @@ func TestWatchTraffic(t *testing.T) {
 		go watchTraffic(ctx, fib, unreachable, &h)
 		path := dataplane.Path{Local: local, Remote: remote}
 		unreachable <- path
+		time.Sleep(trafficRound / 2) // between two rounds
 		for range 3 {
 			for range 2 {
 				p := dptest.HostPacket(dptest.Flow("10.1.0.5:1000", "10.2.0.9:2000", 17, 20).Bytes(), 0)
