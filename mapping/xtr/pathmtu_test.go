@@ -13,11 +13,12 @@ type mtuRig struct {
 	mtu   map[netip.Addr]int
 	until map[netip.Addr]time.Time // what was found is forgotten
 	sizes []int                    // of padded probes
+	last  map[Path]time.Duration   // when the last was sent
 }
 
 func newMTURig(t *testing.T) *mtuRig {
 	return &mtuRig{
-		pathRig: newPathRig(t, nil), until: make(map[netip.Addr]time.Time),
+		pathRig: newPathRig(t, nil), until: make(map[netip.Addr]time.Time), last: make(map[Path]time.Duration),
 		mtu: map[netip.Addr]int{etr1.Addr(): 1500, rlocB: 1500},
 	}
 }
@@ -42,6 +43,11 @@ func (r *mtuRig) run(d time.Duration) (found []PathMTU) {
 		for _, s := range r.probes {
 			if n := onWire(len(s.data), s.dst.Addr()); n > 200 {
 				r.sizes = append(r.sizes, n)
+				path := Path{s.src.Addr(), s.dst.Addr()}
+				if at, ok := r.last[path]; ok && s.at-at < time.Second {
+					r.t.Errorf("two padded probes of %v within %v", path, s.at-at)
+				}
+				r.last[path] = s.at
 			}
 		}
 		r.probes = nil
