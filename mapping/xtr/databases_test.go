@@ -24,7 +24,7 @@ func (r *rig) setDatabases(databases ...Database) error {
 func (r *rig) confirmAll() {
 	r.t.Helper()
 	for _, s := range r.take() {
-		if s.dst == ms1 {
+		if s.dst == ms1 && !isInfo(s) {
 			r.receive(notify(r.t, s.data, key), ms1)
 		}
 	}
@@ -35,6 +35,9 @@ func (r *rig) registered() []string {
 	r.t.Helper()
 	var out []string
 	for _, s := range r.take() {
+		if isInfo(s) {
+			continue
+		}
 		m := register(r.t, s.data)
 		for rec := range m.Records.All() {
 			mr, err := rec.Mapping()

@@ -124,6 +124,13 @@ const (
 	// confirmPaths is how many other paths are tested before an uplink is
 	// blamed for one.
 	confirmPaths = 3
+	// An uplink over which nothing is probed is tested with an Info-Request
+	// every infoInterval; infoTries without an answer in infoRetry each are
+	// worth a verdict. Where none is ever answered, that is every infoSilent.
+	infoInterval = 10 * time.Second
+	infoRetry    = time.Second
+	infoTries    = 3
+	infoSilent   = time.Minute
 	// An uplink that comes back is used after holdDown, after twice as long
 	// with each time that it went away within flapWindow, up to holdDownMax.
 	holdDown    = time.Second

@@ -19,6 +19,7 @@ type machine struct {
 	reg      *registrar
 	smrs     *solicitor
 	probes   *prober
+	infos    *infos
 	mtus     *pathMTUs
 	ecm      wire.ECM // reused
 	stopping bool
@@ -35,6 +36,8 @@ func newMachine(cfg Config, stats *counters) *machine {
 	c.cfg.Databases = m.effective(m.declared)
 	i := newITR(c)
 	m.itr, m.etr, m.reg, m.smrs, m.probes = i, newETR(c), newRegistrar(c), newSolicitor(c), newProber(c, i.cache)
+	m.infos = newInfos(c, m.probes, m.reg)
+	m.probes.failing = m.infos.want
 	m.mtus = newPathMTUs(c, m.probes)
 	m.etr.verified = m.probes.verified
 	return m
@@ -60,6 +63,7 @@ func (m *machine) advance(now time.Time) {
 		m.itr.subs.advance(now)
 		m.smrs.advance(now)
 		m.itr.changes = append(m.itr.changes, m.probes.advance(now)...)
+		m.infos.advance(now)
 		m.settle(now)
 		m.mtus.advance(now)
 	}
@@ -71,7 +75,7 @@ func (m *machine) next() (t time.Time, ok bool) {
 	if m.stopping {
 		return t, ok
 	}
-	for _, next := range [...]func() (time.Time, bool){m.itr.next, m.itr.subs.next, m.smrs.next, m.probes.next, m.locals.next, m.mtus.next} {
+	for _, next := range [...]func() (time.Time, bool){m.itr.next, m.itr.subs.next, m.smrs.next, m.probes.next, m.infos.next, m.locals.next, m.mtus.next} {
 		if u, has := next(); has && (!ok || u.Before(t)) {
 			t, ok = u, true
 		}
@@ -146,6 +150,9 @@ func (m *machine) receive(now time.Time, msg []byte, src, dst netip.AddrPort) {
 		if !m.mtus.reply(now, msg, src) {
 			m.itr.reply(now, msg, src)
 		}
+	case wire.TypeInfo:
+		m.infos.reply(now, msg, src, dst)
+		m.settle(now)
 	case wire.TypeMapNotify:
 		m.notify(now, msg, src, dst)
 		m.solicitSettled(now)

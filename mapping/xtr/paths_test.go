@@ -27,6 +27,7 @@ type pathRig struct {
 	control  int // datagrams sent, probes and all
 	regs     []sent
 	smrs     []sent
+	infos    []sent
 
 	sources []Source
 	down    []Path
@@ -115,6 +116,9 @@ func (r *pathRig) ship() {
 				r.t.Fatalf("a probe from %v asks to reply to %v", s.src, m.ITRRLOCs)
 			}
 			answer = probeReply(r.t, m.Nonce, s.dst.Addr(), twoLocators(asked(r.t, m).String()))
+		case ty == wire.TypeInfo:
+			r.infos = append(r.infos, s)
+			answer = infoReply(r.t, s)
 		default:
 			continue
 		}

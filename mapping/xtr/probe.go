@@ -33,6 +33,7 @@ type prober struct {
 	*core
 	cache   *mapping.Cache
 	paths   map[Path]*probed
+	from    map[netip.Addr]int       // number of paths by local end
 	remotes map[netip.Addr][]*probed // paths by remote end; no empty ones
 	nonces  map[uint64]outstandingProbe
 	timers  probeHeap
@@ -42,6 +43,8 @@ type prober struct {
 	moved bool
 	flows map[mapping.EID]*flow
 	hints map[Path]time.Time // when a peer last probed a path of ours
+	// failing is told of a local RLOC from which a probe was lost.
+	failing func(now time.Time, l *localRLOC)
 
 	each      limiter[Path]
 	resting   limiter[struct{}]
@@ -82,6 +85,7 @@ func newProber(c *core, cache *mapping.Cache) *prober {
 		core:      c,
 		cache:     cache,
 		paths:     make(map[Path]*probed),
+		from:      make(map[netip.Addr]int),
 		remotes:   make(map[netip.Addr][]*probed),
 		nonces:    make(map[uint64]outstandingProbe),
 		flows:     make(map[mapping.EID]*flow),
@@ -136,6 +140,7 @@ func (p *prober) cover(now time.Time, remote netip.Addr) {
 			r.lastUsed, r.eids = others[0].lastUsed, slices.Clone(others[0].eids)
 		}
 		p.paths[path] = r
+		p.from[l.addr]++
 		p.remotes[remote] = append(p.remotes[remote], r)
 		heap.Push(&p.timers, r)
 	}
@@ -204,6 +209,9 @@ func (p *prober) fire(now time.Time, r *probed) (changes []mapping.CacheChange) 
 		if r.failures == 1 {
 			r.failing = r.lastProbe
 			p.testOthers(now, r)
+			if l := p.locals.get(r.local); l != nil {
+				p.failing(now, l)
+			}
 		}
 		if r.down {
 			p.schedule(r, r.lastProbe.Add(probeEach))
@@ -447,6 +455,9 @@ func (p *prober) forget(now time.Time, r *probed) (changes []mapping.CacheChange
 	p.moved = p.moved || r.down
 	p.unwait(r)
 	delete(p.paths, Path{r.local, r.addr})
+	if p.from[r.local]--; p.from[r.local] == 0 {
+		delete(p.from, r.local)
+	}
 	delete(p.hints, Path{r.local, r.addr})
 	p.remotes[r.addr] = slices.DeleteFunc(p.remotes[r.addr], func(o *probed) bool { return o == r })
 	if len(p.remotes[r.addr]) == 0 {

@@ -146,6 +146,16 @@ func (r *registrar) nextKey(g *registration) bool {
 // authKey returns the key that g uses.
 func (g *registration) authKey() auth.Key { return g.server.keys()[g.key] }
 
+// keyOf returns the key that registrations with s use now.
+func (r *registrar) keyOf(s *MapServer) auth.Key {
+	for _, g := range r.regs {
+		if g.server == s {
+			return g.authKey()
+		}
+	}
+	return s.Key
+}
+
 // overtaken reports whether another Map-Register to the map-server of g has a
 // higher nonce.
 func (r *registrar) overtaken(g *registration) bool {

@@ -68,6 +68,11 @@ const (
 	rlocProbesUnanswered
 	rlocProbeRepliesRefused
 	rlocProbeTableFull
+	infoRequestsOut
+	infoRequestsUnanswered
+	infoRepliesIn
+	infoRepliesUnmatched
+	infoRepliesAuthFailed
 	pathMTUProbesOut
 	pathMTUProbesAnswered
 	pathMTUsLowered
@@ -169,6 +174,11 @@ var counterNames = [numCounters]string{
 	rlocProbesUnanswered:         "rloc_probes_unanswered",
 	rlocProbeRepliesRefused:      "rloc_probe_replies_refused",
 	rlocProbeTableFull:           "rloc_probe_table_full",
+	infoRequestsOut:              "info_requests_out",
+	infoRequestsUnanswered:       "info_requests_unanswered",
+	infoRepliesIn:                "info_replies_in",
+	infoRepliesUnmatched:         "info_replies_unmatched",
+	infoRepliesAuthFailed:        "info_replies_auth_failed",
 	pathMTUProbesOut:             "path_mtu_probes_out",
 	pathMTUProbesAnswered:        "path_mtu_probes_answered",
 	pathMTUsLowered:              "path_mtus_lowered",

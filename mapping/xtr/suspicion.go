@@ -141,7 +141,7 @@ func (p *prober) probedBy(now time.Time, local, peer netip.Addr) {
 }
 
 // judge finds the uplinks of this router that do not carry packets though they
-// have a carrier: a path from there is down, none that was tested since works,
+// have a carrier: a path from there is down, or Info-Requests have no answer, none that was tested since works,
 // and from another uplink one does. Before it blames the uplink for one path,
 // it tests a few others.
 func (p *prober) judge(now time.Time) {
@@ -150,7 +150,7 @@ func (p *prober) judge(now time.Time) {
 			continue
 		}
 		if l.dead {
-			if p.replied(l.addr, l.deadSince) {
+			if p.replied(l.addr, l.deadSince) || p.informed(l, l.deadSince) {
 				l.dead, p.moved = false, true
 				p.locals.returned(now, l)
 				p.stats.inc(uplinksUp)
@@ -159,7 +159,10 @@ func (p *prober) judge(now time.Time) {
 			continue
 		}
 		since, failed := p.firstFailure(l.addr)
-		if !failed || p.replied(l.addr, since) || !p.othersReplied(l.addr, since) || p.confirm(now, l.addr, since) {
+		if !failed && l.info.failures >= infoTries {
+			since, failed = l.info.failing, true
+		}
+		if !failed || p.replied(l.addr, since) || p.informed(l, since) || !p.othersReplied(l.addr, since) || p.confirm(now, l.addr, since) {
 			continue
 		}
 		l.dead, l.deadSince, p.moved = true, now, true
@@ -186,13 +189,29 @@ func (p *prober) replied(local netip.Addr, since time.Time) bool {
 			return true
 		}
 	}
-	return p.locals.get(local).lastInfo.After(since)
+	return false
+}
+
+// informed reports whether an Info-Reply that came to l after since says that
+// the uplink works. It does not where several paths from it are down: the
+// map-server may be nearer than what is broken.
+func (p *prober) informed(l *localRLOC, since time.Time) bool {
+	if !l.lastInfo.After(since) {
+		return false
+	}
+	down := 0
+	for path, r := range p.paths {
+		if path.Local == l.addr && r.down {
+			down++
+		}
+	}
+	return down < confirmPaths
 }
 
 // othersReplied reports whether another RLOC of this router had a reply since.
 func (p *prober) othersReplied(local netip.Addr, since time.Time) bool {
 	for _, o := range p.locals.list {
-		if o.addr != local && o.up && !o.dead && p.replied(o.addr, since) {
+		if o.addr != local && o.up && !o.dead && (p.replied(o.addr, since) || o.lastInfo.After(since)) {
 			return true
 		}
 	}

@@ -61,6 +61,7 @@ type localRLOC struct {
 	dead      bool // no packets come or go all the same
 	deadSince time.Time
 	lastInfo  time.Time // last Info-Reply to it
+	info      infoState
 	flaps     int       // times that it went away in a row, see flapWindow
 	left      time.Time // the last of them
 	held      time.Time // not used before; zero if it is not held
@@ -145,7 +146,7 @@ func (s *locals) went(now time.Time, l *localRLOC) {
 	if now.Sub(l.left) > flapWindow {
 		l.flaps = 0
 	}
-	l.flaps, l.left, l.held = l.flaps+1, now, time.Time{}
+	l.flaps, l.left, l.held, l.info = l.flaps+1, now, time.Time{}, infoState{}
 }
 
 // returned keeps an RLOC that could be used again from that for a while, so

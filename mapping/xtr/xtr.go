@@ -316,7 +316,7 @@ func (r *receiver) sort(msg []byte, src, dst netip.AddrPort) {
 	case err != nil:
 		r.x.stats.inc(controlMalformed)
 		return
-	case t == wire.TypeMapReply, t == wire.TypeMapNotify:
+	case t == wire.TypeMapReply, t == wire.TypeMapNotify, t == wire.TypeInfo:
 		queue = r.answers
 	}
 	if len(queue) == cap(queue) {
