@@ -44,9 +44,10 @@ func TestExampleXTR(t *testing.T) {
 		mapping.MakeLocator(netip.MustParseAddr("2001:db8:a::1"), 1, 100),
 	}
 	dbm := func(e string) DatabaseMapping {
-		return DatabaseMapping{EID: mapping.MustParseEID(e), LocatorSet: "site-a", Locators: locators, RecordTTL: 1440}
+		return DatabaseMapping{EID: mapping.MustParseEID(e), LocatorSet: "site-a", Locators: locators, Uplinks: []UplinkLocator{{"eth2", true, true, 2, 100}}, RecordTTL: 1440}
 	}
 	want := &XTR{
+		Uplinks:          []Uplink{{"eth2", netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("fe80::1")}},
 		XTRID:            mapping.XTRID{0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0x0a},
 		SiteID:           1,
 		DatabaseMappings: []DatabaseMapping{dbm("10.1.0.0/16"), dbm("2001:db8:e1::/48"), dbm("[7]10.7.0.0/16")},
