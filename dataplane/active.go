@@ -38,8 +38,9 @@ type usage struct {
 	eid mapping.EID
 
 	packets, bytes atomic.Uint64
-	listed         atomic.Bool // in activity
-	gone           atomic.Bool // no longer in the map-cache
+	listed         atomic.Bool  // in activity
+	native         atomic.Int64 // since when the kernel forwards natively, in ms; 0: it does not
+	gone           atomic.Bool  // no longer in the map-cache
 
 	toldPackets, toldBytes uint64 // under FIB.mu: what Usage has reported
 

@@ -43,6 +43,7 @@ const (
 	MSSClamped        // TCP handshake packets whose maximum segment size was lowered
 	UnreachableQueued // unreachable paths handed to the control plane
 	UnreachableLost   // paths not handed over: the queue was full
+	NativePackets     // packets given back to the host side to be forwarded natively
 
 	numCounters
 )
@@ -79,6 +80,7 @@ var counterNames = [numCounters]string{
 	MSSClamped:        "mss_clamped",
 	UnreachableQueued: "unreachable_queued",
 	UnreachableLost:   "unreachable_lost",
+	NativePackets:     "native_packets",
 }
 
 // String returns the stable snake_case name.

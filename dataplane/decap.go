@@ -150,10 +150,11 @@ func (d *Decap) packet(s *Snapshot, now time.Time, p *Packet) DropReason {
 		d.endRun()
 		a.valid, a.judged, a.src, a.dst, a.drop = true, false, f.Src, f.Dst, addresses(&f.Key)
 		a.entry, a.from = nil, netip.Addr{}
+		if a.drop == NotDropped && !s.Local(h.IID, f.Dst) {
+			a.drop = s.served(h.IID, f.Src, f.Dst)
+		}
 		switch {
 		case a.drop != NotDropped:
-		case !s.Local(h.IID, f.Dst):
-			a.drop = DropDestinationNotLocal
 		case s.Local(h.IID, f.Src):
 			a.drop = DropSourceLocal // RFC 9300 section 16: spoofed
 		default:

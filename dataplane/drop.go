@@ -76,6 +76,11 @@ const (
 	DropSourceNoMapping // the map-cache has no mapping of the inner source (strict)
 	DropSourceUnlisted  // the outer source is not a locator of the inner source's mapping
 
+	// Of the proxies between LISP sites and the rest of the Internet.
+
+	DropProxySource // proxy-ETR: the inner source is of none of the sites that it serves
+	DropProxyLoop   // proxy-ITR: the source is in what it attracts; proxy-ETR: the destination is an EID
+
 	numDropReasons
 )
 
@@ -123,6 +128,8 @@ var dropNames = [numDropReasons]string{
 	DropVersionOld:          "version_old",
 	DropSourceNoMapping:     "source_no_mapping",
 	DropSourceUnlisted:      "source_unlisted",
+	DropProxySource:         "proxy_source",
+	DropProxyLoop:           "proxy_loop",
 }
 
 // String returns the stable snake_case name; the counter's name is "drop_"

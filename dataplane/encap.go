@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/eidolon-lisp/eidolon/encap"
@@ -29,6 +30,7 @@ type Encap struct {
 	host     HostWriter // for ICMP messages to hosts
 	under    Sender
 	c        *Counters
+	native   bool // the instance's policy is to forward natively
 	releaser bool // empties the hold queue, and so does not hold
 
 	tooBig, unreachable bucket
@@ -58,7 +60,9 @@ type run struct {
 	pair  uint32 // map-versions to send; 0 for none
 	drop  DropReason
 	miss  bool
-	told  bool // an ICMP message was sent, or refused by the limit
+	// native: drop is natively-forward, and that is to be done.
+	native bool
+	told   bool // an ICMP message was sent, or refused by the limit
 
 	packets, bytes uint64 // to add to the counters of entry and rloc
 }
@@ -67,7 +71,7 @@ type run struct {
 // the hosts go to host.
 func (f *Forwarder) NewEncap(iid uint32, host HostWriter, under Sender) *Encap {
 	return &Encap{
-		f: f, iid: iid, host: host, under: under, c: f.stats.Worker(),
+		f: f, iid: iid, host: host, under: under, c: f.stats.Worker(), native: slices.Contains(f.native, iid),
 		tooBig: newBucket(icmpRate, icmpBurst), unreachable: newBucket(icmpRate, icmpBurst),
 		out:  make([]Packet, 0, 2*MaxBatch),
 		frag: make([]byte, 0, fragmentArena),
@@ -151,6 +155,9 @@ func (e *Encap) packet(s *Snapshot, now time.Time, p *HostPacket) {
 	case r.miss:
 		e.missed(p, now)
 		return
+	case r.native:
+		e.natively(p, now)
+		return
 	case r.drop != NotDropped:
 		e.refuse(p, now)
 		return
@@ -209,13 +216,17 @@ func addresses(k *encap.Key) DropReason {
 func (e *Encap) decide(s *Snapshot, now time.Time) {
 	f, r := &e.flow, &e.run
 	*r = run{valid: true, key: f.Key, drop: addresses(&f.Key)}
+	attracted := false
 	switch {
 	case r.drop != NotDropped:
 		return
-	case !s.Local(e.iid, f.Src):
-		r.drop = DropSourceNotEID // RFC 9300 section 8: both EIDs in one instance
-		return
-	case s.Local(e.iid, f.Dst):
+	case !s.Local(e.iid, f.Src): // RFC 9300 section 8: both EIDs in one instance
+		attracted = true
+		if r.drop = s.attracted(e.iid, f.Src, f.Dst); r.drop != NotDropped {
+			return
+		}
+	}
+	if s.Local(e.iid, f.Dst) {
 		r.drop = DropDestinationLocal
 		return
 	}
@@ -225,6 +236,11 @@ func (e *Encap) decide(s *Snapshot, now time.Time) {
 		return
 	}
 	if r.drop = r.entry.drop; r.drop != NotDropped {
+		r.native = e.native && !attracted && r.drop == DropNativelyForward
+		return
+	}
+	if attracted && len(r.entry.petrs) > 0 {
+		r.drop = DropNativelyForward // it would come back
 		return
 	}
 	r.hash = f.Hash()

@@ -18,7 +18,7 @@ type Decision struct {
 	// Entry is what they match; nil when they match nothing or the lookup was
 	// not reached.
 	Entry *Entry
-	// Locators are those of the mapping, in its order, and what each of them
+	// Locators are those of the mapping, or proxy-ETRs, in their order, and what each of them
 	// gets of all flows.
 	Locators []LocatorUse
 	// Hash is the flow hash and Slot the place in the slot table that it
@@ -44,7 +44,7 @@ type LocatorUse struct {
 // iid at now. k may have no source; then what depends on it is left open, and
 // the lookup is for any source.
 func (s *Snapshot) Explain(iid uint32, k encap.Key, now time.Time) Decision {
-	d := Decision{}
+	d, attracted := Decision{}, false
 	switch {
 	case k.Src.IsValid():
 		d.Drop = addresses(&k)
@@ -57,8 +57,12 @@ func (s *Snapshot) Explain(iid uint32, k encap.Key, now time.Time) Decision {
 	case d.Drop != NotDropped:
 		return d
 	case k.Src.IsValid() && !s.Local(iid, k.Src):
-		d.Drop = DropSourceNotEID
-		return d
+		if d.Drop = s.attracted(iid, k.Src, k.Dst); d.Drop != NotDropped {
+			return d
+		}
+		attracted = true
+	}
+	switch {
 	case s.Local(iid, k.Dst):
 		d.Drop = DropDestinationLocal
 		return d
@@ -71,6 +75,9 @@ func (s *Snapshot) Explain(iid uint32, k encap.Key, now time.Time) Decision {
 	d.Locators = s.uses(d.Entry)
 	if d.Drop = d.Entry.drop; d.Entry.miss {
 		d.Drop = DropNoMapping
+	}
+	if attracted && len(d.Entry.petrs) > 0 {
+		d.Drop = DropNativelyForward
 	}
 	if d.Drop != NotDropped {
 		return d
@@ -97,13 +104,13 @@ func (s *Snapshot) uses(e *Entry) []LocatorUse {
 		}
 	}
 	best := mapping.PriorityUnusable
-	for _, l := range e.record.Locators {
+	for _, l := range e.Locators() {
 		if slots[l.Addr] > 0 {
 			best = min(best, int(l.Priority))
 		}
 	}
-	out := make([]LocatorUse, len(e.record.Locators))
-	for i, l := range e.record.Locators {
+	out := make([]LocatorUse, len(e.Locators()))
+	for i, l := range e.Locators() {
 		u := LocatorUse{Locator: l}
 		switch {
 		case !l.Addr.IsValid():

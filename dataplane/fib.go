@@ -53,6 +53,7 @@ type FIB struct {
 type Snapshot struct {
 	entries mapping.Table[*Entry]
 	local   mapping.Table[mapping.Version]
+	proxies
 
 	from4, from6 *sources                // nil when there is none of the family
 	around       map[netip.Addr]*sources // toward remote RLOCs with paths that are down
@@ -113,7 +114,7 @@ func (f *FIB) Apply(changes []mapping.CacheChange) {
 			if had {
 				use = old.use
 			}
-			ed.Insert(c.EID, f.compile(c.EID, c.Record, c.Expires, use, &s))
+			ed.Insert(c.EID, f.compile(c.EID, c.Record, c.ProxyETRs, c.Expires, use, &s))
 		case had:
 			ed.Delete(c.EID)
 			old.use.gone.Store(true)
@@ -170,6 +171,7 @@ func (s *Snapshot) All() iter.Seq2[mapping.EID, *Entry] { return s.entries.All()
 type Entry struct {
 	eid     mapping.EID
 	record  *mapping.Record
+	petrs   []mapping.Locator // instead of those that record does not have
 	expires time.Time
 	drop    DropReason // NotDropped: forward
 	miss    bool       // ask again: send-map-request
@@ -184,6 +186,15 @@ func (e *Entry) EID() mapping.EID { return e.eid }
 // Record returns the mapping that the entry was compiled from; it must not be
 // changed.
 func (e *Entry) Record() *mapping.Record { return e.record }
+
+// Locators returns those that packets go to: of the mapping, or proxy-ETRs where
+// there is none. They must not be changed.
+func (e *Entry) Locators() []mapping.Locator {
+	if len(e.petrs) > 0 {
+		return e.petrs
+	}
+	return e.record.Locators
+}
 
 // Expires returns when the entry stops being used.
 func (e *Entry) Expires() time.Time { return e.expires }
@@ -229,15 +240,18 @@ func negative(a mapping.Action) (drop DropReason, miss bool) {
 // compile chooses the locators: usable, of a family that we can send in, and
 // of those the lowest priority (RFC 9300 section 9). Called under mu; the
 // references that it takes are given back by release.
-func (f *FIB) compile(eid mapping.EID, r *mapping.Record, expires time.Time, use *usage, s *Snapshot) *Entry {
+func (f *FIB) compile(eid mapping.EID, r *mapping.Record, petrs []mapping.Locator, expires time.Time, use *usage, s *Snapshot) *Entry {
 	e := &Entry{eid: eid, record: r, expires: expires, use: use}
-	if r.Negative() {
+	if r.Negative() && r.Action == mapping.NativelyForward {
+		e.petrs = petrs
+	}
+	if r.Negative() && len(e.petrs) == 0 {
 		e.drop, e.miss = negative(r.Action)
 		return e
 	}
 	priority := mapping.PriorityUnusable
 	e.drop = DropNoLocator
-	for _, l := range r.Locators {
+	for _, l := range e.Locators() {
 		switch {
 		case !l.Usable() || !encap.Routable(l.Addr):
 		case s.Sendable(l.Addr):
@@ -251,7 +265,7 @@ func (f *FIB) compile(eid mapping.EID, r *mapping.Record, expires time.Time, use
 	}
 	e.drop = NotDropped
 	var locs []weighted
-	for _, l := range r.Locators {
+	for _, l := range e.Locators() {
 		if int(l.Priority) == priority && len(locs) < 255 && encap.Routable(l.Addr) && s.Sendable(l.Addr) {
 			locs = append(locs, weighted{l.Addr, l.Weight, !l.Usable()})
 		}

@@ -117,6 +117,10 @@ func TestDropReasons(t *testing.T) {
 			s.under.Lose = func(*dataplane.Packet) dataplane.DropReason { return r }
 		}
 	}
+	proxies := func(s *site) {
+		known(s)
+		s.fib.SetProxies(dataplane.Proxies{ITR: []mapping.EID{eid("10.0.0.0/8")}, ETR: []mapping.EID{eid("10.2.0.0/16")}})
+	}
 	type test struct {
 		want  dataplane.DropReason
 		name  string
@@ -178,6 +182,10 @@ func TestDropReasons(t *testing.T) {
 		{want: dataplane.DropSourceLocal, in: in(lisp4(with(back4(4), func(p *dptest.Inner) { p.Src = addr("10.1.0.9") })))},
 		{want: dataplane.DropCongestion, in: in(edit(lisp4(back4(4)), func(p *dataplane.Packet) { p.TOS = encap.CE }))},
 		{want: dataplane.DropHostWrite, in: in(lisp4(back4(4))), setup: func(s *site) { s.host.Refuse = func([]byte) bool { return true } }},
+		{want: dataplane.DropProxySource, setup: proxies, in: in(lisp4(with(back4(4), func(p *dptest.Inner) { p.Src, p.Dst = addr("10.9.0.1"), addr("203.0.113.1") })))},
+		{want: dataplane.DropProxyLoop, setup: proxies, in: in(lisp4(with(back4(4), func(p *dptest.Inner) { p.Dst = addr("10.3.0.1") })))},
+		{want: dataplane.DropProxyLoop, setup: proxies, out: with(flow4(4), func(p *dptest.Inner) { p.Src = addr("10.9.0.1") }).Bytes()},
+		{want: dataplane.DropSourceNotEID, name: "not attracted", setup: proxies, out: with(flow4(4), func(p *dptest.Inner) { p.Src, p.Dst = addr("203.0.113.9"), addr("203.0.113.1") }).Bytes()},
 		{want: dataplane.DropHostRead, lost: dataplane.DropHostRead},
 	}
 	for _, r := range []dataplane.DropReason{dataplane.DropSendTooBig, dataplane.DropSendUnreachable, dataplane.DropSendDenied,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"iter"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -21,6 +22,9 @@ type Config struct {
 	// MSSClamp lowers the maximum segment size in TCP handshakes, both ways, to
 	// what fits the path to the other site.
 	MSSClamp bool
+	// Native are the instances whose packets are forwarded natively where the
+	// mapping system says so; see Entry.SetNative.
+	Native []uint32
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
@@ -41,6 +45,7 @@ type Forwarder struct {
 	check      SourceCheck
 	clamp      bool
 	mismatches *mismatches
+	native     []uint32
 
 	unreachable chan Path
 }
@@ -51,7 +56,7 @@ const unreachableQueue = 64
 // NewForwarder returns a core that forwards by fib. It starts no goroutine.
 func NewForwarder(fib *FIB, cfg Config) *Forwarder {
 	f := &Forwarder{fib: fib, now: cfg.Now, watch: fib.Watch(), misses: newMisses(), heard: newHeard(), versions: newVersions(),
-		versioning: cfg.MapVersioning, check: cfg.SourceCheck, clamp: cfg.MSSClamp, mismatches: newMismatches(),
+		versioning: cfg.MapVersioning, check: cfg.SourceCheck, clamp: cfg.MSSClamp, mismatches: newMismatches(), native: slices.Clone(cfg.Native),
 		unreachable: make(chan Path, unreachableQueue)}
 	if f.now == nil {
 		f.now = time.Now
@@ -159,7 +164,7 @@ func (f *Forwarder) Release(now time.Time, workers map[uint32]*Encap) {
 		}
 		w.c.Drop(DropHoldTimeout, uint64(f.hold.expire(k, now)))
 		e := f.fib.Snapshot().Lookup(k.iid, k.dst, f.hold.first(k), now)
-		if e == nil || e.miss {
+		if e == nil || e.miss || w.native && e.drop == DropNativelyForward && e.use.native.Load() == 0 {
 			continue
 		}
 		for pkts := f.hold.take(k); len(pkts) > 0; pkts = f.hold.take(k) {

@@ -47,7 +47,7 @@ func (f *FIB) SetSources(list []Source) {
 	if had4 != (s.from4 != nil) || had6 != (s.from6 != nil) {
 		ed := s.entries.Edit(s.entries.Len())
 		for eid, e := range s.entries.All() {
-			ed.Insert(eid, f.compile(eid, e.record, e.expires, e.use, &s))
+			ed.Insert(eid, f.compile(eid, e.record, e.petrs, e.expires, e.use, &s))
 			f.release(e)
 		}
 		s.entries = *ed.Table()

@@ -32,6 +32,10 @@ type CacheChange struct {
 	Record *Record
 	// Expires is when the entry stops being valid, even if nobody says so.
 	Expires time.Time
+	// ProxyETRs, if not empty, are where packets go although Record is negative:
+	// it says natively-forward, and the policy is to send what that is about to
+	// proxy-ETRs (RFC 6832 section 6). They must not be changed.
+	ProxyETRs []Locator
 }
 
 // CacheEntry is one entry of the map-cache.

@@ -79,6 +79,7 @@ func run(ctx context.Context, path string) error {
 	}
 	u.plane = plane
 	fib.SetLocal(local(control.Databases)) // the plane knows no versions
+	fib.SetProxies(proxies(cfg))
 	for _, w := range plane.Warnings() {
 		log.Warn("host setting", "warning", w)
 	}
@@ -180,8 +181,11 @@ func controlConfig(cfg *config.XTR, uplinks []xtr.Uplink, fib *dataplane.FIB, lo
 		OnDatabases:   func(d []xtr.Database) { fib.SetLocal(local(d)) },
 		Logger:        log,
 	}
+	proxies := proxies(cfg)
+	c.ProxyETRs, c.UsePETR, c.ProxyITR, c.ProxyETR = cfg.UsePETR, make(map[uint32]bool), proxies.ITR, proxies.ETR
 	for _, in := range cfg.Instances {
 		c.LISPSec.Instances[in.IID] = in.LISPSec
+		c.UsePETR[in.IID] = in.NoMapping == config.NoMappingPETR
 	}
 	if p := cfg.PubSub; p != nil {
 		c.PubSub = &xtr.PubSub{Key: p.Key, AcceptUnsolicited: p.AcceptUnsolicited}
@@ -202,6 +206,17 @@ func controlConfig(cfg *config.XTR, uplinks []xtr.Uplink, fib *dataplane.FIB, lo
 		})
 	}
 	return c
+}
+
+// proxies returns the roles beside that of the site's edge.
+func proxies(cfg *config.XTR) (p dataplane.Proxies) {
+	if cfg.ProxyITR != nil {
+		p.ITR = cfg.ProxyITR.EIDPrefixes
+	}
+	if cfg.ProxyETR != nil {
+		p.ETR = cfg.ProxyETR.EIDPrefixes
+	}
+	return p
 }
 
 func database(m config.DatabaseMapping) xtr.Database {

@@ -137,7 +137,7 @@ func eidPrefixes(items []value) (list []mapping.EID) {
 // proxied returns the EID-prefixes that proxies and hosts have routes or checks
 // for.
 func (c *XTR) proxied() (list []mapping.EID) {
-	for _, p := range []*Proxy{c.ProxyITR, c.ProxyETR} {
+	for _, p := range [...]*Proxy{c.ProxyITR, c.ProxyETR} {
 		if p != nil {
 			list = append(list, p.EIDPrefixes...)
 		}

@@ -99,7 +99,7 @@ func TestHost(t *testing.T) {
 	if err == nil {
 		t.Fatalf("0.0.0.0/0 of instance 0 holds an EID of another: %+v", c)
 	}
-	c, err = load(t, strings.Replace(siteFile, "10.7.0.0/16", "10.7.0.0/32", 1)+`host: {eid_prefixes: [10.0.0.0/13, "[7]10.0.8.0/21"]}`)
+	_, err = load(t, strings.Replace(siteFile, "10.7.0.0/16", "10.7.0.0/32", 1)+`host: {eid_prefixes: [10.0.0.0/13, "[7]10.0.8.0/21"]}`)
 	if err == nil || !strings.Contains(err.Error(), "overlaps") {
 		t.Fatal(err)
 	}

@@ -47,6 +47,18 @@ type Config struct {
 	// PubSub subscribes to mappings; nil for none (RFC 9437).
 	PubSub *PubSub
 
+	// ProxyETRs take the packets of the instances in UsePETR to destinations
+	// that natively-forward is said of (RFC 6832 section 6). They are tested as
+	// the locators of a mapping are.
+	ProxyETRs []mapping.Locator
+	UsePETR   map[uint32]bool
+	// ProxyITR are the EID-prefixes that this xTR attracts packets to, from
+	// sources that are no EIDs (RFC 6832 section 5).
+	ProxyITR []mapping.EID
+	// ProxyETR are the EID-prefixes whose sites use this xTR as a proxy-ETR. It
+	// answers probes about whatever is outside of them.
+	ProxyETR []mapping.EID
+
 	// CacheLimit is the largest number of entries in the map-cache; 65536 by
 	// default.
 	CacheLimit int
@@ -203,6 +215,7 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	c.checkDatabases(bad)
 	c.checkPeers(bad)
+	c.checkProxies(bad)
 	c.checkLISPSec(bad)
 	c.checkPubSub(bad)
 

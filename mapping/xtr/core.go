@@ -26,7 +26,9 @@ type core struct {
 	log   *slog.Logger
 	stats *counters
 	// own finds the index in cfg.Databases of an EID-prefix of the site.
-	own    *mapping.Table[int]
+	own *mapping.Table[int]
+	// served finds the EID-prefixes of Config.ProxyETR.
+	served *mapping.Table[struct{}]
 	locals *locals
 	// rloc4 and rloc6 are the sources of what is sent; not valid if there is
 	// none of the family.
@@ -39,7 +41,7 @@ type core struct {
 }
 
 func newCore(cfg Config, stats *counters) *core {
-	c := &core{cfg: cfg, log: cfg.Logger, stats: stats, own: cfg.databaseTable(), logs: newLimiter[counter](logSpacing, 1, int(numCounters))}
+	c := &core{cfg: cfg, log: cfg.Logger, stats: stats, own: cfg.databaseTable(), served: prefixTable(cfg.ProxyETR), logs: newLimiter[counter](logSpacing, 1, int(numCounters))}
 	c.locals = &locals{were: make(map[netip.Addr]bool), steered: make(map[string]steering), stats: stats}
 	c.locals.replace(time.Time{}, cfg.Uplinks, cfg.fixed)
 	c.refresh()

@@ -84,6 +84,9 @@ func (e *etr) request(now time.Time, m *wire.MapRequest, how arrival) {
 		}
 	}
 	if len(own) == 0 {
+		if m.Probe && e.proxyProbe(now, m, how, to, src) {
+			return
+		}
 		e.stats.inc(mapRequestsNotOurs)
 		return
 	}

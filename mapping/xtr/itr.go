@@ -299,7 +299,7 @@ func (i *itr) transmit(now time.Time, q *query) {
 		EIDs:       []wire.RequestRecord{wire.NewRequestRecord(q.eid)},
 		SMRInvoked: q.why == forSMR,
 	}
-	if q.why == forMiss && q.by.addr.IsValid() {
+	if req.PITR = i.forProxy(q); q.why == forMiss && q.by.addr.IsValid() && !req.PITR {
 		req.SourceEID = wire.EIDAddress(q.by.iid, q.by.addr)
 	}
 	if subscribe {

@@ -106,7 +106,7 @@ func (p *prober) used(now time.Time, eids []mapping.EID) {
 		if !ok {
 			continue
 		}
-		for _, l := range entry.Record.Locators {
+		for _, l := range p.locators(entry.Record) {
 			if !l.Usable() || !p.mayProbe(l.Addr) {
 				continue
 			}
@@ -286,11 +286,11 @@ func (p *prober) eid(r *probed) (mapping.EID, bool) {
 // has reports whether the cached entry of exactly e has a as a usable locator.
 func (p *prober) has(e mapping.EID, a netip.Addr) bool {
 	entry, ok := p.cache.Get(e)
-	return ok && usesLocator(entry.Record, a)
+	return ok && usesLocator(p.locators(entry.Record), a)
 }
 
-func usesLocator(r *mapping.Record, a netip.Addr) bool {
-	return slices.ContainsFunc(r.Locators, func(l mapping.Locator) bool { return l.Addr == a && l.Usable() })
+func usesLocator(list []mapping.Locator, a netip.Addr) bool {
+	return slices.ContainsFunc(list, func(l mapping.Locator) bool { return l.Addr == a && l.Usable() })
 }
 
 // probe sends a Map-Request with the P bit from an RLOC to an RLOC, not
@@ -441,7 +441,7 @@ func (p *prober) verdict(now time.Time, r *probed, down bool) (changes []mapping
 // affected returns the entries of the map-cache that have a remote RLOC.
 func (p *prober) affected(a netip.Addr) (changes []mapping.CacheChange) {
 	for e := range p.cache.All() {
-		if usesLocator(e.Record, a) {
+		if usesLocator(p.locators(e.Record), a) {
 			changes = append(changes, mapping.CacheChange{EID: e.Record.EID, Record: e.Record, Expires: e.Expires})
 		}
 	}
@@ -477,14 +477,15 @@ func (p *prober) forget(now time.Time, r *probed) (changes []mapping.CacheChange
 	return nil
 }
 
-// adjust takes the R bit off the locators that are down, in copies of the
-// records, unless that would leave a record without a usable one.
+// adjust adds the proxy-ETRs to what goes to them, and takes the R bit off the
+// locators that are down, in copies, unless that would leave none that is
+// usable.
 func (p *prober) adjust(changes []mapping.CacheChange) {
-	if p.down == 0 {
-		return
-	}
 	for i, c := range changes {
-		if c.Record == nil {
+		if c.Record != nil && p.toProxy(c.Record) {
+			changes[i].ProxyETRs = p.alive(p.cfg.ProxyETRs)
+		}
+		if p.down == 0 || c.Record == nil {
 			continue
 		}
 		var adjusted *mapping.Record

@@ -99,7 +99,7 @@ func (p *prober) suspectEntry(now time.Time, e mapping.EID) {
 	if !ok {
 		return
 	}
-	for _, l := range entry.Record.Locators {
+	for _, l := range p.locators(entry.Record) {
 		if l.Usable() {
 			p.suspect(now, l.Addr)
 		}
