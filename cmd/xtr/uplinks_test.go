@@ -46,6 +46,16 @@ func TestUplinks(t *testing.T) {
 	f := &follower{make(chan []netip.Addr, 16), make(chan []xtr.Uplink, 16)}
 	u := &uplinks{sockets: udp.NewSet(), plane: f, site: f, log: slog.New(slog.DiscardHandler)}
 	if err := ns[0].Do(func() (err error) {
+		for range 500 { // the kernel tells of a carrier a moment later
+			link, err := netlink.LinkByName("uplink")
+			if err != nil {
+				return err
+			}
+			if link.Attrs().OperState == netlink.OperUp {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
 		u.watcher, err = uplink.Open(uplink.Config{Interfaces: []uplink.Interface{{Name: "uplink"}}})
 		return err
 	}); err != nil {
