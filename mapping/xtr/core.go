@@ -30,9 +30,9 @@ type core struct {
 	// served finds the EID-prefixes of Config.ProxyETR.
 	served *mapping.Table[struct{}]
 	locals *locals
-	// rloc4 and rloc6 are the sources of what is sent; not valid if there is
-	// none of the family.
-	rloc4, rloc6 netip.Addr
+	// rlocs4 and rlocs6 are the sources of what is sent, those that can be
+	// expected to work, the first first.
+	rlocs4, rlocs6 []netip.Addr
 	itrRLOCs     []wire.Address
 	events       fanout.Fanout[Event]
 
@@ -50,12 +50,19 @@ func newCore(cfg Config, stats *counters) *core {
 
 // source returns the local address and port to send to a from; ok is false
 // when there is no RLOC of its family.
-func (c *core) source(to netip.Addr) (netip.AddrPort, bool) {
-	a := c.rloc6
+func (c *core) source(to netip.Addr) (netip.AddrPort, bool) { return c.sourceFor(to, 0) }
+
+// sourceFor is source for the transmission after try others without an answer:
+// each takes the next uplink.
+func (c *core) sourceFor(to netip.Addr, try int) (netip.AddrPort, bool) {
+	from := c.rlocs6
 	if to.Is4() {
-		a = c.rloc4
+		from = c.rlocs4
 	}
-	return netip.AddrPortFrom(a, c.cfg.Port), a.IsValid()
+	if len(from) == 0 {
+		return netip.AddrPortFrom(netip.Addr{}, c.cfg.Port), false
+	}
+	return netip.AddrPortFrom(from[try%len(from)], c.cfg.Port), true
 }
 
 // isLocal reports whether a is an RLOC of this xTR.

@@ -149,11 +149,15 @@ func (r *registrar) replace(now time.Time, gone []Database) {
 	for i := range r.cfg.MapServers {
 		s := &r.cfg.MapServers[i]
 		left, nonces := slices.Clone(gone), []uint64(nil)
+		var rtt time.Duration
+		silent := false
 		for _, g := range before {
 			if g.server != s {
 				continue
 			}
 			nonces = append(nonces, g.nonce)
+			rtt = max(rtt, g.rtt)
+			silent = silent || g.unconfirmed || g.silent
 			for _, d := range g.gone { // not confirmed yet
 				if !r.has(d.EID) {
 					left = append(left, d)
@@ -161,7 +165,10 @@ func (r *registrar) replace(now time.Time, gone []Database) {
 			}
 		}
 		for n, batch := range r.batches(s, r.cfg.Databases) {
-			g := &registration{server: s, databases: batch}
+			g := &registration{server: s, databases: batch, rtt: rtt, silent: silent}
+			if rtt > 0 {
+				g.hurry = max(quickRetry, 2*rtt+quickMargin)
+			}
 			if n < len(nonces) {
 				g.nonce = nonces[n] // so that a late Map-Notify is known
 			}
@@ -197,7 +204,7 @@ func (g *registration) over(now time.Time) bool {
 }
 
 // settled reports whether all registrations and withdrawals that are to be
-// confirmed are.
+// confirmed are, but those at map-servers that have confirmed nothing lately.
 func (r *registrar) settled() bool {
-	return !slices.ContainsFunc(r.regs, func(g *registration) bool { return g.server.WantNotify && !g.confirmed })
+	return !slices.ContainsFunc(r.regs, func(g *registration) bool { return g.server.WantNotify && !g.confirmed && !g.silent })
 }

@@ -99,7 +99,7 @@ func (i *infos) advance(now time.Time) {
 
 // want asks over l soon, though remote RLOCs are probed over it.
 func (i *infos) want(now time.Time, l *localRLOC) {
-	if s := &l.info; !s.waiting && !s.wanted {
+	if s := &l.info; !s.waiting && !s.wanted && s.failures < infoTries {
 		s.wanted, s.at = true, latest(now, s.sent.Add(infoRetry))
 	}
 }

@@ -90,12 +90,13 @@ type itr struct {
 	refresh int          // queries not for a miss
 	seq     uint64
 
-	spacing limiter[mapping.EID] // Map-Requests for each EID-prefix
-	hosts   limiter[host]        // new resolutions of each host
-	all     limiter[struct{}]    // new resolutions
-	smr     limiter[mapping.EID] // SMR-invoked Map-Requests for each EID-prefix
-	data    limiter[struct{}]    // Map-Requests that verify map data
-	strays  limiter[struct{}]    // Map-Replies that answer nothing
+	spacing limiter[mapping.EID]      // Map-Requests for each EID-prefix
+	hosts   limiter[host]             // new resolutions of each host
+	all     limiter[struct{}]         // new resolutions
+	smr     limiter[mapping.EID]      // SMR-invoked Map-Requests for each EID-prefix
+	later   map[mapping.EID]time.Time // when to ask for what an SMR was too early for
+	data    limiter[struct{}]         // Map-Requests that verify map data
+	strays  limiter[struct{}]         // Map-Replies that answer nothing
 }
 
 func newITR(c *core) *itr {
@@ -104,6 +105,7 @@ func newITR(c *core) *itr {
 		core:      c,
 		cache:     mapping.NewCache(c.cfg.CacheLimit),
 		resolvers: newResolvers(c.cfg.MapResolvers),
+		later:     make(map[mapping.EID]time.Time),
 		queries:   make(map[mapping.EID]*query),
 		nonces:    make(map[uint64]outstanding),
 		perHost:   make(map[host]int),
@@ -306,14 +308,14 @@ func (i *itr) transmit(now time.Time, q *query) {
 		i.subs.identify(&req)
 	}
 	dst := q.eid.Prefix.Addr()
-	if i.sendRequest(&req, r, netip.AddrPortFrom(i.innerSource(q, dst), i.cfg.Port), netip.AddrPortFrom(dst, wire.Port), security) {
+	if i.sendRequest(&req, r, q.tries-1, netip.AddrPortFrom(i.innerSource(q, dst), i.cfg.Port), netip.AddrPortFrom(dst, wire.Port), security) {
 		i.log.Debug("map-request sent", "eid", q.eid, "map_resolver", i.cfg.MapResolvers[r], "nonce", hex(nonce), "attempt", q.tries)
 	}
 }
 
 // sendRequest sends m to the map-resolver with index r, in an ECM from src to
-// dst with the authentication data security, if any.
-func (i *itr) sendRequest(m *wire.MapRequest, r int, src, dst netip.AddrPort, security []byte) bool {
+// dst with the authentication data security, if any. The try counts from 0.
+func (i *itr) sendRequest(m *wire.MapRequest, r, try int, src, dst netip.AddrPort, security []byte) bool {
 	msg, ok := i.encode(m)
 	if !ok {
 		return false
@@ -323,7 +325,7 @@ func (i *itr) sendRequest(m *wire.MapRequest, r int, src, dst netip.AddrPort, se
 		return false
 	}
 	resolver := i.cfg.MapResolvers[r]
-	from, _ := i.source(resolver.Addr())
+	from, _ := i.sourceFor(resolver.Addr(), try)
 	i.send(from, resolver, msg)
 	i.resolvers.list[r].requests++
 	i.stats.inc(mapRequestsOut)
@@ -387,13 +389,24 @@ func (i *itr) advance(now time.Time) {
 	for len(i.timers) > 0 && !i.timers[0].at.After(now) {
 		i.fire(now, i.timers[0])
 	}
+	for e, at := range i.later {
+		if !at.After(now) {
+			delete(i.later, e)
+			i.solicit(now, e)
+		}
+	}
 }
 
 // next returns when advance has something to do.
 func (i *itr) next() (t time.Time, ok bool) {
 	t, ok = i.cache.NextExpiry()
 	if len(i.timers) > 0 && (!ok || i.timers[0].at.Before(t)) {
-		return i.timers[0].at, true
+		t, ok = i.timers[0].at, true
+	}
+	for _, at := range i.later {
+		if !ok || at.Before(t) {
+			t, ok = at, true
+		}
 	}
 	return t, ok
 }

@@ -77,6 +77,13 @@ const (
 	notifyAckSpacing = 100 * time.Millisecond
 	notifyAckBurst   = 10
 
+	// After a change of locators the first retransmission of a Map-Register
+	// comes after two round-trip times and quickMargin, quickRetry at least,
+	// where the time is known and no longer than ever: the peers wait for the
+	// confirmation, and the uplink may be another one that is dead.
+	quickRetry  = 200 * time.Millisecond
+	quickMargin = 50 * time.Millisecond
+
 	// unconfirmedTries is how many Map-Registers without a Map-Notify make a
 	// registration unconfirmed.
 	unconfirmedTries = 3
@@ -177,6 +184,8 @@ const (
 	// smrTries is how often an SMR is sent that nobody asks after, 3 s and 6 s
 	// apart. smrHold is how long the first waits for the map-servers.
 	smrTries = 3
+	// maxLater is the number of SMRs that came too early and wait.
+	maxLater = 1024
 	smrHold  = time.Second
 	// smrPace and smrBurst keep a change that many sites must hear of from
 	// filling the uplink.

@@ -38,6 +38,11 @@ func newMachine(cfg Config, stats *counters) *machine {
 	m.itr, m.etr, m.reg, m.smrs, m.probes = i, newETR(c), newRegistrar(c), newSolicitor(c), newProber(c, i.cache)
 	m.infos = newInfos(c, m.probes, m.reg)
 	m.probes.failing = m.infos.want
+	m.reg.lost = func(now time.Time, from netip.Addr) {
+		if l := m.locals.get(from); l != nil {
+			m.infos.want(now, l)
+		}
+	}
 	m.mtus = newPathMTUs(c, m.probes)
 	m.etr.verified = m.probes.verified
 	return m

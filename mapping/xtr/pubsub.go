@@ -650,7 +650,7 @@ func (s *subscriber) unsubscribe(now time.Time, x *subscription) {
 		dst = resolver
 		src, _ = s.source(dst.Addr())
 	}
-	if i.sendRequest(&req, r, src, dst, security) {
+	if i.sendRequest(&req, r, 0, src, dst, security) {
 		s.stats.inc(mapRequestsUnsubscribe)
 		s.log.Debug("unsubscribed", "eid", x.eid, "map_resolver", resolver, "nonce", hex(n), "try", x.tries)
 	}

@@ -26,6 +26,8 @@ import (
 // retransmission gets a fresh nonce where another Map-Register to the same
 // map-server has a higher one: the original, if it was lost, is a replay by now
 // (section 5.6).
+//
+// Each retransmission goes out of the next uplink.
 type registrar struct {
 	*core
 	regs  []*registration
@@ -33,6 +35,8 @@ type registrar struct {
 	last  uint64    // the last nonce used
 	floor uint64    // the last floor saved
 	quick time.Time // when the last quick registration begins
+	// lost is told of a local RLOC from which a Map-Register was not confirmed.
+	lost func(now time.Time, from netip.Addr)
 
 	started bool
 }
@@ -53,6 +57,10 @@ type registration struct {
 	confirmed   bool          // this round has its Map-Notify
 	tries       int           // transmissions since the last Map-Notify
 	backoff     time.Duration // until the next retransmission
+	hurry       time.Duration // until the first one after a change, if not 0
+	turn        int           // which uplink it goes out of
+	from        netip.Addr    // the RLOC that it went out of last
+	silent      bool          // the map-server did not confirm what was before the change
 	renew       time.Time     // when the next round begins
 	resend      time.Time     // when to retransmit; zero for never
 	lastNotify  time.Time
@@ -73,6 +81,7 @@ func newRegistrar(c *core) *registrar {
 		acks:  newLimiter[netip.AddrPort](notifyAckSpacing, notifyAckBurst, len(c.cfg.MapServers)+1),
 		last:  c.cfg.NonceFloor,
 		floor: c.cfg.NonceFloor,
+		lost:  func(time.Time, netip.Addr) {},
 	}
 	for i := range c.cfg.MapServers {
 		s := &c.cfg.MapServers[i]
@@ -121,6 +130,8 @@ func (r *registrar) advance(now time.Time) {
 			r.begin(now, g)
 		case !g.resend.IsZero() && !now.Before(g.resend):
 			g.resends++
+			g.turn++
+			r.lost(now, g.from)
 			next := r.nextKey(g)
 			if (next || r.overtaken(g)) && !r.compose(now, g) {
 				g.resend = time.Time{}
@@ -251,10 +262,16 @@ func (r *registrar) transmit(now time.Time, g *registration) {
 	g.tries++
 	g.sent, g.resend = now, time.Time{}
 	if g.server.WantNotify {
-		g.resend = now.Add(g.backoff)
-		g.backoff = min(2*g.backoff, notifyBackoffMax)
+		if g.hurry > 0 {
+			g.resend = now.Add(min(g.hurry, g.backoff))
+			g.hurry = 0
+		} else {
+			g.resend = now.Add(g.backoff)
+			g.backoff = min(2*g.backoff, notifyBackoffMax)
+		}
 	}
-	src, _ := r.source(g.server.Addr.Addr())
+	src, _ := r.sourceFor(g.server.Addr.Addr(), g.turn)
+	g.from = src.Addr()
 	r.send(src, g.server.Addr, g.msg)
 	r.stats.inc(mapRegistersOut)
 	r.log.Debug("map-register sent", "map_server", g.server.Addr, "eids", len(g.databases), "nonce", hex(g.nonce), "try", g.tries)
@@ -313,7 +330,7 @@ func (r *registrar) confirm(now time.Time, g *registration, msg []byte, from net
 		return
 	}
 	first := g.lastNotify.IsZero() || g.unconfirmed
-	g.confirmed, g.unconfirmed, g.tries = true, false, 0
+	g.confirmed, g.unconfirmed, g.silent, g.tries = true, false, false, 0
 	g.lastNotify, g.resend = now, time.Time{}
 	if g.resends == 0 { // else it is not known which copy is answered
 		g.rtt = now.Sub(g.sent)

@@ -21,6 +21,21 @@ func (i *itr) solicited(now time.Time, m *wire.MapRequest) {
 		i.stats.inc(smrNotCached)
 		return
 	}
+	// Another change may come before the limit allows to ask again. What comes
+	// within a second is the same news: an ETR tells all our RLOCs.
+	if i.spacing.ready(now, eid) && !i.smr.ready(now, eid) && len(i.later) < maxLater {
+		i.later[eid] = i.smr.readyAt(eid)
+		i.stats.inc(smrDelayed)
+		return
+	}
+	i.solicit(now, eid)
+}
+
+// solicit asks for the mapping of a cached EID, if the limits allow it.
+func (i *itr) solicit(now time.Time, eid mapping.EID) {
+	if _, ok := i.cache.Get(eid); !ok {
+		return // gone since
+	}
 	if i.queries[eid] != nil || !i.smr.ready(now, eid) || !i.spacing.ready(now, eid) || !i.mayRefresh() {
 		i.stats.inc(smrRateLimited)
 		return

@@ -51,6 +51,7 @@ const (
 	smrIn
 	smrNotCached
 	smrRateLimited
+	smrDelayed
 	heardTableFull
 	smrOut
 	smrAnswered
@@ -157,6 +158,7 @@ var counterNames = [numCounters]string{
 	smrIn:                        "smr_in",
 	smrNotCached:                 "smr_not_cached",
 	smrRateLimited:               "smr_rate_limited",
+	smrDelayed:                   "smr_delayed",
 	heardTableFull:               "heard_table_full",
 	smrOut:                       "smr_out",
 	smrAnswered:                  "smr_answered",

@@ -223,14 +223,13 @@ func (c *Config) dynamic() bool { return c.Uplinks != nil }
 
 // refresh derives from the locals what messages are sent from and say.
 func (c *core) refresh() {
-	c.rloc4, c.rloc6, c.itrRLOCs = netip.Addr{}, netip.Addr{}, nil
+	c.rlocs4, c.rlocs6, c.itrRLOCs = nil, nil, nil
 	use := func(l *localRLOC) {
 		c.itrRLOCs = append(c.itrRLOCs, wire.IPAddress(l.addr))
-		switch {
-		case l.addr.Is4() && !c.rloc4.IsValid():
-			c.rloc4 = l.addr
-		case !l.addr.Is4() && !c.rloc6.IsValid():
-			c.rloc6 = l.addr
+		if l.addr.Is4() {
+			c.rlocs4 = append(c.rlocs4, l.addr)
+		} else {
+			c.rlocs6 = append(c.rlocs6, l.addr)
 		}
 	}
 	for _, fit := range [...]func(*localRLOC) bool{
