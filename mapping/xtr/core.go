@@ -33,8 +33,8 @@ type core struct {
 	// rlocs4 and rlocs6 are the sources of what is sent, those that can be
 	// expected to work, the first first.
 	rlocs4, rlocs6 []netip.Addr
-	itrRLOCs     []wire.Address
-	events       fanout.Fanout[Event]
+	itrRLOCs       []wire.Address
+	events         fanout.Fanout[Event]
 
 	out  []datagram
 	logs limiter[counter]

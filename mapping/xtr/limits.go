@@ -124,8 +124,14 @@ const (
 	// A flow goes both ways after flowTwoWay rounds with packets in, is
 	// another one after flowIdle without packets, and maxFlows are known.
 	flowTwoWay = 3
-	flowIdle   = 10 * time.Second
-	maxFlows   = 1024
+	// What comes in is known after flowKnown rounds of at most flowRound; less
+	// in flowLow rounds in a row is suspect, and in flowForgets the new normal.
+	flowKnown   = 24
+	flowRound   = 100 * time.Millisecond
+	flowLow     = 3
+	flowForgets = 40
+	flowIdle    = 10 * time.Second
+	maxFlows    = 1024
 	// hintWithin is how close two probes of a peer are that did not hear us.
 	hintWithin = time.Second
 	// confirmPaths is how many other paths are tested before an uplink is

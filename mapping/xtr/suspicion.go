@@ -1,6 +1,7 @@
 package xtr
 
 import (
+	"math"
 	"net/netip"
 	"time"
 
@@ -8,7 +9,7 @@ import (
 )
 
 // What makes a path suspect before its next probe is due: traffic that goes one
-// way only where it went both ways, an ICMP message, an SMR of the peer, and a
+// way only where it went both ways, or of which markedly less comes than did, an ICMP message, an SMR of the peer, and a
 // peer that probes us in quick succession, which shows that it does not hear
 // our replies. None of these proves anything, and all but the first can be
 // forged: what follows is a probe, within the budget of its path.
@@ -23,6 +24,11 @@ type flow struct {
 	normal  time.Duration // what it waited lately before something came
 	again   time.Time     // no suspicion before
 	backoff time.Duration
+
+	// What comes in a round, in packets: the mean and the mean deviation from
+	// it of rounds so many, and how many in a row had less.
+	mean, deviation float64
+	rounds, low     int
 }
 
 // traffic notes what the data plane forwarded since the last call.
@@ -42,18 +48,22 @@ func (p *prober) traffic(now time.Time, list []Traffic) {
 			f = &flow{}
 			p.flows[t.EID] = f
 		}
-		if now.Sub(f.last) > flowIdle { // another conversation
+		gap := now.Sub(f.last)
+		if gap > flowIdle { // another conversation
 			*f = flow{again: f.again, backoff: f.backoff}
 		}
 		f.last = now
-		if t.Received > 0 {
+		fell := f.falls(gap, t.Received)
+		switch {
+		case t.Received > 0:
 			f.heard(now)
-			continue
-		}
-		if f.waiting.IsZero() {
+			if !fell || now.Before(f.again) {
+				continue
+			}
+		case f.waiting.IsZero():
 			f.waiting = now
-		}
-		if f.both < flowTwoWay || now.Sub(f.waiting) < f.patience() || now.Before(f.again) {
+			continue
+		case f.both < flowTwoWay || now.Sub(f.waiting) < f.patience() || now.Before(f.again):
 			continue
 		}
 		f.backoff = min(max(2*f.backoff, suspectAgain), suspectAgainMax)
@@ -75,6 +85,30 @@ func (f *flow) heard(now time.Time) {
 	if now.Sub(f.again) > suspectAgainMax {
 		f.backoff = 0
 	}
+}
+
+// falls notes what came in since the last round, that long ago, and reports
+// whether markedly less comes than did: where traffic is spread over several
+// paths and one of them fails, the rest still comes.
+func (f *flow) falls(gap time.Duration, received uint64) bool {
+	if gap > flowRound {
+		f.rounds, f.low = 0, 0
+	}
+	n := float64(received)
+	if f.rounds >= flowKnown && n < f.mean-max(3*f.deviation, f.mean/8, 1) {
+		if f.low++; f.low < flowForgets {
+			return f.low == flowLow
+		}
+		f.rounds, f.low = 0, 0 // this is how it is now
+	}
+	f.low = 0
+	if f.rounds == 0 {
+		f.mean, f.deviation = n, n/2
+	}
+	f.rounds = min(f.rounds+1, flowKnown)
+	f.deviation += (math.Abs(n-f.mean) - f.deviation) / 8
+	f.mean += (n - f.mean) / 8
+	return false
 }
 
 // patience is how long the flow may go one way before that is suspect.
