@@ -254,10 +254,15 @@ func planeConfig(cfg *config.XTR, rlocs []netip.Addr, log *slog.Logger) tun.Conf
 		c.Miss = dataplane.DefaultMissPolicy
 	}
 	for _, in := range cfg.Instances {
-		c.Instances = append(c.Instances, tun.Instance{IID: in.IID, Device: in.Device})
+		c.Instances = append(c.Instances, tun.Instance{IID: in.IID, Device: in.Device, Native: in.NoMapping == config.NoMappingNative})
 	}
 	for _, m := range cfg.DatabaseMappings {
 		c.Locals = append(c.Locals, m.EID)
+	}
+	roles := proxies(cfg)
+	c.ProxyITR, c.ProxyETR = roles.ITR, roles.ETR
+	if cfg.Host != nil {
+		c.Host = append([]mapping.EID{}, cfg.Host.EIDPrefixes...)
 	}
 	return c
 }

@@ -49,6 +49,9 @@ type childConfig struct {
 	Instances []Instance
 	Locals    []mapping.EID
 	Sources   []netip.Addr
+	ProxyITR  []mapping.EID
+	ProxyETR  []mapping.EID
+	Host      []mapping.EID
 	Table     int
 	Queues    int
 	UplinkMTU int
@@ -68,6 +71,9 @@ type entry struct {
 	Locators []mapping.Locator
 	Version  uint16
 	Removed  bool
+	// Native is a negative mapping: natively-forward; Locators, if any, are
+	// proxy-ETRs.
+	Native bool
 }
 
 type answer struct {
@@ -89,7 +95,10 @@ func changes(entries []entry) []mapping.CacheChange {
 	var list []mapping.CacheChange
 	for _, e := range entries {
 		c := mapping.CacheChange{EID: e.EID, Expires: time.Now().Add(time.Hour)}
-		if !e.Removed {
+		switch {
+		case e.Native:
+			c.Record, c.ProxyETRs = mapping.NegativeRecord(e.EID, mapping.NativelyForward, 15), e.Locators
+		case !e.Removed:
 			c.Record = &mapping.Record{EID: e.EID, TTL: 60, Locators: e.Locators, Version: e.Version}
 		}
 		list = append(list, c)
@@ -118,7 +127,7 @@ func child() error {
 	fib := dataplane.NewFIB()
 	fib.Apply(changes(cfg.Entries))
 	p, err := New(Config{
-		Instances: cfg.Instances, Locals: cfg.Locals, Sources: cfg.Sources, Table: cfg.Table, Queues: cfg.Queues,
+		Instances: cfg.Instances, Locals: cfg.Locals, ProxyITR: cfg.ProxyITR, ProxyETR: cfg.ProxyETR, Host: cfg.Host, Sources: cfg.Sources, Table: cfg.Table, Queues: cfg.Queues,
 		UplinkMTU: cfg.UplinkMTU, Miss: dataplane.MissPolicy{Hold: cfg.Hold}, MapVersioning: cfg.Version != 0, MSSClamp: cfg.MSSClamp,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	}, fib)
@@ -132,6 +141,7 @@ func child() error {
 		}
 		fib.SetLocal(local)
 	}
+	fib.SetProxies(dataplane.Proxies{ITR: cfg.ProxyITR, ETR: cfg.ProxyETR})
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	done := make(chan error, 1)

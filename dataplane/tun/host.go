@@ -3,6 +3,7 @@ package tun
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -33,8 +34,11 @@ const (
 //	1000  to EID  lookup main, a default route suppressed
 //	1001  to EID  unreachable
 //	1002  from EID  lookup TABLE
+//	1100  to PREFIX iif lo  lookup TABLE    (on a host, for each of Config.Host)
 //	TABLE: default dev eidolonIID metric 100
 //	       unreachable default metric 4278198272
+//	main:  PREFIX dev eidolonIID metric 100    (for each of Config.ProxyITR)
+//	       unreachable PREFIX metric 4278198272
 //
 // Packets from an EID so never follow a provider's route, and packets to one
 // never leave the site, whether a process is there or not.
@@ -43,6 +47,9 @@ type host struct {
 	table     int // of the first instance; the next ones follow
 	instances []Instance
 	locals    []mapping.EID
+	attracted []mapping.EID // of the proxy-ITR
+	cfg       *Config
+	marker    int // index of the marker device, see proxy.go
 
 	begun    bool // setUp was called
 	leftover bool // it found rules of an earlier run
@@ -53,15 +60,15 @@ func newHost(cfg *Config) (*host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open a netlink socket: %w", err)
 	}
-	return &host{h: h, table: cfg.Table, instances: cfg.Instances, locals: cfg.Locals}, nil
+	return &host{h: h, table: cfg.Table, instances: cfg.Instances, locals: cfg.Locals, attracted: cfg.ProxyITR, cfg: cfg}, nil
 }
 
 func (s *host) close() { s.h.Close() }
 
-// families are the IP families that local EIDs need.
+// families are the IP families that local EIDs and those of proxies need.
 func (s *host) families() []int {
 	var list []int
-	for _, e := range s.locals {
+	for _, e := range slices.Concat(s.locals, s.attracted, s.cfg.ProxyETR) {
 		f := family(e.Prefix.Addr())
 		if !slices.Contains(list, f) {
 			list = append(list, f)
@@ -90,6 +97,9 @@ func familyName(f int) string {
 func (s *host) setUp(mtu int) error {
 	s.begun, s.leftover = true, s.present()
 	wantRoutes := make(map[string]bool)
+	if err := s.setUpMarker(); err != nil {
+		return err
+	}
 	for i, in := range s.instances {
 		link, err := s.h.LinkByName(in.Device)
 		if err != nil {
@@ -104,6 +114,15 @@ func (s *host) setUp(mtu int) error {
 		if err := s.h.LinkSetUp(link); err != nil {
 			return fmt.Errorf("bring %s up: %w", in.Device, err)
 		}
+		if err := s.addAddresses(i, link); err != nil {
+			return err
+		}
+		for _, r := range s.attractRoutes(i, link.Attrs().Index) {
+			if err := s.h.RouteReplace(&r); err != nil {
+				return fmt.Errorf("add the route to %v, for which this is a proxy-ITR: %w", r.Dst, err)
+			}
+			wantRoutes[routeKey(&r)] = true
+		}
 		for _, f := range s.families() {
 			for _, r := range s.routes(i, f, link.Attrs().Index) {
 				if err := s.h.RouteReplace(&r); err != nil {
@@ -117,8 +136,8 @@ func (s *host) setUp(mtu int) error {
 		}
 	}
 	wantRules := make(map[string]bool)
-	for _, r := range s.rules() {
-		if err := s.h.RuleAdd(&r); err != nil && !errors.Is(err, unix.EEXIST) {
+	for _, r := range append(s.rules(), s.hostRules()...) {
+		if err := s.addRule(&r); err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("add rule %q: %w", ruleKey(&r), err)
 		}
 		wantRules[ruleKey(&r)] = true
@@ -140,9 +159,12 @@ func (s *host) routes(i, family, link int) []netlink.Route {
 	if family == unix.AF_INET6 {
 		scope = netlink.SCOPE_UNIVERSE
 	}
+	device := netlink.Route{Family: family, Dst: &dst, Table: s.table + i, Protocol: Protocol, Priority: metricDevice, LinkIndex: link, Scope: scope}
+	if a := s.ownAddress(s.instances[i].IID, family); a.IsValid() {
+		device.Src = a.AsSlice()
+	}
 	return []netlink.Route{
-		{Family: family, Dst: &dst, Table: s.table + i, Protocol: Protocol, Priority: metricUnreachable, Type: unix.RTN_UNREACHABLE},
-		{Family: family, Dst: &dst, Table: s.table + i, Protocol: Protocol, Priority: metricDevice, LinkIndex: link, Scope: scope},
+		{Family: family, Dst: &dst, Table: s.table + i, Protocol: Protocol, Priority: metricUnreachable, Type: unix.RTN_UNREACHABLE}, device,
 	}
 }
 
@@ -166,6 +188,9 @@ func (s *host) rules() []netlink.Rule {
 		to.Dst, to.Table, to.SuppressPrefixlen = p, unix.RT_TABLE_MAIN, 0
 		no.Dst, no.Type = p, unix.RTN_UNREACHABLE
 		from.Src, from.Table = p, s.table+i
+		if s.instances[i].Native {
+			from.SuppressIfgroup = markerGroup
+		}
 		list = append(list, to, no, from)
 	}
 	return list
@@ -174,6 +199,7 @@ func (s *host) rules() []netlink.Rule {
 // remove deletes every route and rule of ours that is not wanted.
 func (s *host) remove(wantRoutes, wantRules map[string]bool) error {
 	var errs []error
+	missing := maps.Clone(wantRules)
 	for _, f := range []int{unix.AF_INET, unix.AF_INET6} {
 		rules, err := s.h.RuleList(f)
 		if err != nil {
@@ -184,6 +210,9 @@ func (s *host) remove(wantRoutes, wantRules map[string]bool) error {
 		}
 		for _, r := range rules {
 			r.Family = f
+			if r.Protocol == Protocol {
+				delete(missing, ruleKey(&r))
+			}
 			if r.Protocol != Protocol || wantRules[ruleKey(&r)] {
 				continue
 			}
@@ -207,15 +236,28 @@ func (s *host) remove(wantRoutes, wantRules map[string]bool) error {
 			}
 		}
 	}
+	for key := range missing {
+		errs = append(errs, fmt.Errorf("rule %q is not as it was added", key))
+	}
 	return errors.Join(errs...)
 }
 
 func routeKey(r *netlink.Route) string {
-	return fmt.Sprintf("family %d table %d type %d metric %d", r.Family, r.Table, max(r.Type, unix.RTN_UNICAST), uint32(r.Priority))
+	dst := "default"
+	if r.Dst != nil {
+		if ones, _ := r.Dst.Mask.Size(); ones > 0 {
+			dst = r.Dst.String()
+		}
+	}
+	return fmt.Sprintf("to %s family %d table %d type %d metric %d", dst, r.Family, r.Table, max(r.Type, unix.RTN_UNICAST), uint32(r.Priority))
 }
 
 func ruleKey(r *netlink.Rule) string {
-	return fmt.Sprintf("%d: from %v to %v table %d", r.Priority, prefixText(r.Src), prefixText(r.Dst), r.Table)
+	key := fmt.Sprintf("%d: from %v to %v table %d", r.Priority, prefixText(r.Src), prefixText(r.Dst), r.Table)
+	if r.SuppressIfgroup >= 0 {
+		key += fmt.Sprintf(", but not to devices of group %d", r.SuppressIfgroup)
+	}
+	return key
 }
 
 func prefixText(p *net.IPNet) string {

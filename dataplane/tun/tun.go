@@ -15,6 +15,7 @@ import (
 	"iter"
 	"log/slog"
 	"net/netip"
+	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -44,15 +45,28 @@ type Instance struct {
 	IID uint32
 	// Device is the interface name, at most 15 octets; "" means eidolonIID.
 	Device string
+	// Native forwards packets natively, by the kernel's other routes, where the
+	// mapping system says so.
+	Native bool
 }
 
 // Config is what New needs. It is not changed, and must not be while the plane
 // lives.
 type Config struct {
-	// Instances are those that this xTR has EIDs in; at least one.
+	// Instances are those that this xTR has EIDs in or is a proxy for; at least
+	// one.
 	Instances []Instance
 	// Locals are the EIDs of the site; each is of one of the instances.
 	Locals []mapping.EID
+	// ProxyITR are EID-prefixes to attract: routes in the main table lead to the
+	// devices. ProxyETR are those that this is a proxy-ETR for. The FIB has to
+	// be told too, with SetProxies.
+	ProxyITR, ProxyETR []mapping.EID
+	// Host, unless nil, says that this is a host: the Locals, which are single
+	// addresses, at most one of each family in an instance, are addresses of the
+	// devices, and sources of what sockets send to the EID-prefixes in Host
+	// without being bound to an address.
+	Host []mapping.EID
 	// Sources are the RLOCs of this xTR at the beginning, see SetRLOCs: packets
 	// are received on all, and sent from the first of each family until the FIB
 	// is told otherwise.
@@ -90,6 +104,7 @@ type Plane struct {
 	c    *dataplane.Counters // of what is outside of the workers
 
 	devices map[uint32][]*queue
+	marker  *os.File // nil if no instance is native
 	pools   atomic.Pointer[[]*pool]
 
 	changed chan struct{} // has a value after SetRLOCs
@@ -131,7 +146,7 @@ func New(cfg Config, fib *dataplane.FIB) (_ *Plane, err error) {
 	}
 	p := &Plane{
 		cfg: cfg, log: cfg.Logger, fib: fib, fwd: dataplane.NewForwarder(fib, dataplane.Config{
-			Miss: cfg.Miss, MapVersioning: cfg.MapVersioning, SourceCheck: cfg.SourceCheck, MSSClamp: cfg.MSSClamp}),
+			Miss: cfg.Miss, Native: natively(cfg.Instances), MapVersioning: cfg.MapVersioning, SourceCheck: cfg.SourceCheck, MSSClamp: cfg.MSSClamp}),
 		devices: make(map[uint32][]*queue), missing: slices.Clone(cfg.Sources),
 		changed: make(chan struct{}, 1),
 	}
@@ -147,6 +162,11 @@ func New(cfg Config, fib *dataplane.FIB) (_ *Plane, err error) {
 	}()
 	for _, in := range p.cfg.Instances {
 		if p.devices[in.IID], err = openDevice(in.Device, p.cfg.Queues); err != nil {
+			return nil, err
+		}
+	}
+	if native(p.cfg.Instances) {
+		if p.marker, err = openMarker(); err != nil {
 			return nil, err
 		}
 	}
@@ -185,12 +205,17 @@ func (c *Config) complete() error {
 			}
 		}
 	}
-	for _, e := range c.Locals {
+	for _, e := range slices.Concat(c.Locals, c.ProxyITR, c.ProxyETR, c.Host) {
 		if !slices.ContainsFunc(c.Instances, func(in Instance) bool { return in.IID == e.IID }) {
-			return fmt.Errorf("data plane: the local EID %v is of no configured instance", e)
+			return fmt.Errorf("data plane: the EID %v is of no configured instance", e)
 		}
 		if e.Source.IsValid() {
-			return fmt.Errorf("data plane: the local EID %v has a source of its own, which the kernel's rules can't express", e)
+			return fmt.Errorf("data plane: the EID %v has a source of its own, which the kernel's rules can't express", e)
+		}
+	}
+	for _, e := range c.Locals {
+		if c.Host != nil && !e.Prefix.IsSingleIP() {
+			return fmt.Errorf("data plane: the EID %v of a host is no address", e)
 		}
 	}
 	for _, a := range c.Sources {
@@ -451,6 +476,10 @@ func (p *Plane) Run(ctx context.Context) error {
 	}
 	startSockets()
 	workers.Go(func() { p.fwd.RunHold(ctx, releasers) })
+	if p.marker != nil {
+		changed := p.fib.Watch()
+		workers.Go(func() { p.runNatives(ctx, changed) })
+	}
 	p.maintain(ctx, startSockets)
 
 	var err error
@@ -541,6 +570,9 @@ func (p *Plane) release() error {
 	}
 	for _, b := range p.bound {
 		b.close()
+	}
+	if p.marker != nil {
+		errs = append(errs, p.marker.Close())
 	}
 	p.host.close()
 	return errors.Join(errs...)
