@@ -48,8 +48,9 @@ type LocalLocator struct {
 	Left  time.Time
 	// Drained says that an operator wants no traffic by it.
 	Drained bool
-	// Steered says that an operator has set its priority or weight.
-	Steered bool
+	// SetPriority and SetWeight are what an operator has set; nil if they are as
+	// configured.
+	SetPriority, SetWeight *uint8
 	// Priority and Weight are those of outgoing traffic: 255 if it is drained,
 	// 254 if no database-mapping has it.
 	Priority, Weight uint8
@@ -81,7 +82,7 @@ func (m *machine) localLocators() []LocalLocator {
 		st := m.locals.steering(l)
 		o := LocalLocator{
 			Addr: l.addr, Uplink: l.uplink, State: l.state(), Held: l.held, Flaps: l.flaps, Left: l.left,
-			Drained: st.drained, Steered: st.priority != nil || st.weight != nil, LastReply: l.lastInfo,
+			Drained: st.drained, SetPriority: clone(st.priority), SetWeight: clone(st.weight), LastReply: l.lastInfo,
 		}
 		o.Priority, o.Weight = m.outbound(l)
 		for path, r := range m.probes.paths {

@@ -1,6 +1,7 @@
 package xtr
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -8,6 +9,10 @@ import (
 
 	"github.com/eidolon-lisp/eidolon/mapping"
 )
+
+// ErrNoLocator is wrapped by the errors of DrainLocator and SetLocator about a
+// name that is neither an uplink nor an RLOC of this router.
+var ErrNoLocator = errors.New("neither an uplink nor an rloc of this xtr")
 
 // steering is what an operator wants of the locators of an uplink, or of one.
 type steering struct {
@@ -56,13 +61,13 @@ func (x *XTR) steer(name string, edit func(*steering)) error {
 func (m *machine) steer(now time.Time, name string, edit func(*steering)) error {
 	m.advance(now)
 	if a, err := netip.ParseAddr(name); err == nil {
-		a = a.Unmap()
-		if m.locals.get(a) == nil {
-			return fmt.Errorf("locator %v: not an rloc of this xtr", a)
+		name = a.Unmap().String()
+		// What was said of an address that is gone can be taken back.
+		if _, said := m.locals.steered[name]; !said && m.locals.get(a.Unmap()) == nil {
+			return fmt.Errorf("locator %s: %w", name, ErrNoLocator)
 		}
-		name = a.String()
 	} else if !m.hasUplink(name) {
-		return fmt.Errorf("locator %q: neither an uplink nor an rloc of this xtr", name)
+		return fmt.Errorf("locator %q: %w", name, ErrNoLocator)
 	}
 	s := m.locals.steered[name]
 	edit(&s)

@@ -1,6 +1,7 @@
 package xtr
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 	"testing"
@@ -74,9 +75,14 @@ func TestDrain(t *testing.T) {
 		t.Errorf("orders are left: %v", r.m.locals.steered)
 	}
 	for _, name := range []string{"eth9", "198.18.0.1", ""} {
-		if err := r.m.steer(r.now, name, drain); err == nil {
-			t.Errorf("%q was drained", name)
+		if err := r.m.steer(r.now, name, drain); !errors.Is(err, ErrNoLocator) {
+			t.Errorf("%q was drained: %v", name, err)
 		}
+	}
+	r.steer(up2b.String(), drain)
+	r.setUplinks(uplinks(true, true, up2a))
+	if err := r.m.steer(r.now, up2b.String(), undrain); err != nil || len(r.m.locals.steered) != 0 {
+		t.Errorf("an address that is gone is undrained: %v, left %v", err, r.m.locals.steered)
 	}
 }
 
@@ -133,9 +139,14 @@ func TestLocalLocators(t *testing.T) {
 	r.converge(always(false), func() bool { return len(r.sources) == 1 })
 	want("a dead provider", LocatorDead, LocatorUp)
 	r.steer("eth3", drain)
+	p := uint8(9)
+	r.steer("eth3", func(s *steering) { s.priority = &p })
 	r.setUplinks(uplinks(true, true, up2b))
 	got := r.m.localLocators()
 	if len(got) != 3 || got[1].Addr != up2b || !got[1].Drained || got[1].Priority != 255 || got[2].Addr != up2a || got[2].State != LocatorGone {
 		t.Errorf("another address: %+v", got)
+	}
+	if l := got[1]; l.SetPriority == nil || *l.SetPriority != p || l.SetWeight != nil || got[0].SetPriority != nil {
+		t.Errorf("set by an operator: %+v", got)
 	}
 }
