@@ -486,7 +486,7 @@ func cachedReachable(known xtr.Explanation, a netip.Addr) bool {
 }
 
 func remoteLocatorToProto(r xtr.RLOCStatus) *eidolonv1.RemoteLocator {
-	return &eidolonv1.RemoteLocator{
+	p := &eidolonv1.RemoteLocator{
 		Address:       r.Addr.String(),
 		Up:            r.Up,
 		Failures:      uint32(r.Failures),
@@ -497,6 +497,68 @@ func remoteLocatorToProto(r xtr.RLOCStatus) *eidolonv1.RemoteLocator {
 		LastUsed:      timeToProto(r.LastUsed),
 		RoundTripTime: durationToProto(r.RTT),
 	}
+	for _, w := range r.Paths {
+		p.Paths = append(p.Paths, &eidolonv1.LocatorPath{
+			Local:         w.Local.String(),
+			Up:            w.Up,
+			Failures:      uint32(w.Failures),
+			LastProbe:     timeToProto(w.LastProbe),
+			LastReply:     timeToProto(w.LastReply),
+			RoundTripTime: durationToProto(w.RTT),
+		})
+	}
+	return p
+}
+
+var localLocatorStates = map[xtr.LocatorState]eidolonv1.LocalLocatorState{
+	xtr.LocatorUp:        eidolonv1.LocalLocatorState_LOCAL_LOCATOR_STATE_UP,
+	xtr.LocatorNoCarrier: eidolonv1.LocalLocatorState_LOCAL_LOCATOR_STATE_NO_CARRIER,
+	xtr.LocatorDead:      eidolonv1.LocalLocatorState_LOCAL_LOCATOR_STATE_DEAD,
+	xtr.LocatorHeld:      eidolonv1.LocalLocatorState_LOCAL_LOCATOR_STATE_HELD,
+	xtr.LocatorGone:      eidolonv1.LocalLocatorState_LOCAL_LOCATOR_STATE_GONE,
+}
+
+func localLocatorsToProto(list []xtr.LocalLocator) []*eidolonv1.LocalLocator {
+	out := make([]*eidolonv1.LocalLocator, len(list))
+	for i, l := range list {
+		out[i] = &eidolonv1.LocalLocator{
+			Address:     l.Addr.String(),
+			Interface:   l.Uplink,
+			State:       localLocatorStates[l.State],
+			HeldUntil:   timeToProto(l.Held),
+			Flaps:       uint32(l.Flaps),
+			LastLeft:    timeToProto(l.Left),
+			Drained:     l.Drained,
+			SetPriority: octetToProto(l.SetPriority),
+			SetWeight:   octetToProto(l.SetWeight),
+			Priority:    uint32(l.Priority),
+			Weight:      uint32(l.Weight),
+			Paths:       uint32(l.Paths),
+			PathsDown:   uint32(l.PathsDown),
+			LastReply:   timeToProto(l.LastReply),
+		}
+	}
+	return out
+}
+
+// octetToProto leaves nil unset.
+func octetToProto(v *uint8) *uint32 {
+	if v == nil {
+		return nil
+	}
+	return proto.Uint32(uint32(*v))
+}
+
+// optionalOctet reads a number of 0 to 255; nil stands for none.
+func optionalOctet(field string, v *uint32) (*uint8, *fieldError) {
+	if v == nil {
+		return nil, nil
+	}
+	if *v > 255 {
+		return nil, badField(field, "found %d, expected 0 to 255", *v)
+	}
+	o := uint8(*v)
+	return &o, nil
 }
 
 // optionalRecord leaves a record that is not there unset.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/eidolon-lisp/eidolon/mapping"
 	"github.com/eidolon-lisp/eidolon/mapping/server"
+	"github.com/eidolon-lisp/eidolon/mapping/xtr"
 )
 
 // fieldError is something wrong in a request, with the path of the field:
@@ -53,7 +54,7 @@ func failed(doing string, err error) error {
 		code = codes.DeadlineExceeded
 	case errors.Is(err, mapping.ErrStoreClosed):
 		code = codes.Unavailable
-	case errors.Is(err, server.ErrNoMapping):
+	case errors.Is(err, server.ErrNoMapping), errors.Is(err, xtr.ErrNoLocator):
 		code = codes.NotFound
 	case errors.Is(err, mapping.ErrBadEID):
 		code = codes.InvalidArgument

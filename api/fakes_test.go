@@ -111,11 +111,33 @@ type fakeXTR struct {
 	mu        sync.Mutex
 	cache     []mapping.CacheEntry
 	rlocs     []xtr.RLOCStatus
+	locals    []xtr.LocalLocator
 	explained xtr.Explanation
 	events    fanout.Fanout[xtr.Event]
 }
 
 func (x *fakeXTR) RLOCs() []xtr.RLOCStatus { return x.rlocs }
+
+func (x *fakeXTR) LocalLocators() []xtr.LocalLocator { return slices.Clone(x.locals) }
+
+func (x *fakeXTR) DrainLocator(name string, drain bool) error {
+	return x.steer(name, func(l *xtr.LocalLocator) { l.Drained = drain })
+}
+
+func (x *fakeXTR) SetLocator(name string, priority, weight *uint8) error {
+	return x.steer(name, func(l *xtr.LocalLocator) { l.SetPriority, l.SetWeight = priority, weight })
+}
+
+func (x *fakeXTR) steer(name string, edit func(*xtr.LocalLocator)) error {
+	err := fmt.Errorf("locator %q: %w", name, xtr.ErrNoLocator)
+	for i := range x.locals {
+		if l := &x.locals[i]; l.Uplink == name || l.Addr.String() == name {
+			edit(l)
+			err = nil
+		}
+	}
+	return err
+}
 
 func (x *fakeXTR) Explain(uint32, netip.Addr) xtr.Explanation { return x.explained }
 

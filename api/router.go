@@ -30,6 +30,11 @@ type XTR interface {
 	Clear(eid mapping.EID) (found bool)
 	// RLOCs returns the locators that are probed, ascending.
 	RLOCs() []xtr.RLOCStatus
+	// LocalLocators returns the RLOCs of the router itself.
+	LocalLocators() []xtr.LocalLocator
+	// DrainLocator and SetLocator fail with xtr.ErrNoLocator.
+	DrainLocator(name string, drain bool) error
+	SetLocator(name string, priority, weight *uint8) error
 	// Explain tells what is known about a destination.
 	Explain(iid uint32, dst netip.Addr) xtr.Explanation
 	// Watch subscribes to what happens.
@@ -161,6 +166,59 @@ func (s *router) ListRemoteLocators(context.Context, *eidolonv1.ListRemoteLocato
 		resp.RemoteLocators = append(resp.RemoteLocators, remoteLocatorToProto(r))
 	}
 	return resp, nil
+}
+
+func (s *router) ListLocalLocators(context.Context, *eidolonv1.ListLocalLocatorsRequest) (*eidolonv1.ListLocalLocatorsResponse, error) {
+	return &eidolonv1.ListLocalLocatorsResponse{LocalLocators: localLocatorsToProto(s.xtr.LocalLocators())}, nil
+}
+
+func (s *router) DrainLocator(_ context.Context, req *eidolonv1.DrainLocatorRequest) (*eidolonv1.DrainLocatorResponse, error) {
+	named, err := s.steer(req.GetLocator(), func(name string) error { return s.xtr.DrainLocator(name, true) })
+	if err != nil {
+		return nil, err
+	}
+	return &eidolonv1.DrainLocatorResponse{LocalLocators: named}, nil
+}
+
+func (s *router) UndrainLocator(_ context.Context, req *eidolonv1.UndrainLocatorRequest) (*eidolonv1.UndrainLocatorResponse, error) {
+	named, err := s.steer(req.GetLocator(), func(name string) error { return s.xtr.DrainLocator(name, false) })
+	if err != nil {
+		return nil, err
+	}
+	return &eidolonv1.UndrainLocatorResponse{LocalLocators: named}, nil
+}
+
+func (s *router) SetLocator(_ context.Context, req *eidolonv1.SetLocatorRequest) (*eidolonv1.SetLocatorResponse, error) {
+	priority, ferr := optionalOctet("priority", req.Priority)
+	if ferr != nil {
+		return nil, invalid(ferr)
+	}
+	weight, ferr := optionalOctet("weight", req.Weight)
+	if ferr != nil {
+		return nil, invalid(ferr)
+	}
+	named, err := s.steer(req.GetLocator(), func(name string) error { return s.xtr.SetLocator(name, priority, weight) })
+	if err != nil {
+		return nil, err
+	}
+	return &eidolonv1.SetLocatorResponse{LocalLocators: named}, nil
+}
+
+// steer changes the local locators of a name and returns what they are then.
+func (s *router) steer(name string, change func(name string) error) ([]*eidolonv1.LocalLocator, error) {
+	if name == "" {
+		return nil, invalid(badField("locator", "found nothing, expected the address of a local locator or an interface"))
+	}
+	if err := change(name); err != nil {
+		return nil, failed("steer a locator", err)
+	}
+	a, err := netip.ParseAddr(name)
+	return localLocatorsToProto(slices.DeleteFunc(s.xtr.LocalLocators(), func(l xtr.LocalLocator) bool {
+		if err == nil {
+			return l.Addr != a.Unmap()
+		}
+		return l.Uplink != name
+	})), nil
 }
 
 // flowFromProto reads the flow of a request as the data plane sees it.

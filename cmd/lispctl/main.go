@@ -86,7 +86,7 @@ The exit code is 0 when all went well and 1 when it did not; lig has two more.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())
 	})
-	root.AddCommand(newExplain(), newLig(), newMonitor(), newShow(), newClear(), newImport(), newDecode(), newConfig(), newVersion())
+	root.AddCommand(newExplain(), newLig(), newMonitor(), newShow(), newLocator(), newClear(), newImport(), newDecode(), newConfig(), newVersion())
 	return root
 }
 

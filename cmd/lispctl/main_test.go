@@ -238,7 +238,11 @@ func (h *host) registerSite() error {
 // xtr serves the API of an xTR.
 func (h *host) xtr(ctx context.Context) {
 	now := time.Now()
-	x := &madeUpXTR{resolver: h.addr, now: now}
+	x := &madeUpXTR{resolver: h.addr, now: now, locals: []xtr.LocalLocator{
+		{Addr: netip.MustParseAddr("192.0.2.1"), Uplink: "eth2", Priority: 1, Weight: 100, Paths: 2, PathsDown: 1, LastReply: now.Add(-49*time.Hour - time.Minute)},
+		{Addr: netip.MustParseAddr("2001:db8::1"), Uplink: "eth2", State: xtr.LocatorHeld, Held: now.Add(49*time.Hour + 59*time.Minute), Flaps: 6, Priority: 2, Weight: 50},
+		{Addr: netip.MustParseAddr("198.51.100.1"), Uplink: "eth3", State: xtr.LocatorNoCarrier, Priority: 254},
+	}}
 	entry := func(r *mapping.Record) {
 		x.cache = append(x.cache, mapping.CacheEntry{Record: r, Installed: now.Add(-25*time.Hour - time.Minute), Expires: now.Add(26*time.Hour + 59*time.Minute)})
 	}
@@ -280,6 +284,7 @@ type madeUpXTR struct {
 	now      time.Time
 	mu       sync.Mutex
 	cache    []mapping.CacheEntry
+	locals   []xtr.LocalLocator
 	events   fanout.Fanout[xtr.Event]
 }
 
@@ -329,9 +334,37 @@ func (x *madeUpXTR) Explain(iid uint32, dst netip.Addr) (e xtr.Explanation) {
 
 func (x *madeUpXTR) RLOCs() []xtr.RLOCStatus {
 	return []xtr.RLOCStatus{
-		{Addr: netip.MustParseAddr("192.0.2.2"), Up: true, Probes: 4, Replies: 4, LastReply: x.now.Add(-49*time.Hour - time.Minute), RTT: 1500 * time.Microsecond},
-		{Addr: netip.MustParseAddr("192.0.2.3"), Failures: 7, Probes: 7},
+		{Addr: netip.MustParseAddr("192.0.2.2"), Up: true, Probes: 4, Replies: 4, LastReply: x.now.Add(-49*time.Hour - time.Minute), RTT: 1500 * time.Microsecond,
+			Paths: []xtr.PathStatus{{Local: netip.MustParseAddr("192.0.2.1"), Up: true, LastReply: x.now.Add(-49*time.Hour - time.Minute), RTT: 1500 * time.Microsecond}}},
+		{Addr: netip.MustParseAddr("192.0.2.3"), Failures: 7, Probes: 7, Paths: []xtr.PathStatus{{Local: netip.MustParseAddr("192.0.2.1"), Failures: 7}}},
 	}
+}
+
+func (x *madeUpXTR) LocalLocators() []xtr.LocalLocator {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return slices.Clone(x.locals)
+}
+
+func (x *madeUpXTR) DrainLocator(name string, drain bool) error {
+	return x.steer(name, func(l *xtr.LocalLocator) { l.Drained = drain })
+}
+
+func (x *madeUpXTR) SetLocator(name string, priority, weight *uint8) error {
+	return x.steer(name, func(l *xtr.LocalLocator) { l.SetPriority, l.SetWeight = priority, weight })
+}
+
+func (x *madeUpXTR) steer(name string, edit func(*xtr.LocalLocator)) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	err := fmt.Errorf("locator %q: %w", name, xtr.ErrNoLocator)
+	for i := range x.locals {
+		if l := &x.locals[i]; l.Uplink == name || l.Addr.String() == name {
+			edit(l)
+			err = nil
+		}
+	}
+	return err
 }
 
 func (x *madeUpXTR) Watch(queue int) (*fanout.Subscription[xtr.Event], error) {

@@ -45,9 +45,7 @@ or lie inside it.`,
 			`Shows the xTRs that subscribed to EIDs (RFC 9437) and so are told when a mapping
 changes. With an argument only subscriptions to what holds the EID or lies inside
 it.`, showSubscriptions, programMapServer),
-		showCommand("locators", "Show the remote locators that an xTR probes",
-			`Shows the locators of other sites that carry traffic and those that do not answer,
-with the state that probing found.`, showLocators, programXTR),
+		showLocatorCommand(),
 		showCommand("statistics [PREFIX]", "Show the counters of a daemon",
 			`Shows all counters, or those whose names begin with PREFIX.`,
 			showStatistics, programXTR, programMapServer),
@@ -349,11 +347,7 @@ func showMapResolvers(v view) error {
 	}
 	t := newTable(v.w, "MAP-RESOLVER", "STATE", "REQUESTS", "REPLIES", "TIMEOUTS", "RTT", "LAST-REPLY")
 	for _, m := range resp.GetMapResolvers() {
-		state := "up"
-		if !m.GetUp() {
-			state = "down"
-		}
-		t.row(m.GetAddress(), state, m.GetRequests(), m.GetReplies(), m.GetTimeouts(), rtt(m.GetRoundTripTime()), ago(v.now, m.GetLastReply()))
+		t.row(m.GetAddress(), upText(m.GetUp()), m.GetRequests(), m.GetReplies(), m.GetTimeouts(), rtt(m.GetRoundTripTime()), ago(v.now, m.GetLastReply()))
 	}
 	return t.end()
 }
@@ -385,27 +379,6 @@ func showSubscriptions(v view) error {
 	}
 	if v.json {
 		return l.end()
-	}
-	return t.end()
-}
-
-func showLocators(v view) error {
-	ctx, cancel := context.WithTimeout(v.ctx, answerTime)
-	defer cancel()
-	resp, err := eidolonv1.NewRouterServiceClient(v.c.conn).ListRemoteLocators(ctx, &eidolonv1.ListRemoteLocatorsRequest{})
-	if err != nil {
-		return err
-	}
-	if v.json {
-		return list(v.w, resp.GetRemoteLocators())
-	}
-	t := newTable(v.w, "LOCATOR", "STATE", "PROBES", "REPLIES", "UNANSWERED", "RTT", "LAST-REPLY", "USED")
-	for _, l := range resp.GetRemoteLocators() {
-		state := "up"
-		if !l.GetUp() {
-			state = "down"
-		}
-		t.row(l.GetAddress(), state, l.GetProbes(), l.GetReplies(), l.GetFailures(), rtt(l.GetRoundTripTime()), ago(v.now, l.GetLastReply()), used(v.now, l.GetLastUsed()))
 	}
 	return t.end()
 }

@@ -88,6 +88,72 @@ func (RegistrationState) EnumDescriptor() ([]byte, []int) {
 	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{0}
 }
 
+// LocalLocatorState says whether a locator of this router is used, and if not,
+// why.
+type LocalLocatorState int32
+
+const (
+	LocalLocatorState_LOCAL_LOCATOR_STATE_UNSPECIFIED LocalLocatorState = 0
+	// It is used.
+	LocalLocatorState_LOCAL_LOCATOR_STATE_UP LocalLocatorState = 1
+	// Its interface has no carrier, or is off.
+	LocalLocatorState_LOCAL_LOCATOR_STATE_NO_CARRIER LocalLocatorState = 2
+	// Its interface has a carrier, and no tested path over it works.
+	LocalLocatorState_LOCAL_LOCATOR_STATE_DEAD LocalLocatorState = 3
+	// It could be used again, and is not before held_until: it has just come back,
+	// or it comes and goes (damping).
+	LocalLocatorState_LOCAL_LOCATOR_STATE_HELD LocalLocatorState = 4
+	// The address is not there any more.
+	LocalLocatorState_LOCAL_LOCATOR_STATE_GONE LocalLocatorState = 5
+)
+
+// Enum value maps for LocalLocatorState.
+var (
+	LocalLocatorState_name = map[int32]string{
+		0: "LOCAL_LOCATOR_STATE_UNSPECIFIED",
+		1: "LOCAL_LOCATOR_STATE_UP",
+		2: "LOCAL_LOCATOR_STATE_NO_CARRIER",
+		3: "LOCAL_LOCATOR_STATE_DEAD",
+		4: "LOCAL_LOCATOR_STATE_HELD",
+		5: "LOCAL_LOCATOR_STATE_GONE",
+	}
+	LocalLocatorState_value = map[string]int32{
+		"LOCAL_LOCATOR_STATE_UNSPECIFIED": 0,
+		"LOCAL_LOCATOR_STATE_UP":          1,
+		"LOCAL_LOCATOR_STATE_NO_CARRIER":  2,
+		"LOCAL_LOCATOR_STATE_DEAD":        3,
+		"LOCAL_LOCATOR_STATE_HELD":        4,
+		"LOCAL_LOCATOR_STATE_GONE":        5,
+	}
+)
+
+func (x LocalLocatorState) Enum() *LocalLocatorState {
+	p := new(LocalLocatorState)
+	*p = x
+	return p
+}
+
+func (x LocalLocatorState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (LocalLocatorState) Descriptor() protoreflect.EnumDescriptor {
+	return file_eidolon_v1_router_proto_enumTypes[1].Descriptor()
+}
+
+func (LocalLocatorState) Type() protoreflect.EnumType {
+	return &file_eidolon_v1_router_proto_enumTypes[1]
+}
+
+func (x LocalLocatorState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use LocalLocatorState.Descriptor instead.
+func (LocalLocatorState) EnumDescriptor() ([]byte, []int) {
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{1}
+}
+
 // ListDatabaseMappingsRequest selects database-mappings.
 type ListDatabaseMappingsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1555,6 +1621,9 @@ type RemoteLocator struct {
 	LastUsed *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=last_used,json=lastUsed,proto3" json:"last_used,omitempty"`
 	// The smoothed time from probe to reply; unset before the first.
 	RoundTripTime *durationpb.Duration `protobuf:"bytes,9,opt,name=round_trip_time,json=roundTripTime,proto3" json:"round_trip_time,omitempty"`
+	// The ways to it from the locators of this router, in the order of their
+	// addresses. The other fields sum them up.
+	Paths         []*LocatorPath `protobuf:"bytes,10,rep,name=paths,proto3" json:"paths,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1652,6 +1721,649 @@ func (x *RemoteLocator) GetRoundTripTime() *durationpb.Duration {
 	return nil
 }
 
+func (x *RemoteLocator) GetPaths() []*LocatorPath {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
+// LocatorPath is the way from a locator of this router to a remote one.
+type LocatorPath struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The address of the local locator.
+	Local string `protobuf:"bytes,1,opt,name=local,proto3" json:"local,omitempty"`
+	// It works; false once the last probes had no reply.
+	Up bool `protobuf:"varint,2,opt,name=up,proto3" json:"up,omitempty"`
+	// Probes in a row without a reply.
+	Failures uint32 `protobuf:"varint,3,opt,name=failures,proto3" json:"failures,omitempty"`
+	// When the last probe went out; unset before the first.
+	LastProbe *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=last_probe,json=lastProbe,proto3" json:"last_probe,omitempty"`
+	// When the last reply came; unset before the first.
+	LastReply *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=last_reply,json=lastReply,proto3" json:"last_reply,omitempty"`
+	// The smoothed time from probe to reply; unset before the first.
+	RoundTripTime *durationpb.Duration `protobuf:"bytes,6,opt,name=round_trip_time,json=roundTripTime,proto3" json:"round_trip_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LocatorPath) Reset() {
+	*x = LocatorPath{}
+	mi := &file_eidolon_v1_router_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LocatorPath) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LocatorPath) ProtoMessage() {}
+
+func (x *LocatorPath) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_router_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LocatorPath.ProtoReflect.Descriptor instead.
+func (*LocatorPath) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *LocatorPath) GetLocal() string {
+	if x != nil {
+		return x.Local
+	}
+	return ""
+}
+
+func (x *LocatorPath) GetUp() bool {
+	if x != nil {
+		return x.Up
+	}
+	return false
+}
+
+func (x *LocatorPath) GetFailures() uint32 {
+	if x != nil {
+		return x.Failures
+	}
+	return 0
+}
+
+func (x *LocatorPath) GetLastProbe() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastProbe
+	}
+	return nil
+}
+
+func (x *LocatorPath) GetLastReply() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastReply
+	}
+	return nil
+}
+
+func (x *LocatorPath) GetRoundTripTime() *durationpb.Duration {
+	if x != nil {
+		return x.RoundTripTime
+	}
+	return nil
+}
+
+// ListLocalLocatorsRequest is empty.
+type ListLocalLocatorsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLocalLocatorsRequest) Reset() {
+	*x = ListLocalLocatorsRequest{}
+	mi := &file_eidolon_v1_router_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLocalLocatorsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLocalLocatorsRequest) ProtoMessage() {}
+
+func (x *ListLocalLocatorsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_router_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLocalLocatorsRequest.ProtoReflect.Descriptor instead.
+func (*ListLocalLocatorsRequest) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{25}
+}
+
+// ListLocalLocatorsResponse holds the locators.
+type ListLocalLocatorsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of the uplinks, and after them some that were there lately.
+	LocalLocators []*LocalLocator `protobuf:"bytes,1,rep,name=local_locators,json=localLocators,proto3" json:"local_locators,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLocalLocatorsResponse) Reset() {
+	*x = ListLocalLocatorsResponse{}
+	mi := &file_eidolon_v1_router_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLocalLocatorsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLocalLocatorsResponse) ProtoMessage() {}
+
+func (x *ListLocalLocatorsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_router_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLocalLocatorsResponse.ProtoReflect.Descriptor instead.
+func (*ListLocalLocatorsResponse) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ListLocalLocatorsResponse) GetLocalLocators() []*LocalLocator {
+	if x != nil {
+		return x.LocalLocators
+	}
+	return nil
+}
+
+// LocalLocator is a locator of this router.
+type LocalLocator struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The address.
+	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// The interface that has it; empty for one that is not watched.
+	Interface string `protobuf:"bytes,2,opt,name=interface,proto3" json:"interface,omitempty"`
+	// Whether it is used.
+	State LocalLocatorState `protobuf:"varint,3,opt,name=state,proto3,enum=eidolon.v1.LocalLocatorState" json:"state,omitempty"`
+	// When a locator that is held is used again; unset in other states.
+	HeldUntil *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=held_until,json=heldUntil,proto3" json:"held_until,omitempty"`
+	// How often it went away in a row, each time within a minute of the last.
+	Flaps uint32 `protobuf:"varint,5,opt,name=flaps,proto3" json:"flaps,omitempty"`
+	// When it last went away; unset if it never did.
+	LastLeft *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=last_left,json=lastLeft,proto3" json:"last_left,omitempty"`
+	// An operator wants no traffic by it.
+	Drained bool `protobuf:"varint,7,opt,name=drained,proto3" json:"drained,omitempty"`
+	// What an operator has set; unset when it is as configured.
+	SetPriority *uint32 `protobuf:"varint,8,opt,name=set_priority,json=setPriority,proto3,oneof" json:"set_priority,omitempty"`
+	// Like set_priority.
+	SetWeight *uint32 `protobuf:"varint,9,opt,name=set_weight,json=setWeight,proto3,oneof" json:"set_weight,omitempty"`
+	// The priority of outgoing traffic: 255 when it is drained, 254 when no
+	// database-mapping has the locator.
+	Priority uint32 `protobuf:"varint,10,opt,name=priority,proto3" json:"priority,omitempty"`
+	// The weight of outgoing traffic.
+	Weight uint32 `protobuf:"varint,11,opt,name=weight,proto3" json:"weight,omitempty"`
+	// How many ways from it to remote locators are probed.
+	Paths uint32 `protobuf:"varint,12,opt,name=paths,proto3" json:"paths,omitempty"`
+	// How many of them do not work.
+	PathsDown uint32 `protobuf:"varint,13,opt,name=paths_down,json=pathsDown,proto3" json:"paths_down,omitempty"`
+	// When something last came back to it for a probe or an Info-Request; unset
+	// if nothing did.
+	LastReply     *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=last_reply,json=lastReply,proto3" json:"last_reply,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LocalLocator) Reset() {
+	*x = LocalLocator{}
+	mi := &file_eidolon_v1_router_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LocalLocator) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LocalLocator) ProtoMessage() {}
+
+func (x *LocalLocator) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_router_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LocalLocator.ProtoReflect.Descriptor instead.
+func (*LocalLocator) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *LocalLocator) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *LocalLocator) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *LocalLocator) GetState() LocalLocatorState {
+	if x != nil {
+		return x.State
+	}
+	return LocalLocatorState_LOCAL_LOCATOR_STATE_UNSPECIFIED
+}
+
+func (x *LocalLocator) GetHeldUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.HeldUntil
+	}
+	return nil
+}
+
+func (x *LocalLocator) GetFlaps() uint32 {
+	if x != nil {
+		return x.Flaps
+	}
+	return 0
+}
+
+func (x *LocalLocator) GetLastLeft() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastLeft
+	}
+	return nil
+}
+
+func (x *LocalLocator) GetDrained() bool {
+	if x != nil {
+		return x.Drained
+	}
+	return false
+}
+
+func (x *LocalLocator) GetSetPriority() uint32 {
+	if x != nil && x.SetPriority != nil {
+		return *x.SetPriority
+	}
+	return 0
+}
+
+func (x *LocalLocator) GetSetWeight() uint32 {
+	if x != nil && x.SetWeight != nil {
+		return *x.SetWeight
+	}
+	return 0
+}
+
+func (x *LocalLocator) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+func (x *LocalLocator) GetWeight() uint32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
+func (x *LocalLocator) GetPaths() uint32 {
+	if x != nil {
+		return x.Paths
+	}
+	return 0
+}
+
+func (x *LocalLocator) GetPathsDown() uint32 {
+	if x != nil {
+		return x.PathsDown
+	}
+	return 0
+}
+
+func (x *LocalLocator) GetLastReply() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastReply
+	}
+	return nil
+}
+
+// DrainLocatorRequest names local locators.
+type DrainLocatorRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The address of one, or an interface for all that it has now or gets later;
+	// required.
+	Locator       string `protobuf:"bytes,1,opt,name=locator,proto3" json:"locator,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainLocatorRequest) Reset() {
+	*x = DrainLocatorRequest{}
+	mi := &file_eidolon_v1_router_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainLocatorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainLocatorRequest) ProtoMessage() {}
+
+func (x *DrainLocatorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_router_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainLocatorRequest.ProtoReflect.Descriptor instead.
+func (*DrainLocatorRequest) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *DrainLocatorRequest) GetLocator() string {
+	if x != nil {
+		return x.Locator
+	}
+	return ""
+}
+
+// DrainLocatorResponse holds the locators that were named.
+type DrainLocatorResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As they are now; empty for an interface without an address.
+	LocalLocators []*LocalLocator `protobuf:"bytes,1,rep,name=local_locators,json=localLocators,proto3" json:"local_locators,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainLocatorResponse) Reset() {
+	*x = DrainLocatorResponse{}
+	mi := &file_eidolon_v1_router_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainLocatorResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainLocatorResponse) ProtoMessage() {}
+
+func (x *DrainLocatorResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_router_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainLocatorResponse.ProtoReflect.Descriptor instead.
+func (*DrainLocatorResponse) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *DrainLocatorResponse) GetLocalLocators() []*LocalLocator {
+	if x != nil {
+		return x.LocalLocators
+	}
+	return nil
+}
+
+// UndrainLocatorRequest names local locators.
+type UndrainLocatorRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in DrainLocatorRequest; required. A locator whose interface is drained
+	// stays drained when only its address is named.
+	Locator       string `protobuf:"bytes,1,opt,name=locator,proto3" json:"locator,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndrainLocatorRequest) Reset() {
+	*x = UndrainLocatorRequest{}
+	mi := &file_eidolon_v1_router_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndrainLocatorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndrainLocatorRequest) ProtoMessage() {}
+
+func (x *UndrainLocatorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_router_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndrainLocatorRequest.ProtoReflect.Descriptor instead.
+func (*UndrainLocatorRequest) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *UndrainLocatorRequest) GetLocator() string {
+	if x != nil {
+		return x.Locator
+	}
+	return ""
+}
+
+// UndrainLocatorResponse holds the locators that were named.
+type UndrainLocatorResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As they are now; empty for an interface without an address.
+	LocalLocators []*LocalLocator `protobuf:"bytes,1,rep,name=local_locators,json=localLocators,proto3" json:"local_locators,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndrainLocatorResponse) Reset() {
+	*x = UndrainLocatorResponse{}
+	mi := &file_eidolon_v1_router_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndrainLocatorResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndrainLocatorResponse) ProtoMessage() {}
+
+func (x *UndrainLocatorResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_router_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndrainLocatorResponse.ProtoReflect.Descriptor instead.
+func (*UndrainLocatorResponse) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *UndrainLocatorResponse) GetLocalLocators() []*LocalLocator {
+	if x != nil {
+		return x.LocalLocators
+	}
+	return nil
+}
+
+// SetLocatorRequest names local locators and what they get.
+type SetLocatorRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in DrainLocatorRequest; required. What is set of an address is used before
+	// what is set of its interface.
+	Locator string `protobuf:"bytes,1,opt,name=locator,proto3" json:"locator,omitempty"`
+	// 0 to 255, where 255 is not to be used; as configured when it is left out.
+	Priority *uint32 `protobuf:"varint,2,opt,name=priority,proto3,oneof" json:"priority,omitempty"`
+	// 0 to 255; as configured when it is left out.
+	Weight        *uint32 `protobuf:"varint,3,opt,name=weight,proto3,oneof" json:"weight,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLocatorRequest) Reset() {
+	*x = SetLocatorRequest{}
+	mi := &file_eidolon_v1_router_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLocatorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLocatorRequest) ProtoMessage() {}
+
+func (x *SetLocatorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_router_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLocatorRequest.ProtoReflect.Descriptor instead.
+func (*SetLocatorRequest) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *SetLocatorRequest) GetLocator() string {
+	if x != nil {
+		return x.Locator
+	}
+	return ""
+}
+
+func (x *SetLocatorRequest) GetPriority() uint32 {
+	if x != nil && x.Priority != nil {
+		return *x.Priority
+	}
+	return 0
+}
+
+func (x *SetLocatorRequest) GetWeight() uint32 {
+	if x != nil && x.Weight != nil {
+		return *x.Weight
+	}
+	return 0
+}
+
+// SetLocatorResponse holds the locators that were named.
+type SetLocatorResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As they are now; empty for an interface without an address.
+	LocalLocators []*LocalLocator `protobuf:"bytes,1,rep,name=local_locators,json=localLocators,proto3" json:"local_locators,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLocatorResponse) Reset() {
+	*x = SetLocatorResponse{}
+	mi := &file_eidolon_v1_router_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLocatorResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLocatorResponse) ProtoMessage() {}
+
+func (x *SetLocatorResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_router_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLocatorResponse.ProtoReflect.Descriptor instead.
+func (*SetLocatorResponse) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *SetLocatorResponse) GetLocalLocators() []*LocalLocator {
+	if x != nil {
+		return x.LocalLocators
+	}
+	return nil
+}
+
 // MonitorRouterRequest selects events.
 type MonitorRouterRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1664,7 +2376,7 @@ type MonitorRouterRequest struct {
 
 func (x *MonitorRouterRequest) Reset() {
 	*x = MonitorRouterRequest{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[24]
+	mi := &file_eidolon_v1_router_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1676,7 +2388,7 @@ func (x *MonitorRouterRequest) String() string {
 func (*MonitorRouterRequest) ProtoMessage() {}
 
 func (x *MonitorRouterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[24]
+	mi := &file_eidolon_v1_router_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1689,7 +2401,7 @@ func (x *MonitorRouterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MonitorRouterRequest.ProtoReflect.Descriptor instead.
 func (*MonitorRouterRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{24}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *MonitorRouterRequest) GetEid() string {
@@ -1710,7 +2422,7 @@ type MonitorRouterResponse struct {
 
 func (x *MonitorRouterResponse) Reset() {
 	*x = MonitorRouterResponse{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[25]
+	mi := &file_eidolon_v1_router_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1722,7 +2434,7 @@ func (x *MonitorRouterResponse) String() string {
 func (*MonitorRouterResponse) ProtoMessage() {}
 
 func (x *MonitorRouterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[25]
+	mi := &file_eidolon_v1_router_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1735,7 +2447,7 @@ func (x *MonitorRouterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MonitorRouterResponse.ProtoReflect.Descriptor instead.
 func (*MonitorRouterResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{25}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *MonitorRouterResponse) GetEvents() []*Event {
@@ -1853,7 +2565,7 @@ const file_eidolon_v1_router_proto_rawDesc = "" +
 	"\x0eremote_locator\x18\x04 \x01(\v2\x19.eidolon.v1.RemoteLocatorR\rremoteLocator\"\x1b\n" +
 	"\x19ListRemoteLocatorsRequest\"`\n" +
 	"\x1aListRemoteLocatorsResponse\x12B\n" +
-	"\x0fremote_locators\x18\x01 \x03(\v2\x19.eidolon.v1.RemoteLocatorR\x0eremoteLocators\"\xf9\x02\n" +
+	"\x0fremote_locators\x18\x01 \x03(\v2\x19.eidolon.v1.RemoteLocatorR\x0eremoteLocators\"\xa8\x03\n" +
 	"\rRemoteLocator\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x0e\n" +
 	"\x02up\x18\x02 \x01(\bR\x02up\x12\x1a\n" +
@@ -1865,7 +2577,59 @@ const file_eidolon_v1_router_proto_rawDesc = "" +
 	"\n" +
 	"last_reply\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tlastReply\x127\n" +
 	"\tlast_used\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\blastUsed\x12A\n" +
-	"\x0fround_trip_time\x18\t \x01(\v2\x19.google.protobuf.DurationR\rroundTripTime\"(\n" +
+	"\x0fround_trip_time\x18\t \x01(\v2\x19.google.protobuf.DurationR\rroundTripTime\x12-\n" +
+	"\x05paths\x18\n" +
+	" \x03(\v2\x17.eidolon.v1.LocatorPathR\x05paths\"\x88\x02\n" +
+	"\vLocatorPath\x12\x14\n" +
+	"\x05local\x18\x01 \x01(\tR\x05local\x12\x0e\n" +
+	"\x02up\x18\x02 \x01(\bR\x02up\x12\x1a\n" +
+	"\bfailures\x18\x03 \x01(\rR\bfailures\x129\n" +
+	"\n" +
+	"last_probe\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tlastProbe\x129\n" +
+	"\n" +
+	"last_reply\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tlastReply\x12A\n" +
+	"\x0fround_trip_time\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\rroundTripTime\"\x1a\n" +
+	"\x18ListLocalLocatorsRequest\"\\\n" +
+	"\x19ListLocalLocatorsResponse\x12?\n" +
+	"\x0elocal_locators\x18\x01 \x03(\v2\x18.eidolon.v1.LocalLocatorR\rlocalLocators\"\xaf\x04\n" +
+	"\fLocalLocator\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1c\n" +
+	"\tinterface\x18\x02 \x01(\tR\tinterface\x123\n" +
+	"\x05state\x18\x03 \x01(\x0e2\x1d.eidolon.v1.LocalLocatorStateR\x05state\x129\n" +
+	"\n" +
+	"held_until\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\theldUntil\x12\x14\n" +
+	"\x05flaps\x18\x05 \x01(\rR\x05flaps\x127\n" +
+	"\tlast_left\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\blastLeft\x12\x18\n" +
+	"\adrained\x18\a \x01(\bR\adrained\x12&\n" +
+	"\fset_priority\x18\b \x01(\rH\x00R\vsetPriority\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"set_weight\x18\t \x01(\rH\x01R\tsetWeight\x88\x01\x01\x12\x1a\n" +
+	"\bpriority\x18\n" +
+	" \x01(\rR\bpriority\x12\x16\n" +
+	"\x06weight\x18\v \x01(\rR\x06weight\x12\x14\n" +
+	"\x05paths\x18\f \x01(\rR\x05paths\x12\x1d\n" +
+	"\n" +
+	"paths_down\x18\r \x01(\rR\tpathsDown\x129\n" +
+	"\n" +
+	"last_reply\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\tlastReplyB\x0f\n" +
+	"\r_set_priorityB\r\n" +
+	"\v_set_weight\"/\n" +
+	"\x13DrainLocatorRequest\x12\x18\n" +
+	"\alocator\x18\x01 \x01(\tR\alocator\"W\n" +
+	"\x14DrainLocatorResponse\x12?\n" +
+	"\x0elocal_locators\x18\x01 \x03(\v2\x18.eidolon.v1.LocalLocatorR\rlocalLocators\"1\n" +
+	"\x15UndrainLocatorRequest\x12\x18\n" +
+	"\alocator\x18\x01 \x01(\tR\alocator\"Y\n" +
+	"\x16UndrainLocatorResponse\x12?\n" +
+	"\x0elocal_locators\x18\x01 \x03(\v2\x18.eidolon.v1.LocalLocatorR\rlocalLocators\"\x83\x01\n" +
+	"\x11SetLocatorRequest\x12\x18\n" +
+	"\alocator\x18\x01 \x01(\tR\alocator\x12\x1f\n" +
+	"\bpriority\x18\x02 \x01(\rH\x00R\bpriority\x88\x01\x01\x12\x1b\n" +
+	"\x06weight\x18\x03 \x01(\rH\x01R\x06weight\x88\x01\x01B\v\n" +
+	"\t_priorityB\t\n" +
+	"\a_weight\"U\n" +
+	"\x12SetLocatorResponse\x12?\n" +
+	"\x0elocal_locators\x18\x01 \x03(\v2\x18.eidolon.v1.LocalLocatorR\rlocalLocators\"(\n" +
 	"\x14MonitorRouterRequest\x12\x10\n" +
 	"\x03eid\x18\x01 \x01(\tR\x03eid\"B\n" +
 	"\x15MonitorRouterResponse\x12)\n" +
@@ -1876,7 +2640,14 @@ const file_eidolon_v1_router_proto_rawDesc = "" +
 	"\x1dREGISTRATION_STATE_REGISTERED\x10\x02\x12\"\n" +
 	"\x1eREGISTRATION_STATE_UNCONFIRMED\x10\x03\x12\x1b\n" +
 	"\x17REGISTRATION_STATE_SENT\x10\x04\x12 \n" +
-	"\x1cREGISTRATION_STATE_WITHDRAWN\x10\x052\xc3\x06\n" +
+	"\x1cREGISTRATION_STATE_WITHDRAWN\x10\x05*\xd2\x01\n" +
+	"\x11LocalLocatorState\x12#\n" +
+	"\x1fLOCAL_LOCATOR_STATE_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16LOCAL_LOCATOR_STATE_UP\x10\x01\x12\"\n" +
+	"\x1eLOCAL_LOCATOR_STATE_NO_CARRIER\x10\x02\x12\x1c\n" +
+	"\x18LOCAL_LOCATOR_STATE_DEAD\x10\x03\x12\x1c\n" +
+	"\x18LOCAL_LOCATOR_STATE_HELD\x10\x04\x12\x1c\n" +
+	"\x18LOCAL_LOCATOR_STATE_GONE\x10\x052\x9e\t\n" +
 	"\rRouterService\x12i\n" +
 	"\x14ListDatabaseMappings\x12'.eidolon.v1.ListDatabaseMappingsRequest\x1a(.eidolon.v1.ListDatabaseMappingsResponse\x12W\n" +
 	"\x0eListMapServers\x12!.eidolon.v1.ListMapServersRequest\x1a\".eidolon.v1.ListMapServersResponse\x12]\n" +
@@ -1884,7 +2655,12 @@ const file_eidolon_v1_router_proto_rawDesc = "" +
 	"\fListMapCache\x12\x1f.eidolon.v1.ListMapCacheRequest\x1a .eidolon.v1.ListMapCacheResponse0\x01\x12W\n" +
 	"\x0eLookupMapCache\x12!.eidolon.v1.LookupMapCacheRequest\x1a\".eidolon.v1.LookupMapCacheResponse\x12T\n" +
 	"\rClearMapCache\x12 .eidolon.v1.ClearMapCacheRequest\x1a!.eidolon.v1.ClearMapCacheResponse\x12c\n" +
-	"\x12ListRemoteLocators\x12%.eidolon.v1.ListRemoteLocatorsRequest\x1a&.eidolon.v1.ListRemoteLocatorsResponse\x12N\n" +
+	"\x12ListRemoteLocators\x12%.eidolon.v1.ListRemoteLocatorsRequest\x1a&.eidolon.v1.ListRemoteLocatorsResponse\x12`\n" +
+	"\x11ListLocalLocators\x12$.eidolon.v1.ListLocalLocatorsRequest\x1a%.eidolon.v1.ListLocalLocatorsResponse\x12Q\n" +
+	"\fDrainLocator\x12\x1f.eidolon.v1.DrainLocatorRequest\x1a .eidolon.v1.DrainLocatorResponse\x12W\n" +
+	"\x0eUndrainLocator\x12!.eidolon.v1.UndrainLocatorRequest\x1a\".eidolon.v1.UndrainLocatorResponse\x12K\n" +
+	"\n" +
+	"SetLocator\x12\x1d.eidolon.v1.SetLocatorRequest\x1a\x1e.eidolon.v1.SetLocatorResponse\x12N\n" +
 	"\vExplainFlow\x12\x1e.eidolon.v1.ExplainFlowRequest\x1a\x1f.eidolon.v1.ExplainFlowResponse\x12V\n" +
 	"\rMonitorRouter\x12 .eidolon.v1.MonitorRouterRequest\x1a!.eidolon.v1.MonitorRouterResponse0\x01B@Z>github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1;eidolonv1b\x06proto3"
 
@@ -1900,100 +2676,131 @@ func file_eidolon_v1_router_proto_rawDescGZIP() []byte {
 	return file_eidolon_v1_router_proto_rawDescData
 }
 
-var file_eidolon_v1_router_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_eidolon_v1_router_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_eidolon_v1_router_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_eidolon_v1_router_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_eidolon_v1_router_proto_goTypes = []any{
 	(RegistrationState)(0),               // 0: eidolon.v1.RegistrationState
-	(*ListDatabaseMappingsRequest)(nil),  // 1: eidolon.v1.ListDatabaseMappingsRequest
-	(*ListDatabaseMappingsResponse)(nil), // 2: eidolon.v1.ListDatabaseMappingsResponse
-	(*DatabaseMapping)(nil),              // 3: eidolon.v1.DatabaseMapping
-	(*DatabaseRegistration)(nil),         // 4: eidolon.v1.DatabaseRegistration
-	(*ListMapServersRequest)(nil),        // 5: eidolon.v1.ListMapServersRequest
-	(*ListMapServersResponse)(nil),       // 6: eidolon.v1.ListMapServersResponse
-	(*MapServer)(nil),                    // 7: eidolon.v1.MapServer
-	(*ListMapResolversRequest)(nil),      // 8: eidolon.v1.ListMapResolversRequest
-	(*ListMapResolversResponse)(nil),     // 9: eidolon.v1.ListMapResolversResponse
-	(*MapResolver)(nil),                  // 10: eidolon.v1.MapResolver
-	(*ListMapCacheRequest)(nil),          // 11: eidolon.v1.ListMapCacheRequest
-	(*ListMapCacheResponse)(nil),         // 12: eidolon.v1.ListMapCacheResponse
-	(*MapCacheEntry)(nil),                // 13: eidolon.v1.MapCacheEntry
-	(*LookupMapCacheRequest)(nil),        // 14: eidolon.v1.LookupMapCacheRequest
-	(*LookupMapCacheResponse)(nil),       // 15: eidolon.v1.LookupMapCacheResponse
-	(*ClearMapCacheRequest)(nil),         // 16: eidolon.v1.ClearMapCacheRequest
-	(*ClearMapCacheResponse)(nil),        // 17: eidolon.v1.ClearMapCacheResponse
-	(*ExplainFlowRequest)(nil),           // 18: eidolon.v1.ExplainFlowRequest
-	(*ExplainFlowResponse)(nil),          // 19: eidolon.v1.ExplainFlowResponse
-	(*PendingResolution)(nil),            // 20: eidolon.v1.PendingResolution
-	(*LocatorUse)(nil),                   // 21: eidolon.v1.LocatorUse
-	(*ListRemoteLocatorsRequest)(nil),    // 22: eidolon.v1.ListRemoteLocatorsRequest
-	(*ListRemoteLocatorsResponse)(nil),   // 23: eidolon.v1.ListRemoteLocatorsResponse
-	(*RemoteLocator)(nil),                // 24: eidolon.v1.RemoteLocator
-	(*MonitorRouterRequest)(nil),         // 25: eidolon.v1.MonitorRouterRequest
-	(*MonitorRouterResponse)(nil),        // 26: eidolon.v1.MonitorRouterResponse
-	(*Record)(nil),                       // 27: eidolon.v1.Record
-	(*timestamppb.Timestamp)(nil),        // 28: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),          // 29: google.protobuf.Duration
-	(*Locator)(nil),                      // 30: eidolon.v1.Locator
-	(*Event)(nil),                        // 31: eidolon.v1.Event
+	(LocalLocatorState)(0),               // 1: eidolon.v1.LocalLocatorState
+	(*ListDatabaseMappingsRequest)(nil),  // 2: eidolon.v1.ListDatabaseMappingsRequest
+	(*ListDatabaseMappingsResponse)(nil), // 3: eidolon.v1.ListDatabaseMappingsResponse
+	(*DatabaseMapping)(nil),              // 4: eidolon.v1.DatabaseMapping
+	(*DatabaseRegistration)(nil),         // 5: eidolon.v1.DatabaseRegistration
+	(*ListMapServersRequest)(nil),        // 6: eidolon.v1.ListMapServersRequest
+	(*ListMapServersResponse)(nil),       // 7: eidolon.v1.ListMapServersResponse
+	(*MapServer)(nil),                    // 8: eidolon.v1.MapServer
+	(*ListMapResolversRequest)(nil),      // 9: eidolon.v1.ListMapResolversRequest
+	(*ListMapResolversResponse)(nil),     // 10: eidolon.v1.ListMapResolversResponse
+	(*MapResolver)(nil),                  // 11: eidolon.v1.MapResolver
+	(*ListMapCacheRequest)(nil),          // 12: eidolon.v1.ListMapCacheRequest
+	(*ListMapCacheResponse)(nil),         // 13: eidolon.v1.ListMapCacheResponse
+	(*MapCacheEntry)(nil),                // 14: eidolon.v1.MapCacheEntry
+	(*LookupMapCacheRequest)(nil),        // 15: eidolon.v1.LookupMapCacheRequest
+	(*LookupMapCacheResponse)(nil),       // 16: eidolon.v1.LookupMapCacheResponse
+	(*ClearMapCacheRequest)(nil),         // 17: eidolon.v1.ClearMapCacheRequest
+	(*ClearMapCacheResponse)(nil),        // 18: eidolon.v1.ClearMapCacheResponse
+	(*ExplainFlowRequest)(nil),           // 19: eidolon.v1.ExplainFlowRequest
+	(*ExplainFlowResponse)(nil),          // 20: eidolon.v1.ExplainFlowResponse
+	(*PendingResolution)(nil),            // 21: eidolon.v1.PendingResolution
+	(*LocatorUse)(nil),                   // 22: eidolon.v1.LocatorUse
+	(*ListRemoteLocatorsRequest)(nil),    // 23: eidolon.v1.ListRemoteLocatorsRequest
+	(*ListRemoteLocatorsResponse)(nil),   // 24: eidolon.v1.ListRemoteLocatorsResponse
+	(*RemoteLocator)(nil),                // 25: eidolon.v1.RemoteLocator
+	(*LocatorPath)(nil),                  // 26: eidolon.v1.LocatorPath
+	(*ListLocalLocatorsRequest)(nil),     // 27: eidolon.v1.ListLocalLocatorsRequest
+	(*ListLocalLocatorsResponse)(nil),    // 28: eidolon.v1.ListLocalLocatorsResponse
+	(*LocalLocator)(nil),                 // 29: eidolon.v1.LocalLocator
+	(*DrainLocatorRequest)(nil),          // 30: eidolon.v1.DrainLocatorRequest
+	(*DrainLocatorResponse)(nil),         // 31: eidolon.v1.DrainLocatorResponse
+	(*UndrainLocatorRequest)(nil),        // 32: eidolon.v1.UndrainLocatorRequest
+	(*UndrainLocatorResponse)(nil),       // 33: eidolon.v1.UndrainLocatorResponse
+	(*SetLocatorRequest)(nil),            // 34: eidolon.v1.SetLocatorRequest
+	(*SetLocatorResponse)(nil),           // 35: eidolon.v1.SetLocatorResponse
+	(*MonitorRouterRequest)(nil),         // 36: eidolon.v1.MonitorRouterRequest
+	(*MonitorRouterResponse)(nil),        // 37: eidolon.v1.MonitorRouterResponse
+	(*Record)(nil),                       // 38: eidolon.v1.Record
+	(*timestamppb.Timestamp)(nil),        // 39: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),          // 40: google.protobuf.Duration
+	(*Locator)(nil),                      // 41: eidolon.v1.Locator
+	(*Event)(nil),                        // 42: eidolon.v1.Event
 }
 var file_eidolon_v1_router_proto_depIdxs = []int32{
-	3,  // 0: eidolon.v1.ListDatabaseMappingsResponse.database_mappings:type_name -> eidolon.v1.DatabaseMapping
-	27, // 1: eidolon.v1.DatabaseMapping.record:type_name -> eidolon.v1.Record
-	4,  // 2: eidolon.v1.DatabaseMapping.registrations:type_name -> eidolon.v1.DatabaseRegistration
+	4,  // 0: eidolon.v1.ListDatabaseMappingsResponse.database_mappings:type_name -> eidolon.v1.DatabaseMapping
+	38, // 1: eidolon.v1.DatabaseMapping.record:type_name -> eidolon.v1.Record
+	5,  // 2: eidolon.v1.DatabaseMapping.registrations:type_name -> eidolon.v1.DatabaseRegistration
 	0,  // 3: eidolon.v1.DatabaseRegistration.state:type_name -> eidolon.v1.RegistrationState
-	28, // 4: eidolon.v1.DatabaseRegistration.last_sent:type_name -> google.protobuf.Timestamp
-	28, // 5: eidolon.v1.DatabaseRegistration.last_notify:type_name -> google.protobuf.Timestamp
-	28, // 6: eidolon.v1.DatabaseRegistration.next:type_name -> google.protobuf.Timestamp
-	29, // 7: eidolon.v1.DatabaseRegistration.round_trip_time:type_name -> google.protobuf.Duration
-	7,  // 8: eidolon.v1.ListMapServersResponse.map_servers:type_name -> eidolon.v1.MapServer
-	28, // 9: eidolon.v1.MapServer.last_sent:type_name -> google.protobuf.Timestamp
-	28, // 10: eidolon.v1.MapServer.last_notify:type_name -> google.protobuf.Timestamp
-	29, // 11: eidolon.v1.MapServer.round_trip_time:type_name -> google.protobuf.Duration
-	10, // 12: eidolon.v1.ListMapResolversResponse.map_resolvers:type_name -> eidolon.v1.MapResolver
-	29, // 13: eidolon.v1.MapResolver.round_trip_time:type_name -> google.protobuf.Duration
-	28, // 14: eidolon.v1.MapResolver.last_reply:type_name -> google.protobuf.Timestamp
-	13, // 15: eidolon.v1.ListMapCacheResponse.entries:type_name -> eidolon.v1.MapCacheEntry
-	27, // 16: eidolon.v1.MapCacheEntry.record:type_name -> eidolon.v1.Record
-	28, // 17: eidolon.v1.MapCacheEntry.installed:type_name -> google.protobuf.Timestamp
-	28, // 18: eidolon.v1.MapCacheEntry.expires:type_name -> google.protobuf.Timestamp
-	28, // 19: eidolon.v1.MapCacheEntry.last_used:type_name -> google.protobuf.Timestamp
-	13, // 20: eidolon.v1.LookupMapCacheResponse.entry:type_name -> eidolon.v1.MapCacheEntry
-	3,  // 21: eidolon.v1.ExplainFlowResponse.database_mapping:type_name -> eidolon.v1.DatabaseMapping
-	13, // 22: eidolon.v1.ExplainFlowResponse.entry:type_name -> eidolon.v1.MapCacheEntry
-	20, // 23: eidolon.v1.ExplainFlowResponse.resolution:type_name -> eidolon.v1.PendingResolution
-	21, // 24: eidolon.v1.ExplainFlowResponse.locators:type_name -> eidolon.v1.LocatorUse
-	28, // 25: eidolon.v1.PendingResolution.next:type_name -> google.protobuf.Timestamp
-	30, // 26: eidolon.v1.LocatorUse.locator:type_name -> eidolon.v1.Locator
-	24, // 27: eidolon.v1.LocatorUse.remote_locator:type_name -> eidolon.v1.RemoteLocator
-	24, // 28: eidolon.v1.ListRemoteLocatorsResponse.remote_locators:type_name -> eidolon.v1.RemoteLocator
-	28, // 29: eidolon.v1.RemoteLocator.last_probe:type_name -> google.protobuf.Timestamp
-	28, // 30: eidolon.v1.RemoteLocator.last_reply:type_name -> google.protobuf.Timestamp
-	28, // 31: eidolon.v1.RemoteLocator.last_used:type_name -> google.protobuf.Timestamp
-	29, // 32: eidolon.v1.RemoteLocator.round_trip_time:type_name -> google.protobuf.Duration
-	31, // 33: eidolon.v1.MonitorRouterResponse.events:type_name -> eidolon.v1.Event
-	1,  // 34: eidolon.v1.RouterService.ListDatabaseMappings:input_type -> eidolon.v1.ListDatabaseMappingsRequest
-	5,  // 35: eidolon.v1.RouterService.ListMapServers:input_type -> eidolon.v1.ListMapServersRequest
-	8,  // 36: eidolon.v1.RouterService.ListMapResolvers:input_type -> eidolon.v1.ListMapResolversRequest
-	11, // 37: eidolon.v1.RouterService.ListMapCache:input_type -> eidolon.v1.ListMapCacheRequest
-	14, // 38: eidolon.v1.RouterService.LookupMapCache:input_type -> eidolon.v1.LookupMapCacheRequest
-	16, // 39: eidolon.v1.RouterService.ClearMapCache:input_type -> eidolon.v1.ClearMapCacheRequest
-	22, // 40: eidolon.v1.RouterService.ListRemoteLocators:input_type -> eidolon.v1.ListRemoteLocatorsRequest
-	18, // 41: eidolon.v1.RouterService.ExplainFlow:input_type -> eidolon.v1.ExplainFlowRequest
-	25, // 42: eidolon.v1.RouterService.MonitorRouter:input_type -> eidolon.v1.MonitorRouterRequest
-	2,  // 43: eidolon.v1.RouterService.ListDatabaseMappings:output_type -> eidolon.v1.ListDatabaseMappingsResponse
-	6,  // 44: eidolon.v1.RouterService.ListMapServers:output_type -> eidolon.v1.ListMapServersResponse
-	9,  // 45: eidolon.v1.RouterService.ListMapResolvers:output_type -> eidolon.v1.ListMapResolversResponse
-	12, // 46: eidolon.v1.RouterService.ListMapCache:output_type -> eidolon.v1.ListMapCacheResponse
-	15, // 47: eidolon.v1.RouterService.LookupMapCache:output_type -> eidolon.v1.LookupMapCacheResponse
-	17, // 48: eidolon.v1.RouterService.ClearMapCache:output_type -> eidolon.v1.ClearMapCacheResponse
-	23, // 49: eidolon.v1.RouterService.ListRemoteLocators:output_type -> eidolon.v1.ListRemoteLocatorsResponse
-	19, // 50: eidolon.v1.RouterService.ExplainFlow:output_type -> eidolon.v1.ExplainFlowResponse
-	26, // 51: eidolon.v1.RouterService.MonitorRouter:output_type -> eidolon.v1.MonitorRouterResponse
-	43, // [43:52] is the sub-list for method output_type
-	34, // [34:43] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	39, // 4: eidolon.v1.DatabaseRegistration.last_sent:type_name -> google.protobuf.Timestamp
+	39, // 5: eidolon.v1.DatabaseRegistration.last_notify:type_name -> google.protobuf.Timestamp
+	39, // 6: eidolon.v1.DatabaseRegistration.next:type_name -> google.protobuf.Timestamp
+	40, // 7: eidolon.v1.DatabaseRegistration.round_trip_time:type_name -> google.protobuf.Duration
+	8,  // 8: eidolon.v1.ListMapServersResponse.map_servers:type_name -> eidolon.v1.MapServer
+	39, // 9: eidolon.v1.MapServer.last_sent:type_name -> google.protobuf.Timestamp
+	39, // 10: eidolon.v1.MapServer.last_notify:type_name -> google.protobuf.Timestamp
+	40, // 11: eidolon.v1.MapServer.round_trip_time:type_name -> google.protobuf.Duration
+	11, // 12: eidolon.v1.ListMapResolversResponse.map_resolvers:type_name -> eidolon.v1.MapResolver
+	40, // 13: eidolon.v1.MapResolver.round_trip_time:type_name -> google.protobuf.Duration
+	39, // 14: eidolon.v1.MapResolver.last_reply:type_name -> google.protobuf.Timestamp
+	14, // 15: eidolon.v1.ListMapCacheResponse.entries:type_name -> eidolon.v1.MapCacheEntry
+	38, // 16: eidolon.v1.MapCacheEntry.record:type_name -> eidolon.v1.Record
+	39, // 17: eidolon.v1.MapCacheEntry.installed:type_name -> google.protobuf.Timestamp
+	39, // 18: eidolon.v1.MapCacheEntry.expires:type_name -> google.protobuf.Timestamp
+	39, // 19: eidolon.v1.MapCacheEntry.last_used:type_name -> google.protobuf.Timestamp
+	14, // 20: eidolon.v1.LookupMapCacheResponse.entry:type_name -> eidolon.v1.MapCacheEntry
+	4,  // 21: eidolon.v1.ExplainFlowResponse.database_mapping:type_name -> eidolon.v1.DatabaseMapping
+	14, // 22: eidolon.v1.ExplainFlowResponse.entry:type_name -> eidolon.v1.MapCacheEntry
+	21, // 23: eidolon.v1.ExplainFlowResponse.resolution:type_name -> eidolon.v1.PendingResolution
+	22, // 24: eidolon.v1.ExplainFlowResponse.locators:type_name -> eidolon.v1.LocatorUse
+	39, // 25: eidolon.v1.PendingResolution.next:type_name -> google.protobuf.Timestamp
+	41, // 26: eidolon.v1.LocatorUse.locator:type_name -> eidolon.v1.Locator
+	25, // 27: eidolon.v1.LocatorUse.remote_locator:type_name -> eidolon.v1.RemoteLocator
+	25, // 28: eidolon.v1.ListRemoteLocatorsResponse.remote_locators:type_name -> eidolon.v1.RemoteLocator
+	39, // 29: eidolon.v1.RemoteLocator.last_probe:type_name -> google.protobuf.Timestamp
+	39, // 30: eidolon.v1.RemoteLocator.last_reply:type_name -> google.protobuf.Timestamp
+	39, // 31: eidolon.v1.RemoteLocator.last_used:type_name -> google.protobuf.Timestamp
+	40, // 32: eidolon.v1.RemoteLocator.round_trip_time:type_name -> google.protobuf.Duration
+	26, // 33: eidolon.v1.RemoteLocator.paths:type_name -> eidolon.v1.LocatorPath
+	39, // 34: eidolon.v1.LocatorPath.last_probe:type_name -> google.protobuf.Timestamp
+	39, // 35: eidolon.v1.LocatorPath.last_reply:type_name -> google.protobuf.Timestamp
+	40, // 36: eidolon.v1.LocatorPath.round_trip_time:type_name -> google.protobuf.Duration
+	29, // 37: eidolon.v1.ListLocalLocatorsResponse.local_locators:type_name -> eidolon.v1.LocalLocator
+	1,  // 38: eidolon.v1.LocalLocator.state:type_name -> eidolon.v1.LocalLocatorState
+	39, // 39: eidolon.v1.LocalLocator.held_until:type_name -> google.protobuf.Timestamp
+	39, // 40: eidolon.v1.LocalLocator.last_left:type_name -> google.protobuf.Timestamp
+	39, // 41: eidolon.v1.LocalLocator.last_reply:type_name -> google.protobuf.Timestamp
+	29, // 42: eidolon.v1.DrainLocatorResponse.local_locators:type_name -> eidolon.v1.LocalLocator
+	29, // 43: eidolon.v1.UndrainLocatorResponse.local_locators:type_name -> eidolon.v1.LocalLocator
+	29, // 44: eidolon.v1.SetLocatorResponse.local_locators:type_name -> eidolon.v1.LocalLocator
+	42, // 45: eidolon.v1.MonitorRouterResponse.events:type_name -> eidolon.v1.Event
+	2,  // 46: eidolon.v1.RouterService.ListDatabaseMappings:input_type -> eidolon.v1.ListDatabaseMappingsRequest
+	6,  // 47: eidolon.v1.RouterService.ListMapServers:input_type -> eidolon.v1.ListMapServersRequest
+	9,  // 48: eidolon.v1.RouterService.ListMapResolvers:input_type -> eidolon.v1.ListMapResolversRequest
+	12, // 49: eidolon.v1.RouterService.ListMapCache:input_type -> eidolon.v1.ListMapCacheRequest
+	15, // 50: eidolon.v1.RouterService.LookupMapCache:input_type -> eidolon.v1.LookupMapCacheRequest
+	17, // 51: eidolon.v1.RouterService.ClearMapCache:input_type -> eidolon.v1.ClearMapCacheRequest
+	23, // 52: eidolon.v1.RouterService.ListRemoteLocators:input_type -> eidolon.v1.ListRemoteLocatorsRequest
+	27, // 53: eidolon.v1.RouterService.ListLocalLocators:input_type -> eidolon.v1.ListLocalLocatorsRequest
+	30, // 54: eidolon.v1.RouterService.DrainLocator:input_type -> eidolon.v1.DrainLocatorRequest
+	32, // 55: eidolon.v1.RouterService.UndrainLocator:input_type -> eidolon.v1.UndrainLocatorRequest
+	34, // 56: eidolon.v1.RouterService.SetLocator:input_type -> eidolon.v1.SetLocatorRequest
+	19, // 57: eidolon.v1.RouterService.ExplainFlow:input_type -> eidolon.v1.ExplainFlowRequest
+	36, // 58: eidolon.v1.RouterService.MonitorRouter:input_type -> eidolon.v1.MonitorRouterRequest
+	3,  // 59: eidolon.v1.RouterService.ListDatabaseMappings:output_type -> eidolon.v1.ListDatabaseMappingsResponse
+	7,  // 60: eidolon.v1.RouterService.ListMapServers:output_type -> eidolon.v1.ListMapServersResponse
+	10, // 61: eidolon.v1.RouterService.ListMapResolvers:output_type -> eidolon.v1.ListMapResolversResponse
+	13, // 62: eidolon.v1.RouterService.ListMapCache:output_type -> eidolon.v1.ListMapCacheResponse
+	16, // 63: eidolon.v1.RouterService.LookupMapCache:output_type -> eidolon.v1.LookupMapCacheResponse
+	18, // 64: eidolon.v1.RouterService.ClearMapCache:output_type -> eidolon.v1.ClearMapCacheResponse
+	24, // 65: eidolon.v1.RouterService.ListRemoteLocators:output_type -> eidolon.v1.ListRemoteLocatorsResponse
+	28, // 66: eidolon.v1.RouterService.ListLocalLocators:output_type -> eidolon.v1.ListLocalLocatorsResponse
+	31, // 67: eidolon.v1.RouterService.DrainLocator:output_type -> eidolon.v1.DrainLocatorResponse
+	33, // 68: eidolon.v1.RouterService.UndrainLocator:output_type -> eidolon.v1.UndrainLocatorResponse
+	35, // 69: eidolon.v1.RouterService.SetLocator:output_type -> eidolon.v1.SetLocatorResponse
+	20, // 70: eidolon.v1.RouterService.ExplainFlow:output_type -> eidolon.v1.ExplainFlowResponse
+	37, // 71: eidolon.v1.RouterService.MonitorRouter:output_type -> eidolon.v1.MonitorRouterResponse
+	59, // [59:72] is the sub-list for method output_type
+	46, // [46:59] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_eidolon_v1_router_proto_init() }
@@ -2004,13 +2811,15 @@ func file_eidolon_v1_router_proto_init() {
 	file_eidolon_v1_event_proto_init()
 	file_eidolon_v1_model_proto_init()
 	file_eidolon_v1_router_proto_msgTypes[18].OneofWrappers = []any{}
+	file_eidolon_v1_router_proto_msgTypes[27].OneofWrappers = []any{}
+	file_eidolon_v1_router_proto_msgTypes[32].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_eidolon_v1_router_proto_rawDesc), len(file_eidolon_v1_router_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   26,
+			NumEnums:      2,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

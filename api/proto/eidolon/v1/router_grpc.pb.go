@@ -26,6 +26,10 @@ const (
 	RouterService_LookupMapCache_FullMethodName       = "/eidolon.v1.RouterService/LookupMapCache"
 	RouterService_ClearMapCache_FullMethodName        = "/eidolon.v1.RouterService/ClearMapCache"
 	RouterService_ListRemoteLocators_FullMethodName   = "/eidolon.v1.RouterService/ListRemoteLocators"
+	RouterService_ListLocalLocators_FullMethodName    = "/eidolon.v1.RouterService/ListLocalLocators"
+	RouterService_DrainLocator_FullMethodName         = "/eidolon.v1.RouterService/DrainLocator"
+	RouterService_UndrainLocator_FullMethodName       = "/eidolon.v1.RouterService/UndrainLocator"
+	RouterService_SetLocator_FullMethodName           = "/eidolon.v1.RouterService/SetLocator"
 	RouterService_ExplainFlow_FullMethodName          = "/eidolon.v1.RouterService/ExplainFlow"
 	RouterService_MonitorRouter_FullMethodName        = "/eidolon.v1.RouterService/MonitorRouter"
 )
@@ -53,6 +57,21 @@ type RouterServiceClient interface {
 	ClearMapCache(ctx context.Context, in *ClearMapCacheRequest, opts ...grpc.CallOption) (*ClearMapCacheResponse, error)
 	// ListRemoteLocators returns the locators of other sites that are probed.
 	ListRemoteLocators(ctx context.Context, in *ListRemoteLocatorsRequest, opts ...grpc.CallOption) (*ListRemoteLocatorsResponse, error)
+	// ListLocalLocators returns the locators of this router: the addresses of its
+	// uplinks.
+	ListLocalLocators(ctx context.Context, in *ListLocalLocatorsRequest, opts ...grpc.CallOption) (*ListLocalLocatorsResponse, error)
+	// DrainLocator moves traffic away from local locators before maintenance.
+	// They are published with priority 255, what still comes to them is taken, and
+	// nothing is sent from them while another can be used. It holds until
+	// UndrainLocator or the end of the daemon. NOT_FOUND when there is no such
+	// locator.
+	DrainLocator(ctx context.Context, in *DrainLocatorRequest, opts ...grpc.CallOption) (*DrainLocatorResponse, error)
+	// UndrainLocator lets traffic come back. NOT_FOUND when there is no such
+	// locator.
+	UndrainLocator(ctx context.Context, in *UndrainLocatorRequest, opts ...grpc.CallOption) (*UndrainLocatorResponse, error)
+	// SetLocator replaces priority and weight of local locators until the next
+	// SetLocator or the end of the daemon. NOT_FOUND when there is no such locator.
+	SetLocator(ctx context.Context, in *SetLocatorRequest, opts ...grpc.CallOption) (*SetLocatorResponse, error)
 	// ExplainFlow tells what becomes of the packets of a flow, and why. It asks
 	// and changes nothing.
 	ExplainFlow(ctx context.Context, in *ExplainFlowRequest, opts ...grpc.CallOption) (*ExplainFlowResponse, error)
@@ -150,6 +169,46 @@ func (c *routerServiceClient) ListRemoteLocators(ctx context.Context, in *ListRe
 	return out, nil
 }
 
+func (c *routerServiceClient) ListLocalLocators(ctx context.Context, in *ListLocalLocatorsRequest, opts ...grpc.CallOption) (*ListLocalLocatorsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListLocalLocatorsResponse)
+	err := c.cc.Invoke(ctx, RouterService_ListLocalLocators_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *routerServiceClient) DrainLocator(ctx context.Context, in *DrainLocatorRequest, opts ...grpc.CallOption) (*DrainLocatorResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DrainLocatorResponse)
+	err := c.cc.Invoke(ctx, RouterService_DrainLocator_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *routerServiceClient) UndrainLocator(ctx context.Context, in *UndrainLocatorRequest, opts ...grpc.CallOption) (*UndrainLocatorResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UndrainLocatorResponse)
+	err := c.cc.Invoke(ctx, RouterService_UndrainLocator_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *routerServiceClient) SetLocator(ctx context.Context, in *SetLocatorRequest, opts ...grpc.CallOption) (*SetLocatorResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetLocatorResponse)
+	err := c.cc.Invoke(ctx, RouterService_SetLocator_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *routerServiceClient) ExplainFlow(ctx context.Context, in *ExplainFlowRequest, opts ...grpc.CallOption) (*ExplainFlowResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ExplainFlowResponse)
@@ -202,6 +261,21 @@ type RouterServiceServer interface {
 	ClearMapCache(context.Context, *ClearMapCacheRequest) (*ClearMapCacheResponse, error)
 	// ListRemoteLocators returns the locators of other sites that are probed.
 	ListRemoteLocators(context.Context, *ListRemoteLocatorsRequest) (*ListRemoteLocatorsResponse, error)
+	// ListLocalLocators returns the locators of this router: the addresses of its
+	// uplinks.
+	ListLocalLocators(context.Context, *ListLocalLocatorsRequest) (*ListLocalLocatorsResponse, error)
+	// DrainLocator moves traffic away from local locators before maintenance.
+	// They are published with priority 255, what still comes to them is taken, and
+	// nothing is sent from them while another can be used. It holds until
+	// UndrainLocator or the end of the daemon. NOT_FOUND when there is no such
+	// locator.
+	DrainLocator(context.Context, *DrainLocatorRequest) (*DrainLocatorResponse, error)
+	// UndrainLocator lets traffic come back. NOT_FOUND when there is no such
+	// locator.
+	UndrainLocator(context.Context, *UndrainLocatorRequest) (*UndrainLocatorResponse, error)
+	// SetLocator replaces priority and weight of local locators until the next
+	// SetLocator or the end of the daemon. NOT_FOUND when there is no such locator.
+	SetLocator(context.Context, *SetLocatorRequest) (*SetLocatorResponse, error)
 	// ExplainFlow tells what becomes of the packets of a flow, and why. It asks
 	// and changes nothing.
 	ExplainFlow(context.Context, *ExplainFlowRequest) (*ExplainFlowResponse, error)
@@ -240,6 +314,18 @@ func (UnimplementedRouterServiceServer) ClearMapCache(context.Context, *ClearMap
 }
 func (UnimplementedRouterServiceServer) ListRemoteLocators(context.Context, *ListRemoteLocatorsRequest) (*ListRemoteLocatorsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListRemoteLocators not implemented")
+}
+func (UnimplementedRouterServiceServer) ListLocalLocators(context.Context, *ListLocalLocatorsRequest) (*ListLocalLocatorsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListLocalLocators not implemented")
+}
+func (UnimplementedRouterServiceServer) DrainLocator(context.Context, *DrainLocatorRequest) (*DrainLocatorResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DrainLocator not implemented")
+}
+func (UnimplementedRouterServiceServer) UndrainLocator(context.Context, *UndrainLocatorRequest) (*UndrainLocatorResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UndrainLocator not implemented")
+}
+func (UnimplementedRouterServiceServer) SetLocator(context.Context, *SetLocatorRequest) (*SetLocatorResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetLocator not implemented")
 }
 func (UnimplementedRouterServiceServer) ExplainFlow(context.Context, *ExplainFlowRequest) (*ExplainFlowResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ExplainFlow not implemented")
@@ -387,6 +473,78 @@ func _RouterService_ListRemoteLocators_Handler(srv interface{}, ctx context.Cont
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RouterService_ListLocalLocators_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListLocalLocatorsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RouterServiceServer).ListLocalLocators(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RouterService_ListLocalLocators_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RouterServiceServer).ListLocalLocators(ctx, req.(*ListLocalLocatorsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RouterService_DrainLocator_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DrainLocatorRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RouterServiceServer).DrainLocator(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RouterService_DrainLocator_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RouterServiceServer).DrainLocator(ctx, req.(*DrainLocatorRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RouterService_UndrainLocator_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UndrainLocatorRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RouterServiceServer).UndrainLocator(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RouterService_UndrainLocator_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RouterServiceServer).UndrainLocator(ctx, req.(*UndrainLocatorRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RouterService_SetLocator_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetLocatorRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RouterServiceServer).SetLocator(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RouterService_SetLocator_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RouterServiceServer).SetLocator(ctx, req.(*SetLocatorRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _RouterService_ExplainFlow_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ExplainFlowRequest)
 	if err := dec(in); err != nil {
@@ -446,6 +604,22 @@ var RouterService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListRemoteLocators",
 			Handler:    _RouterService_ListRemoteLocators_Handler,
+		},
+		{
+			MethodName: "ListLocalLocators",
+			Handler:    _RouterService_ListLocalLocators_Handler,
+		},
+		{
+			MethodName: "DrainLocator",
+			Handler:    _RouterService_DrainLocator_Handler,
+		},
+		{
+			MethodName: "UndrainLocator",
+			Handler:    _RouterService_UndrainLocator_Handler,
+		},
+		{
+			MethodName: "SetLocator",
+			Handler:    _RouterService_SetLocator_Handler,
 		},
 		{
 			MethodName: "ExplainFlow",

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	eidolonv1 "github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1"
+)
+
+func showLocatorCommand() *cobra.Command {
+	cmd := showCommand("locator", "Show the locators of an xTR, those of other sites, and the paths between them",
+		`Shows the locators of the xTR itself: up, or why they are not used (no-carrier;
+dead, when nothing comes back over the uplink; held, just back or coming and
+going; gone, when the address is not there any more), and what an operator wants
+of them. Then the locators of other sites that carry traffic and those that do
+not answer, with the state that probing found, and each path between the two.`, showLocators, programXTR)
+	cmd.Aliases = []string{"locators"}
+	return cmd
+}
+
+func showLocators(v view) error {
+	ctx, cancel := context.WithTimeout(v.ctx, answerTime)
+	defer cancel()
+	client := eidolonv1.NewRouterServiceClient(v.c.conn)
+	locals, err := client.ListLocalLocators(ctx, &eidolonv1.ListLocalLocatorsRequest{})
+	if err != nil {
+		return err
+	}
+	remotes, err := client.ListRemoteLocators(ctx, &eidolonv1.ListRemoteLocatorsRequest{})
+	if err != nil {
+		return err
+	}
+	if v.json {
+		return jsonLocators(v.w, locals.GetLocalLocators(), remotes.GetRemoteLocators())
+	}
+	if err := localTable(v.w, v.now, locals.GetLocalLocators()); err != nil {
+		return err
+	}
+	fmt.Fprintln(v.w)
+	t := newTable(v.w, "LOCATOR", "STATE", "PROBES", "REPLIES", "UNANSWERED", "RTT", "LAST-REPLY", "USED")
+	for _, l := range remotes.GetRemoteLocators() {
+		t.row(l.GetAddress(), upText(l.GetUp()), l.GetProbes(), l.GetReplies(), l.GetFailures(), rtt(l.GetRoundTripTime()), ago(v.now, l.GetLastReply()), used(v.now, l.GetLastUsed()))
+	}
+	if err := t.end(); err != nil {
+		return err
+	}
+	fmt.Fprintln(v.w)
+	t = newTable(v.w, "FROM", "TO", "STATE", "UNANSWERED", "RTT", "LAST-PROBE", "LAST-REPLY")
+	for _, l := range remotes.GetRemoteLocators() {
+		for _, p := range l.GetPaths() {
+			t.row(p.GetLocal(), l.GetAddress(), upText(p.GetUp()), p.GetFailures(), rtt(p.GetRoundTripTime()), ago(v.now, p.GetLastProbe()), ago(v.now, p.GetLastReply()))
+		}
+	}
+	return t.end()
+}
+
+func jsonLocators(w io.Writer, locals []*eidolonv1.LocalLocator, remotes []*eidolonv1.RemoteLocator) error {
+	fmt.Fprint(w, "{\"local_locators\":")
+	if err := list(w, locals); err != nil {
+		return err
+	}
+	fmt.Fprint(w, ",\"remote_locators\":")
+	if err := list(w, remotes); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(w, "}")
+	return err
+}
+
+func localTable(w io.Writer, now time.Time, list []*eidolonv1.LocalLocator) error {
+	t := newTable(w, "LOCAL", "INTERFACE", "STATE", "PRIORITY", "WEIGHT", "OPERATOR", "FLAPS", "PATHS-UP", "LAST-REPLY")
+	for _, l := range list {
+		t.row(l.GetAddress(), l.GetInterface(), localStateText(now, l), l.GetPriority(), l.GetWeight(), operatorText(l), l.GetFlaps(),
+			fmt.Sprintf("%d of %d", l.GetPaths()-l.GetPathsDown(), l.GetPaths()), ago(now, l.GetLastReply()))
+	}
+	return t.end()
+}
+
+func upText(up bool) string {
+	if up {
+		return "up"
+	}
+	return "down"
+}
+
+// localStateText returns the state of a local locator, and how long one that is
+// held is held yet.
+func localStateText(now time.Time, l *eidolonv1.LocalLocator) string {
+	s := enumText(l.GetState(), "LOCAL_LOCATOR_STATE_")
+	if t := l.GetHeldUntil(); t != nil {
+		s += " " + until(now, t)
+	}
+	return s
+}
+
+// operatorText returns what an operator wants of a local locator.
+func operatorText(l *eidolonv1.LocalLocator) string {
+	var s []string
+	if l.GetDrained() {
+		s = append(s, "drained")
+	}
+	if l.SetPriority != nil {
+		s = append(s, fmt.Sprintf("priority %d", l.GetSetPriority()))
+	}
+	if l.SetWeight != nil {
+		s = append(s, fmt.Sprintf("weight %d", l.GetSetWeight()))
+	}
+	return strings.Join(s, ", ")
+}
+
+func newLocator() *cobra.Command {
+	drain := locatorCommand("drain NAME", "Move traffic away from locators before maintenance",
+		`Publishes the locators with priority 255, so that other sites stop sending to them
+at once, and sends nothing from them while another locator can be used. Packets
+that still come are taken. Where a mapping has no other locator that can be used,
+it is published as it was.`,
+		func(ctx context.Context, c eidolonv1.RouterServiceClient, name string) ([]*eidolonv1.LocalLocator, error) {
+			resp, err := c.DrainLocator(ctx, &eidolonv1.DrainLocatorRequest{Locator: name})
+			return resp.GetLocalLocators(), err
+		})
+	undrain := locatorCommand("undrain NAME", "Let traffic come back to locators that were drained", "",
+		func(ctx context.Context, c eidolonv1.RouterServiceClient, name string) ([]*eidolonv1.LocalLocator, error) {
+			resp, err := c.UndrainLocator(ctx, &eidolonv1.UndrainLocatorRequest{Locator: name})
+			return resp.GetLocalLocators(), err
+		})
+	var priority, weight *uint32
+	var set *cobra.Command
+	set = locatorCommand("set NAME", "Replace priority and weight of locators",
+		`Replaces priority and weight of the locators, for traffic both ways. What is left
+out is as configured; so without flags, both are.`,
+		func(ctx context.Context, c eidolonv1.RouterServiceClient, name string) ([]*eidolonv1.LocalLocator, error) {
+			req := &eidolonv1.SetLocatorRequest{Locator: name}
+			if set.Flags().Changed("priority") {
+				req.Priority = priority
+			}
+			if set.Flags().Changed("weight") {
+				req.Weight = weight
+			}
+			resp, err := c.SetLocator(ctx, req)
+			return resp.GetLocalLocators(), err
+		})
+	priority = set.Flags().Uint32("priority", 0, "0 to 255, the lowest is used first, 255 never (default: as configured)")
+	weight = set.Flags().Uint32("weight", 0, "0 to 255, the share among locators of one priority (default: as configured)")
+	return group("locator", "Steer the locators of an xTR", drain, undrain, set)
+}
+
+// locatorCommand returns a command that changes local locators and prints what
+// they are then.
+func locatorCommand(use, short, long string, change func(context.Context, eidolonv1.RouterServiceClient, string) ([]*eidolonv1.LocalLocator, error)) *cobra.Command {
+	const names = `NAME is the address of a local locator, or an interface for all the locators that
+it has now or gets later. The order holds until it is taken back or the xTR ends.`
+	cmd := &cobra.Command{Use: use, Short: short, Long: strings.TrimSpace(long + "\n\n" + names), Args: arguments(1, 1)}
+	socket := socketFlag(cmd, programXTR)
+	out := formatFlag(cmd, formatTable, formatJSON)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		c, err := dial(cmd.Context(), *socket, programXTR)
+		if err != nil {
+			return err
+		}
+		defer c.close()
+		ctx, cancel := context.WithTimeout(cmd.Context(), answerTime)
+		defer cancel()
+		changed, err := change(ctx, eidolonv1.NewRouterServiceClient(c.conn), args[0])
+		switch {
+		case err != nil:
+			return explain(err)
+		case out.format == formatJSON:
+			return list(cmd.OutOrStdout(), changed)
+		}
+		return localTable(cmd.OutOrStdout(), time.Now(), changed)
+	}
+	return cmd
+}
