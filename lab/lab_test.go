@@ -3,13 +3,16 @@ package main
 import (
 	"bytes"
 	"context"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"go.uber.org/goleak"
 
 	"github.com/eidolon-lisp/eidolon/internal/config"
+	"github.com/eidolon-lisp/eidolon/internal/netns"
 	"github.com/eidolon-lisp/eidolon/lab/internal/clab"
 	"github.com/eidolon-lisp/eidolon/lab/internal/scenario"
 )
@@ -59,6 +62,37 @@ func TestScripts(t *testing.T) {
 		if _, err := scenario.Load(f); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// Every script is played, by the program itself as it is built for users. Four
+// times the time is allowed: other tests run beside these.
+func TestScenarios(t *testing.T) {
+	netns.NeedTUN(t)
+	if testing.Short() {
+		t.Skip("it takes a while")
+	}
+	program := filepath.Join(t.TempDir(), "lab")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, ".")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	files, err := filepath.Glob("*" + scenario.Ending)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		t.Run(strings.TrimSuffix(f, scenario.Ending), func(t *testing.T) {
+			cmd := exec.CommandContext(t.Context(), program, "scenario", "--slack", "4", f)
+			cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			if testing.Verbose() {
+				t.Logf("%s", out)
+			}
+		})
 	}
 }
 
