@@ -219,6 +219,14 @@ func (c *Cache) Get(e EID) (CacheEntry, bool) {
 	return CacheEntry{}, false
 }
 
+// Seen says that traffic matches e, between the rounds that Touch counts:
+// nothing but LastUsed changes.
+func (c *Cache) Seen(now time.Time, e EID) {
+	if n := c.node(e); n != nil {
+		n.LastUsed = now
+	}
+}
+
 // Touch says that traffic matched e since the last observation round. Call it
 // once a round and entry; rounds should be some seconds apart.
 func (c *Cache) Touch(now time.Time, e EID) {

@@ -59,6 +59,31 @@ func siteWithPeers(t testing.TB) *rig {
 	return r
 }
 
+// TestSMRYoungConversation: who a conversation began with a moment ago, before
+// the next round of Used, hears of a change too; and the map-cache does not
+// take that for a round.
+func TestSMRYoungConversation(t *testing.T) {
+	r := newRig(t, testConfig())
+	r.start()
+	r.confirmAll()
+	r.learn(peer, rec("10.2.0.0/16", 1440))
+	for range 10 {
+		r.m.traffic(r.now, []Traffic{{EID: eid("10.2.0.0/16"), Sent: 1, Received: 1}})
+	}
+	if e, _ := r.m.itr.cache.Get(eid("10.2.0.0/16")); e.InUse || e.LastUsed != r.now {
+		t.Errorf("in use %v, last %v", e.InUse, e.LastUsed)
+	}
+	r.take()
+	if err := r.setDatabases(located("10.1.0.0/16", 7), testConfig().Databases[1]); err != nil {
+		t.Fatal(err)
+	}
+	r.confirmAll()
+	r.until(r.now.Sub(zeroTime) + 2*time.Second)
+	if r.stat(smrOut) != 1 {
+		t.Errorf("%d SMRs", r.stat(smrOut))
+	}
+}
+
 // TestSMRTargets: who has the old mapping hears of the change, once the
 // map-server has confirmed the new one.
 func TestSMRTargets(t *testing.T) {

@@ -415,6 +415,9 @@ func (m *machine) settle(now time.Time) {
 func (m *machine) traffic(now time.Time, list []Traffic) {
 	m.advance(now)
 	if !m.stopping {
+		for _, t := range list {
+			m.itr.cache.Seen(now, t.EID) // who a conversation has just begun with is told of changes, too
+		}
 		m.probes.traffic(now, list)
 		m.advance(now)
 	}
