@@ -147,7 +147,7 @@ func (m *machine) receive(now time.Time, msg []byte, src, dst netip.AddrPort) {
 	}
 	switch t {
 	case wire.TypeMapReply:
-		if ours, changes := m.probes.reply(now, msg, src); ours {
+		if ours, changes := m.probes.reply(now, msg, src, dst); ours {
 			m.itr.changes = append(m.itr.changes, changes...)
 			m.settle(now)
 			return

@@ -328,7 +328,7 @@ func (p *prober) probe(now time.Time, r *probed, e mapping.EID) {
 }
 
 // reply handles a Map-Reply, if its nonce is that of a probe.
-func (p *prober) reply(now time.Time, msg []byte, from netip.AddrPort) (handled bool, changes []mapping.CacheChange) {
+func (p *prober) reply(now time.Time, msg []byte, from, to netip.AddrPort) (handled bool, changes []mapping.CacheChange) {
 	nonce, _ := wire.PeekNonce(msg)
 	o, ok := p.nonces[nonce]
 	if !ok {
@@ -341,7 +341,7 @@ func (p *prober) reply(now time.Time, msg []byte, from netip.AddrPort) (handled 
 		return true, nil
 	}
 	r, ok := p.answered(o, &m)
-	if !ok {
+	if !ok || to.Addr() != r.local { // by another way back it says nothing of this one
 		p.stats.inc(rlocProbeRepliesRefused)
 		return true, nil
 	}
