@@ -306,11 +306,16 @@ func subscriberKey(id string) string {
 	return fmt.Sprintf(`{key_id: 1, algorithm: hmac-sha-256-128-hkdf, key: "for publications to %s only"}`, id)
 }
 
-// siteLocators are the site's uplinks with their weights.
+// siteLocators are the site's uplinks with their weights: whatever addresses
+// the interfaces have.
 func siteLocators(first, second int) string {
 	s := ""
 	for i, weight := range []int{first, second} {
-		s += fmt.Sprintf("      - {address: %s, priority: 1, weight: %d}\n", siteRLOC[i], weight)
+		s += fmt.Sprintf("      - {interface: %s, family: ipv4, priority: 1, weight: %d}\n", uplinks[i], weight)
+	}
+	s += "uplinks:\n"
+	for i, gateway := range providers {
+		s += fmt.Sprintf("  - {interface: %s, gateway: %s}\n", uplinks[i], gateway)
 	}
 	return s
 }

@@ -64,6 +64,7 @@ type options struct {
 	te       bool
 	bars     bool
 	verbose  bool
+	programs string
 }
 
 func parse(args []string, usage io.Writer) (options, error) {
@@ -80,6 +81,7 @@ func parse(args []string, usage io.Writer) (options, error) {
 	fs.IntVar(&o.parallel, "parallel", 1, "runs at the same time, where they mostly wait")
 	fs.BoolVar(&o.te, "te", true, "traffic engineering: move inbound traffic from 50/50 to 70/30")
 	fs.BoolVar(&o.bars, "bars", false, "fail when a bar is missed")
+	fs.StringVar(&o.programs, "programs", "", "`directory` with xtr and mapserver, instead of building them")
 	fs.BoolVar(&o.verbose, "v", false, "show what daemons and speakers say")
 	if err := fs.Parse(args); err != nil {
 		return o, err

@@ -50,14 +50,12 @@ func measure(ctx context.Context, o options) error {
 	if o.report {
 		return report(o, t, e)
 	}
-	fmt.Fprintln(os.Stderr, "building xtr, mapserver and lispctl")
-	programs := filepath.Join(dir, "bin")
-	build := exec.CommandContext(ctx, "go", "build", "-o", programs+"/",
-		"github.com/eidolon-lisp/eidolon/cmd/xtr", "github.com/eidolon-lisp/eidolon/cmd/mapserver", "github.com/eidolon-lisp/eidolon/cmd/lispctl")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	build.Stderr = os.Stderr
-	if err := build.Run(); err != nil {
-		return fmt.Errorf("go build: %w", err)
+	programs := o.programs
+	if programs == "" {
+		programs = filepath.Join(dir, "bin")
+		if err := buildPrograms(ctx, programs); err != nil {
+			return err
+		}
 	}
 	m := &matrix{o: o, dir: dir, programs: programs, table: t, te: e, begin: time.Now()}
 	m.plan()
@@ -72,6 +70,17 @@ func measure(ctx context.Context, o options) error {
 	}
 	if o.quick {
 		return checkQuick(t, e)
+	}
+	return nil
+}
+
+func buildPrograms(ctx context.Context, dir string) error {
+	fmt.Fprintln(os.Stderr, "building xtr and mapserver")
+	build := exec.CommandContext(ctx, "go", "build", "-o", dir+"/", "github.com/eidolon-lisp/eidolon/cmd/xtr", "github.com/eidolon-lisp/eidolon/cmd/mapserver")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // what nodes run depends on nothing else
+	build.Stderr = os.Stderr
+	if err := build.Run(); err != nil {
+		return fmt.Errorf("go build: %w", err)
 	}
 	return nil
 }

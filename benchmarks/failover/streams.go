@@ -343,7 +343,9 @@ func choose(w *world, x *ways, site, remote netip.Addr) (hit, bystander *udpFlow
 	}
 	if hit == nil {
 		bystander = nil
-		return nil, nil, fmt.Errorf("none of %d flows goes by the first provider both ways", candidates)
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		return nil, nil, fmt.Errorf("none of %d flows goes by the first provider both ways; %d directions of flows were seen", candidates, len(x.seen))
 	}
 	return hit, bystander, nil
 }
