@@ -70,6 +70,7 @@ func (a arm) ends() (site, remote netip.Addr) {
 type trial struct {
 	arm      arm
 	w        *world
+	counter  *counter
 	dir      string // for configurations, sockets and logs
 	verbose  bool
 	programs string // directory of xtr and mapserver
@@ -292,7 +293,19 @@ func (g *trial) startEidolon(ctx context.Context) error {
 	if err := g.daemon(ctx, "s", "xtr", g.xtrConfig("a", siteBlock, siteLocators(50, 50), g.socket("s"))); err != nil {
 		return err
 	}
-	return g.daemon(ctx, "r", "xtr", g.xtrConfig("b", remoteBlock, fmt.Sprintf("      - {address: %s, priority: 1, weight: 100}\n", remoteRLOC), g.socket("r")))
+	if err := g.daemon(ctx, "r", "xtr", g.xtrConfig("b", remoteBlock, fmt.Sprintf("      - {address: %s, priority: 1, weight: 100}\n", remoteRLOC), g.socket("r"))); err != nil {
+		return err
+	}
+	// A packet before that would bring a negative answer, for a minute.
+	for begin := time.Now(); g.counter.snapshot()["lisp map-notify"].Msgs < 2; {
+		if time.Since(begin) > readyTimeout {
+			return fmt.Errorf("the sites are not registered after %v", readyTimeout)
+		}
+		if err := sleep(ctx, 20*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (g *trial) level() string {

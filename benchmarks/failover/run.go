@@ -122,13 +122,13 @@ func (j job) run(ctx context.Context) (*result, error) {
 	}
 	defer w.close()
 	res.Delay = w.delay
-	g := &trial{arm: a, w: w, dir: j.Dir, programs: j.Programs, verbose: j.Verbose}
-	defer g.stop()
 	c, err := newCounter(w.ns, owners())
 	if err != nil {
 		return res, err
 	}
 	defer c.close()
+	g := &trial{arm: a, w: w, counter: c, dir: j.Dir, programs: j.Programs, verbose: j.Verbose}
+	defer g.stop()
 	if j.TE {
 		res.TE, err = g.engineer(ctx, c)
 		return res, err

@@ -332,8 +332,11 @@ func choose(w *world, x *ways, site, remote netip.Addr) (hit, bystander *udpFlow
 		time.Sleep(40 * time.Millisecond)
 	}
 	time.Sleep(200 * time.Millisecond)
+	var seen [2][3]int // out and in: by the first provider, by the second, neither or both
 	for _, f := range flows {
 		out, in := x.by(way{protoUDP, f.siteAddr, f.remoteAddr}), x.by(way{protoUDP, f.remoteAddr, f.siteAddr})
+		seen[0][(out+3)%3]++
+		seen[1][(in+3)%3]++
 		switch {
 		case out == 0 && in == 0 && hit == nil:
 			hit = f
@@ -343,9 +346,7 @@ func choose(w *world, x *ways, site, remote netip.Addr) (hit, bystander *udpFlow
 	}
 	if hit == nil {
 		bystander = nil
-		x.mu.Lock()
-		defer x.mu.Unlock()
-		return nil, nil, fmt.Errorf("none of %d flows goes by the first provider both ways; %d directions of flows were seen", candidates, len(x.seen))
+		return nil, nil, fmt.Errorf("none of %d flows goes by the first provider both ways; by the first, the second, and neither or both go %v from the site, %v to it", candidates, seen[0], seen[1])
 	}
 	return hit, bystander, nil
 }
