@@ -264,6 +264,9 @@ func prefixText(p *net.IPNet) string {
 	if p == nil {
 		return "all"
 	}
+	if bits, _ := p.Mask.Size(); bits == 0 { // the kernel does not tell it
+		return "all"
+	}
 	return p.String()
 }
 

@@ -225,3 +225,31 @@ func TestHostMode(t *testing.T) {
 		}
 	}
 }
+
+// A host may use its EID toward everything but what it sends as an RLOC.
+func TestHostUsesEIDForAll(t *testing.T) {
+	tp := newTopology(t)
+	me4, me6 := mapping.MustParseEID("10.1.7.1/32"), mapping.MustParseEID("2001:db8:a7::1/128")
+	check(t, tp.xtrA.Do(func() error {
+		for _, a := range []netip.Addr{rlocA4, rlocA6} { // as internal/uplink does
+			r := netlink.NewRule()
+			r.Priority, r.Table, r.Src = 1010, 254, netns.IPNet(netip.PrefixFrom(a, a.BitLen()))
+			if err := netlink.RuleAdd(r); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	cfg := childConfig{
+		Instances: []Instance{{IID: 0, Native: true}}, Locals: []mapping.EID{me4, me6}, Sources: []netip.Addr{rlocA4, rlocA6},
+		Host:    []mapping.EID{mapping.MustParseEID("0.0.0.0/0"), mapping.MustParseEID("::/0")},
+		Entries: []entry{{EID: eidB4, Locators: to(rlocB4)}, {EID: eidB6, Locators: to(rlocB6)}},
+	}
+	startXTR(t, tp.xtrA, cfg).kill()
+	startXTR(t, tp.xtrA, cfg)
+	back := configB(rlocA4)
+	back.Entries = []entry{{EID: me4, Locators: to(rlocA4)}, {EID: me6, Locators: to(rlocA4)}}
+	startXTR(t, tp.xtrB, back)
+	transfer(t, tp.xtrA, tp.hostB, hostB4, 1<<20)
+	transfer(t, tp.xtrA, tp.hostB, hostB6, 1<<20)
+}

@@ -16,6 +16,9 @@ import (
 func (p *Plane) Warnings() []string {
 	var list []string
 	for _, f := range p.host.families() {
+		if p.cfg.Host != nil {
+			break // nobody is behind it
+		}
 		path := "net/ipv4/ip_forward"
 		if f == unix.AF_INET6 {
 			path = "net/ipv6/conf/all/forwarding"
