@@ -71,6 +71,7 @@ type trial struct {
 	arm      arm
 	w        *world
 	counter  *counter
+	warmUp   time.Duration
 	dir      string // for configurations, sockets and logs
 	verbose  bool
 	programs string // directory of xtr and mapserver

@@ -44,6 +44,7 @@ func TestParse(t *testing.T) {
 		{"-rtt 5000", "-rtt"},
 		{"-rtt 8x", "-rtt"},
 		{"-runs 0", "-runs"},
+		{"-warmup 10ms", "-warmup"},
 		{"-parallel 17", "-parallel"},
 		{"rest", "rest"},
 	} {
@@ -459,7 +460,7 @@ func TestFailureIsSeen(t *testing.T) {
 func TestRun(t *testing.T) {
 	netns.Need(t)
 	m := &matrix{dir: t.TempDir()}
-	res, err := m.child(t.Context(), job{Arm: "bgp-fast", Failure: "carrier", Quick: true})
+	res, err := m.child(t.Context(), job{Arm: "bgp-fast", Failure: "carrier", WarmUp: 2 * time.Second, Quick: true})
 	if err != nil {
 		t.Fatal(err)
 	}

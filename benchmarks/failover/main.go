@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // The names under which the program is one run in namespaces of its own, or a
@@ -65,6 +66,7 @@ type options struct {
 	bars     bool
 	verbose  bool
 	programs string
+	warmUp   time.Duration
 }
 
 func parse(args []string, usage io.Writer) (options, error) {
@@ -78,6 +80,7 @@ func parse(args []string, usage io.Writer) (options, error) {
 	arms := fs.String("arms", strings.Join(armNames(), ","), "ways to survive that are tried")
 	failures := fs.String("failures", strings.Join(failureNames(), ","), "what happens; none: only traffic engineering")
 	rtts := fs.String("rtt", "0,80", "round-trip times of the core in `ms`")
+	fs.DurationVar(&o.warmUp, "warmup", 8*time.Second, "how long the streams run before the failure")
 	fs.IntVar(&o.parallel, "parallel", 1, "runs at the same time, where they mostly wait")
 	fs.BoolVar(&o.te, "te", true, "traffic engineering: move inbound traffic from 50/50 to 70/30")
 	fs.BoolVar(&o.bars, "bars", false, "fail when a bar is missed")
@@ -105,6 +108,9 @@ func parse(args []string, usage io.Writer) (options, error) {
 		}
 		o.rtts = append(o.rtts, n)
 	}
+	if o.warmUp < time.Second || o.warmUp > time.Minute {
+		return o, errors.New("-warmup wants 1s to 1m")
+	}
 	if o.runs < 1 || o.parallel < 1 || o.parallel > 16 {
 		return o, errors.New("-runs wants at least 1, -parallel 1 to 16")
 	}
@@ -118,7 +124,7 @@ func parse(args []string, usage io.Writer) (options, error) {
 			o.rtts = []int{0}
 		}
 		if !set["failures"] {
-			o.failures = []string{"carrier", "hole-in", "hole-out"}
+			o.failures = []string{"carrier", "hole-in"}
 		}
 	} else if o.out == "" {
 		o.out = filepath.Join("benchmarks", "results", "failover")

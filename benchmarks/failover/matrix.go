@@ -129,13 +129,13 @@ func (m *matrix) plan() {
 						}
 						continue
 					}
-					m.jobs = append(m.jobs, plannedRun{job{Arm: name, Failure: f, RTT: rtt, Quick: m.o.quick, Verbose: m.o.verbose, Programs: m.programs}, run, slow})
+					m.jobs = append(m.jobs, plannedRun{job{Arm: name, Failure: f, RTT: rtt, WarmUp: m.o.warmUp, Quick: m.o.quick, Verbose: m.o.verbose, Programs: m.programs}, run, slow})
 				}
 			}
 		}
 		for _, rtt := range m.o.rtts {
 			for _, name := range m.o.arms {
-				if a, err := armByName(name); m.o.te && err == nil && (a.eidolon || a.bgp && !a.detector) && run < max(2, m.o.runs/4) && !m.te.has(cell{name, teName, rtt}, run) {
+				if a, err := armByName(name); m.o.te && err == nil && (a.eidolon || a.bgp && !a.detector) && run < max(1, m.o.runs/4) && !m.te.has(cell{name, teName, rtt}, run) {
 					m.jobs = append(m.jobs, plannedRun{job{TE: true, Arm: name, Failure: teName, RTT: rtt, Quick: m.o.quick, Verbose: m.o.verbose, Programs: m.programs}, run, false})
 				}
 			}

@@ -222,7 +222,7 @@ func report(o options, t, e *table) error {
 
 const notes = `Outages are those of a UDP stream of one datagram a millisecond: the time from the last datagram before the longest run of lost
 ones to the first after it, by the sender's clock; "never" is not within the run. The flows that are measured used the first
-uplink both ways before the failure; a second pair of streams, where an arm shares load, used the other uplink. A TCP
+uplink both ways, for 8 s before the failure unless -warmup said otherwise; a second pair of streams, where an arm shares load, used the other uplink. A TCP
 stall is the longest time without an arrival on a connection that sends a record every 5 ms each way; arrivals are late
 also when the machine is busy. The idle session carries nothing during the failure, and echoes a key after it.
 
@@ -280,11 +280,19 @@ func teReport(p func(string, ...any), e *table) {
 		}
 		p("| %s | %d ms | %d | %.1f %% | %.1f %% | %.1f | %s / %s | %s | %s → %s | %s |", c.Arm, c.RTT, len(rows),
 			100*quantile(values(rows, "te_share_before"), 0.5), 100*quantile(values(rows, "te_share_after"), 0.5), 100*off,
-			ms(quantile(values(rows, "te_ms"), 0.5)), ms(quantile(values(rows, "te_ms"), 1)),
+			teTime(quantile(values(rows, "te_ms"), 0.5)), teTime(quantile(values(rows, "te_ms"), 1)),
 			strconv.FormatFloat(quantile(values(rows, "in_lost"), 1), 'f', -1, 64),
 			state(rows, "before"), state(rows, "after"), control(rows))
 	}
 	p("")
+}
+
+// teTime writes the time that a move took, which is found out in bins.
+func teTime(v float64) string {
+	if bin := milliseconds(teBin); v < bin {
+		return "under " + ms(bin)
+	}
+	return ms(v)
 }
 
 func distinct(rows []row, column string) (list []string) {

@@ -26,6 +26,7 @@ type job struct {
 	RTT      int // milliseconds
 	Dir      string
 	Programs string
+	WarmUp   time.Duration // of the streams, before the failure
 	Quick    bool
 	Verbose  bool
 }
@@ -127,7 +128,7 @@ func (j job) run(ctx context.Context) (*result, error) {
 		return res, err
 	}
 	defer c.close()
-	g := &trial{arm: a, w: w, counter: c, dir: j.Dir, programs: j.Programs, verbose: j.Verbose}
+	g := &trial{arm: a, w: w, counter: c, warmUp: j.WarmUp, dir: j.Dir, programs: j.Programs, verbose: j.Verbose}
 	defer g.stop()
 	if j.TE {
 		res.TE, err = g.engineer(ctx, c)
@@ -159,7 +160,6 @@ func owners() map[netip.Addr]string {
 
 const (
 	readyTimeout = 40 * time.Second
-	warmUp       = 2 * time.Second
 	tailTime     = 2 * time.Second // after the streams are back
 	backWindow   = 500 * time.Millisecond
 	keyTimeout   = 10 * time.Second
@@ -259,7 +259,7 @@ func (g *trial) measure(ctx context.Context, f failure, c *counter, rtt time.Dur
 	}
 	session.run(streamCtx, &wg, begin)
 	streams = append(streams, session.out, session.in)
-	if err := sleep(ctx, warmUp); err != nil {
+	if err := sleep(ctx, g.warmUp); err != nil {
 		return err
 	}
 	for _, s := range streams {
