@@ -353,3 +353,22 @@ func (r *pathRig) converge2(limit time.Duration, cond func() bool) time.Duration
 	}
 	return r.now.Sub(start)
 }
+
+// TestPeerSuspicionEnds: a peer that goes on probing does not make us test a way
+// to it that has just had a reply.
+func TestPeerSuspicionEnds(t *testing.T) {
+	r := newPathRig(t, nil)
+	r.stream(20*time.Second, always(true))
+	r.lost = func(from, to netip.Addr) bool { return false }
+	start := len(r.probes)
+	for n := range 20 { // as one that tests what we suspect does
+		b := mustEncode(t, &wire.MapRequest{Probe: true, Nonce: uint64(n + 1), ITRRLOCs: []wire.Address{wire.IPAddress(etr1.Addr())},
+			EIDs: []wire.RequestRecord{wire.NewRequestRecord(eid("10.1.0.0/16"))}})
+		r.m.receive(r.now, b, etr1, netip.AddrPortFrom(up1a, 4342))
+		r.collect()
+		r.stream(r.now.Sub(zeroTime)+200*time.Millisecond, always(true))
+	}
+	if got := len(r.probes) - start; got < 1 || got > 3 {
+		t.Errorf("%d probes for 20 of the peer in 4 s, want 1 to 3", got)
+	}
+}

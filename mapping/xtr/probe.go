@@ -42,7 +42,7 @@ type prober struct {
 	// others than when machine.settle looked.
 	moved bool
 	flows map[mapping.EID]*flow
-	hints map[Path]time.Time // when a peer last probed a path of ours
+	hints map[Path]hint // of peers that probe us
 	// failing is told of a local RLOC from which a probe was lost.
 	failing func(now time.Time, l *localRLOC)
 
@@ -89,7 +89,7 @@ func newProber(c *core, cache *mapping.Cache) *prober {
 		remotes:   make(map[netip.Addr][]*probed),
 		nonces:    make(map[uint64]outstandingProbe),
 		flows:     make(map[mapping.EID]*flow),
-		hints:     make(map[Path]time.Time),
+		hints:     make(map[Path]hint),
 		each:      newLimiter[Path](probeEach, probeEachBurst, maxProbed),
 		resting:   newLimiter[struct{}](probeResting, 1, 1),
 		suspected: newLimiter[struct{}](probeSuspected, probeSuspectedBurst, 1),

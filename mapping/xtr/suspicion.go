@@ -157,17 +157,27 @@ func (p *prober) unreachable(now time.Time, path Path) {
 	}
 }
 
+// hint says when a peer probed a path of ours: the first and the last of probes
+// that follow each other within hintWithin.
+type hint struct{ first, last time.Time }
+
 // probedBy notes that a peer probed us. Two probes within a second mean that it
-// had no reply to the first, so that our way to it is suspect.
+// had no reply to the first, so that our way to it is suspect, unless a reply
+// took it since. Without that, two xTRs that suspect each other's tests would go
+// on until they may test no more.
 func (p *prober) probedBy(now time.Time, local, peer netip.Addr) {
 	path := Path{local, peer}
 	r := p.paths[path]
 	if r == nil {
 		return
 	}
-	last := p.hints[path]
-	p.hints[path] = now
-	if !r.down && !r.waiting && now.Sub(last) < hintWithin {
+	h := p.hints[path]
+	if now.Sub(h.last) >= hintWithin {
+		h.first = now
+	}
+	h.last = now
+	p.hints[path] = h
+	if !r.down && !r.waiting && h.first.Before(now) && !r.lastReply.After(h.first) {
 		p.stats.inc(suspicionsPeer)
 		p.test(now, r)
 		p.testOthers(now, r)

@@ -244,10 +244,12 @@ run b ip link set eth1 down
 pause 800ms
 outage p 100ms
 step lost packets
-run b true
-pause 200ms
 run b ip link set eth1 up
-pause 1500ms
+pause 1s
+run b ip route add blackhole 192.0.2.1/32
+pause 200ms
+run b ip route del blackhole 192.0.2.1/32
+pause 300ms
 lost p 0
 step no traffic
 traffic a eth1 out none
