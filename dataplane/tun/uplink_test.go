@@ -148,7 +148,9 @@ func TestAddressesComeAndGo(t *testing.T) {
 	a.sources(rlocA4)
 	heard(rlocA4)
 	a.rlocs(rlocA4)
-	if lost, sent := stop(); len(lost) > 0 {
+	// One that a worker has in its hands when the socket of its source is closed
+	// may be lost.
+	if lost, sent := stop(); len(lost) > 1 {
 		t.Errorf("of %d packets %d are lost: %v", sent, len(lost), lost)
 	}
 	if n := sockets(); n != before {
