@@ -43,11 +43,11 @@ type infoNonce struct {
 	server *MapServer
 }
 
-// infoName is the body of an Info-Request, as deployed xTRs send one. It is
-// also what makes the answer less than half as long again, which is all that a
-// map-server may send to an address that could be forged.
-var infoName = func() wire.Address {
-	a, _, err := wire.DecodeAddress([]byte("\x00\x11xtr\x00"))
+// infoBody is the body of an Info-Request: no address. The answer is less than
+// half as long again, with any of the MACs, which is all that a map-server may
+// send to an address that could be forged.
+var infoBody = func() wire.Address {
+	a, _, err := wire.DecodeAddress([]byte("\x00\x00"))
 	if err != nil {
 		panic(err) // it is a constant
 	}
@@ -150,7 +150,7 @@ func (i *infos) ask(now time.Time, l *localRLOC) {
 		return
 	}
 	key := i.reg.keyOf(server).ForInfo()
-	m := wire.Info{Nonce: nonce, Auth: key.Template(), Body: infoName}
+	m := wire.Info{Nonce: nonce, Auth: key.Template(), Body: infoBody}
 	m.EID, m.MaskLen = wire.PrefixAddress(i.cfg.Databases[0].EID)
 	msg, ok := i.encode(&m)
 	if !ok {
