@@ -268,7 +268,7 @@ func teReport(p func(string, ...any), e *table) {
 	p("")
 	p("Eidolon changes the weights of two locators. BGP announces parts of the second provider's half by the first one too; as")
 	p("nothing longer than a /24 gets far, a /20 can be divided in sixteenths. The share is that of the first provider, of random")
-	p("addresses and ports, %d packets a second; the time is until it stays within %.0f points of its end.", teRate, 100*teMargin)
+	p("addresses and ports, %d packets a second; the time is until it is steadily within %.0f points of its end.", teRate, 100*teMargin)
 	p("")
 	p("| arm | RTT | runs | share before | share after, median | off 70 %%, points, worst | time, p50 / max | lost, max | routes (BGP paths) in three core routers | messages (octets), median |")
 	p("|---|---|---|---|---|---|---|---|---|---|")

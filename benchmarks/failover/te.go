@@ -28,10 +28,11 @@ const (
 	teRate    = 4000 // packets a second
 	teSockets = 64
 	tePort    = 32000
-	teBefore  = 3 * time.Second
+	teBefore  = 8 * time.Second
 	teAfter   = 10 * time.Second // from the change to the end
 	teBin     = 200 * time.Millisecond
-	teMargin  = 0.05 // a bin is this near to the end's share when all has moved
+	teMargin  = 0.06 // a bin is this near to the end's share when all has moved
+	teSteady  = 5    // bins in a row that show that; one alone may by chance
 )
 
 // teResult is what moving the site's inbound traffic took.
@@ -195,7 +196,7 @@ func (g *trial) moveTraffic(ctx context.Context) error {
 }
 
 // moved finds the shares of the first provider before the change and at the
-// end, and how long it took until they stayed near to that of the end.
+// end, and how long it took until they were steadily near to that of the end.
 func moved(list []passing, changed time.Duration) (before, after float64, took time.Duration) {
 	bins := map[time.Duration][2]int{} // by the time since the change, in bins
 	var last time.Duration
@@ -216,11 +217,14 @@ func moved(list []passing, changed time.Duration) (before, after float64, took t
 		}
 		return float64(n[0]) / float64(max(n[0]+n[1], 1))
 	}
-	before = share(-teBefore.Truncate(teBin)+teBin, 0)
+	before = share(-3*time.Second, 0)
 	after = share(last-3*time.Second, last)
-	for b := time.Duration(0); b < last; b += teBin {
+	steady := 0
+	for b := time.Duration(0); b < last && steady < teSteady; b += teBin {
 		if d := share(b, b+teBin) - after; d > teMargin || d < -teMargin {
-			took = b + teBin
+			took, steady = b+teBin, 0
+		} else {
+			steady++
 		}
 	}
 	return before, after, took
