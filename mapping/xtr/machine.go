@@ -209,7 +209,8 @@ func (m *machine) request(now time.Time, msg []byte, how arrival) {
 			m.itr.mapData(now, req)
 		}
 		m.etr.request(now, req, how)
-		if req.Probe && !how.encapsulated {
+		// Larger ones measure the path MTU: that they are repeated is no hint.
+		if req.Probe && !how.encapsulated && len(msg) < maxPayload4 {
 			m.probes.probedBy(now, how.at.Addr(), how.from.Addr())
 		}
 	}

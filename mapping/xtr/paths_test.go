@@ -218,6 +218,47 @@ func TestDeadProvider(t *testing.T) {
 	}
 }
 
+// TestDeadProviderTestedOften: a path that was tested so often lately that it
+// may not be tested again for a while does not keep its uplink from being blamed.
+func TestDeadProviderTestedOften(t *testing.T) {
+	r := newPathRig(t, nil)
+	r.stream(20*time.Second, always(true))
+	spent := Path{up1a, etr1.Addr()}
+	for range 3 {
+		r.m.probes.each.take(r.now, spent)
+	}
+	r.lost = func(from, to netip.Addr) bool { return from == up1a || to == up1a }
+	took := r.converge(always(false), func() bool { return slices.Equal(r.sends(), []netip.Addr{up2a}) })
+	if took > time.Second+2*r.rtt {
+		t.Errorf("took %v", took)
+	}
+}
+
+// TestMTUProbesAreNoHint: a peer that measures the path MTU repeats its probes,
+// and suspects nothing.
+func TestMTUProbesAreNoHint(t *testing.T) {
+	r := newPathRig(t, nil)
+	r.stream(20*time.Second, always(true))
+	probe := func(padding int) {
+		b := mustEncode(t, &wire.MapRequest{Probe: true, Nonce: 1, ITRRLOCs: []wire.Address{wire.IPAddress(etr1.Addr())},
+			EIDs: []wire.RequestRecord{wire.NewRequestRecord(eid("10.1.0.0/16"))}})
+		r.m.receive(r.now, append(b, make([]byte, padding)...), etr1, netip.AddrPortFrom(up1a, 4342))
+		r.stream(r.now.Sub(zeroTime)+200*time.Millisecond, always(true))
+	}
+	for range 3 {
+		probe(1400)
+	}
+	if n := r.stat(suspicionsPeer); n != 0 {
+		t.Errorf("%d suspicions", n)
+	}
+	for range 2 {
+		probe(0)
+	}
+	if n := r.stat(suspicionsPeer); n == 0 {
+		t.Error("two probes in 200 ms, and no suspicion")
+	}
+}
+
 // TestOneWay: packets are lost in one direction of one uplink only. Where they
 // are those that go out, the peer's probes tell.
 func TestOneWay(t *testing.T) {

@@ -263,14 +263,15 @@ func (p *prober) othersReplied(local netip.Addr, since time.Time) bool {
 }
 
 // confirm tests a few other paths from local, if any was not tested after
-// since, and reports whether a verdict has to wait for that.
+// since, and reports whether a verdict has to wait for that. It does not wait for
+// one that may not be tested for a while, because it was tested so often lately.
 func (p *prober) confirm(now time.Time, local netip.Addr, since time.Time) (wait bool) {
 	tested := 0
 	var more []*probed
 	for path, r := range p.paths {
 		switch {
 		case path.Local != local || r.down:
-		case r.waiting || r.suspect || r.failures > 0:
+		case r.waiting, (r.suspect || r.failures > 0) && !p.each.readyAt(path).After(now.Add(probeTimeoutMin)):
 			wait = true
 			tested++
 		case r.lastProbe.Before(since):
