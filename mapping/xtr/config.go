@@ -27,6 +27,7 @@ type Config struct {
 	// the beginning, maybe nothing, and SetUplinks tells what changes.
 	Uplinks []Uplink
 	fixed   []netip.Addr // RLOCs as given
+	leftOut error        // addresses of Uplinks that can't be RLOCs
 	// Port is the local UDP port of the control plane; wire.Port (4342) by
 	// default.
 	Port uint16
@@ -203,7 +204,7 @@ func (c Config) withDefaults() (Config, error) {
 		}
 	}
 	c.fixed = c.RLOCs
-	c.checkUplinks(bad)
+	c.leftOut = c.checkUplinks(c.databaseTable(), bad)
 	for _, u := range c.Uplinks {
 		c.RLOCs = append(c.RLOCs[:len(c.RLOCs):len(c.RLOCs)], u.Addrs...)
 	}

@@ -23,6 +23,9 @@ func (m *machine) setDatabases(now time.Time, databases []Database) error {
 	if err != nil {
 		return fmt.Errorf("xtr configuration: %w", err)
 	}
+	if next.leftOut != nil { // they are RLOCs now
+		return fmt.Errorf("xtr configuration: %w", next.leftOut)
+	}
 	m.replaceDatabases(now, next.Databases)
 	return nil
 }

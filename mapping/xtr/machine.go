@@ -33,6 +33,9 @@ type machine struct {
 func newMachine(cfg Config, stats *counters) *machine {
 	c := newCore(cfg, stats)
 	m := &machine{core: c, declared: cfg.Databases, sourcesChanged: true}
+	if cfg.leftOut != nil {
+		c.log.Warn("addresses of uplinks not used", "err", cfg.leftOut)
+	}
 	c.cfg.Databases = m.effective(m.declared)
 	i := newITR(c)
 	m.itr, m.etr, m.reg, m.smrs, m.probes = i, newETR(c), newRegistrar(c), newSolicitor(c), newProber(c, i.cache)

@@ -9,9 +9,9 @@ import (
 )
 
 // What makes a path suspect before its next probe is due: traffic that goes one
-// way only where it went both ways, or of which markedly less comes than did, an ICMP message, an SMR of the peer, and a
-// peer that probes us in quick succession, which shows that it does not hear
-// our replies. None of these proves anything, and all but the first can be
+// way only where it went both ways, or of which markedly less comes than did,
+// an ICMP message, an SMR of the peer, and a peer that probes us in quick
+// succession, which shows that it does not hear our replies. None of these proves anything, and all but the first can be
 // forged: what follows is a probe, within the budget of its path.
 
 // flow is what traffic by one entry of the map-cache looks like.
@@ -185,9 +185,9 @@ func (p *prober) probedBy(now time.Time, local, peer netip.Addr) {
 }
 
 // judge finds the uplinks of this router that do not carry packets though they
-// have a carrier: a path from there is down, or Info-Requests have no answer, none that was tested since works,
-// and from another uplink one does. Before it blames the uplink for one path,
-// it tests a few others.
+// have a carrier: a path from there is down, or Info-Requests have no answer,
+// none that was tested since works, and from another uplink one does. Before it
+// blames the uplink for one path, it tests a few others.
 func (p *prober) judge(now time.Time) {
 	for _, l := range p.locals.list {
 		if !l.up {

@@ -20,7 +20,8 @@ type Uplink struct {
 	// Up is false without a carrier, or when the interface is off.
 	Up bool
 	// Addrs are the addresses that packets can be sent from, the preferred one
-	// first. No address is on two uplinks.
+	// first. One that can't be an RLOC is left out: an address inside an EID of
+	// the site, one of an earlier uplink, and what exceeds 32 in all.
 	Addrs []netip.Addr
 }
 
@@ -189,33 +190,39 @@ func (s *locals) rlocs() []netip.Addr {
 	return out
 }
 
-// checkUplinks refuses what no kernel should report.
-func (c *Config) checkUplinks(bad func(string, ...any)) {
+// checkUplinks refuses uplinks without a name of their own, and leaves out the
+// addresses that can't be RLOCs: who gives an interface its addresses must not be
+// able to keep the xTR from following the others.
+func (c *Config) checkUplinks(own *mapping.Table[int], bad func(string, ...any)) (left error) {
 	c.Uplinks = slices.Clone(c.Uplinks)
-	seen := make(map[netip.Addr]bool)
-	for _, a := range c.fixed {
-		seen[a] = true
-	}
-	n := len(c.fixed)
+	taken := slices.Clone(c.fixed)
+	var errs []error
 	for i := range c.Uplinks {
 		u := &c.Uplinks[i]
-		u.Addrs = slices.Clone(u.Addrs)
 		if u.Name == "" || slices.ContainsFunc(c.Uplinks[:i], func(o Uplink) bool { return o.Name == u.Name }) {
 			bad("uplink %q: no name, or given twice", u.Name)
 		}
+		var addrs []netip.Addr
 		for _, a := range u.Addrs {
-			if err := mapping.ValidRLOC(a); err != nil {
-				bad("uplink %s: %w", u.Name, err)
-			} else if seen[a] {
-				bad("uplink %s: rloc %v: given twice", u.Name, a)
+			err := mapping.ValidRLOC(a)
+			if e, inside := insideEID(own, a); err == nil && inside {
+				err = fmt.Errorf("it is inside the eid %v", e)
 			}
-			seen[a] = true
-			n++
+			switch {
+			case err != nil:
+			case slices.Contains(taken, a):
+				err = errors.New("it is there already")
+			case len(taken) == maxITRRLOCs:
+				err = fmt.Errorf("there are %d already", maxITRRLOCs)
+			default:
+				addrs, taken = append(addrs, a), append(taken, a)
+				continue
+			}
+			errs = append(errs, fmt.Errorf("uplink %s: %v is no rloc: %w", u.Name, a, err))
 		}
+		u.Addrs = addrs
 	}
-	if n > maxITRRLOCs {
-		bad("uplinks: %d addresses, expected at most %d", n, maxITRRLOCs)
-	}
+	return errors.Join(errs...)
 }
 
 // dynamic reports whether the RLOCs may change.
@@ -299,7 +306,8 @@ func (m *machine) effective(declared []Database) []Database {
 	return out
 }
 
-// setUplinks takes the present state of the uplinks, or refuses it whole.
+// setUplinks takes the present state of the uplinks, or refuses it whole. What
+// can't be an RLOC is left out and logged.
 func (m *machine) setUplinks(now time.Time, uplinks []Uplink) error {
 	m.advance(now)
 	next := m.cfg
@@ -308,13 +316,9 @@ func (m *machine) setUplinks(now time.Time, uplinks []Uplink) error {
 		next.Uplinks = []Uplink{}
 	}
 	var errs []error
-	next.checkUplinks(func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) })
-	for _, u := range next.Uplinks {
-		for _, a := range u.Addrs {
-			if e, ok := insideEID(m.own, a); ok {
-				errs = append(errs, fmt.Errorf("uplink %s: rloc %v is inside the eid %v", u.Name, a, e))
-			}
-		}
+	next.leftOut = next.checkUplinks(m.own, func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) })
+	if next.leftOut != nil {
+		m.log.Warn("addresses of uplinks not used", "err", next.leftOut)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("xtr uplinks: %w", err)

@@ -128,18 +128,46 @@ func TestUplinksStatic(t *testing.T) {
 	}
 }
 
-// TestUplinksRefused: what can't be is refused, and changes nothing.
+// TestUplinksLeftOut: an address that can't be an RLOC is not used, and keeps
+// nobody from following the others.
+func TestUplinksLeftOut(t *testing.T) {
+	many := make([]netip.Addr, 40)
+	for i := range many {
+		many[i] = netip.AddrFrom4([4]byte{198, 18, 1, byte(i + 1)})
+	}
+	for what, c := range map[string]struct {
+		addrs []netip.Addr
+		want  int // RLOCs
+	}{
+		"an address on two uplinks":  {[]netip.Addr{up1a, up2b}, 2},
+		"an address inside the site": {[]netip.Addr{hostA, up2b}, 2},
+		"a multicast address":        {[]netip.Addr{addr("224.0.0.1"), up2b}, 2},
+		"too many":                   {append([]netip.Addr{up2b}, many...), maxITRRLOCs},
+	} {
+		r := newRig(t, multihomed())
+		r.setUplinks(uplinks(true, true, c.addrs...))
+		if got := r.m.locals.rlocs(); len(got) != c.want || got[0] != up1a || got[1] != up2b {
+			t.Errorf("%s: rlocs are %v", what, got)
+		}
+		cfg := multihomed()
+		cfg.Uplinks = uplinks(true, true, c.addrs...)
+		if got := newRig(t, cfg).m.locals.rlocs(); len(got) != c.want || got[1] != up2b {
+			t.Errorf("%s: at the start rlocs are %v", what, got)
+		}
+	}
+}
+
+// TestUplinksRefused: uplinks that can't be told apart are refused, and change
+// nothing; so is a database-mapping that holds an RLOC.
 func TestUplinksRefused(t *testing.T) {
 	r := newRig(t, multihomed())
-	for what, u := range map[string][]Uplink{
-		"an address on two uplinks":  uplinks(true, true, up1a),
-		"an address inside the site": uplinks(true, true, hostA),
-		"a multicast address":        uplinks(true, true, addr("224.0.0.1")),
-		"a name twice":               {{Name: "eth2"}, {Name: "eth2"}},
-	} {
-		if err := r.m.setUplinks(r.now, u); err == nil {
-			t.Errorf("%s: accepted", what)
-		}
+	if err := r.m.setUplinks(r.now, []Uplink{{Name: "eth2"}, {Name: "eth2"}}); err == nil {
+		t.Error("a name twice was accepted")
+	}
+	d := multihomed().Databases[0]
+	d.EID = eid("198.18.0.0/15")
+	if err := r.m.setDatabases(r.now, []Database{d}); err == nil {
+		t.Error("a database-mapping that holds an RLOC was accepted")
 	}
 	if got := r.m.locals.rlocs(); !slices.Equal(got, []netip.Addr{up1a, up2a}) {
 		t.Errorf("rlocs are %v", got)
