@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -89,6 +90,7 @@ type matrix struct {
 	o        options
 	dir      string
 	programs string
+	exe      string // this program; "" for the running one
 	table    *table
 	te       *table
 	begin    time.Time
@@ -218,7 +220,7 @@ func (m *matrix) child(ctx context.Context, j job) (*result, error) {
 	j.Dir = dir
 	ctx, cancel := context.WithTimeout(ctx, runLimit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "/proc/self/exe")
+	cmd := exec.CommandContext(ctx, cmp.Or(m.exe, "/proc/self/exe"))
 	cmd.Args = []string{runName}
 	cmd.SysProcAttr = namespaces()
 	cmd.WaitDelay = 5 * time.Second

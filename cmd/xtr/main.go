@@ -53,7 +53,6 @@ func run(ctx context.Context, path string) error {
 	for _, w := range cfg.Warnings {
 		log.Warn("configuration", "warning", w.Error())
 	}
-	// Before waiting for addresses, which may take long.
 	if err := tun.Available(); err != nil {
 		return err
 	}
