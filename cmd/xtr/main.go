@@ -38,7 +38,7 @@ func main() {
 }
 
 // usageRound is how often the control plane hears which entries of the
-// map-cache carried traffic, and from which RLOCs packets came.
+// map-cache carried traffic, and asks from which RLOCs packets came.
 const usageRound = 5 * time.Second
 
 func run(ctx context.Context, path string) error {
@@ -65,6 +65,8 @@ func run(ctx context.Context, path string) error {
 
 	fib := dataplane.NewFIB()
 	control := controlConfig(cfg, controlUplinks(states), fib, log)
+	var plane *tun.Plane // before x runs, which asks it
+	control.Heard = func() []netip.Addr { return plane.Heard() }
 	x, err := xtr.New(control)
 	if err != nil {
 		return errors.Join(err, watcher.Close())
@@ -72,7 +74,7 @@ func run(ctx context.Context, path string) error {
 	u := &uplinks{watcher: watcher, sockets: udp.NewSet(), site: x, log: log}
 	defer u.sockets.Close()
 	listening := u.listen(states)
-	plane, err := tun.New(planeConfig(cfg, rlocs, log), fib)
+	plane, err = tun.New(planeConfig(cfg, rlocs, log), fib)
 	if err != nil {
 		return errors.Join(err, watcher.Close())
 	}
@@ -113,14 +115,12 @@ func run(ctx context.Context, path string) error {
 // misses.
 type control interface {
 	Used([]mapping.EID)
-	Heard([]netip.Addr)
 	VersionFound(xtr.VersionEvent)
 	PathMTUs([]xtr.PathMTU)
 }
 
 // pass carries misses and findings about map-versions from the plane to the
-// control plane, and in rounds which entries of the map-cache are in use and
-// from where packets came.
+// control plane, and in rounds which entries of the map-cache are in use.
 func pass(ctx context.Context, every time.Duration, fib *dataplane.FIB, plane dataplane.Plane, x control, misses chan<- xtr.Miss) error {
 	round := time.NewTicker(every)
 	defer round.Stop()
@@ -138,7 +138,6 @@ func pass(ctx context.Context, every time.Duration, fib *dataplane.FIB, plane da
 			var used []mapping.EID
 			fib.Usage(func(e mapping.EID, _, _ uint64) { used = append(used, e) })
 			x.Used(used)
-			x.Heard(plane.Heard())
 			x.PathMTUs(pathMTUs(fib))
 		case <-ctx.Done():
 			return nil

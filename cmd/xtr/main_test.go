@@ -21,38 +21,29 @@ type plane struct {
 	dataplane.Plane
 	misses   chan dataplane.Miss
 	versions chan dataplane.VersionEvent
-	heard    []netip.Addr
 }
 
 func (p *plane) Versions() <-chan dataplane.VersionEvent { return p.versions }
 
 func (p *plane) Misses() <-chan dataplane.Miss { return p.misses }
 
-func (p *plane) Heard() []netip.Addr {
-	h := p.heard
-	p.heard = nil
-	return h
-}
-
 // told has what the control plane was told.
 type told struct {
 	used     []mapping.EID
-	heard    []netip.Addr
 	versions []xtr.VersionEvent
 	mtus     []xtr.PathMTU
 }
 
 func (c *told) PathMTUs(mtus []xtr.PathMTU)      { c.mtus = mtus }
 func (c *told) Used(eids []mapping.EID)          { c.used = append(c.used, eids...) }
-func (c *told) Heard(rlocs []netip.Addr)         { c.heard = append(c.heard, rlocs...) }
 func (c *told) VersionFound(ev xtr.VersionEvent) { c.versions = append(c.versions, ev) }
 
 // TestPass: the control plane hears of misses and of map-versions at once, and
-// in rounds of the RLOCs that packets came from.
+// in rounds of path MTUs.
 func TestPass(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		p := &plane{misses: make(chan dataplane.Miss, 1), versions: make(chan dataplane.VersionEvent), heard: []netip.Addr{netip.MustParseAddr("198.51.100.1")}}
+		p := &plane{misses: make(chan dataplane.Miss, 1), versions: make(chan dataplane.VersionEvent)}
 		c, misses, done := new(told), make(chan xtr.Miss), make(chan error, 1)
 		fib, rloc := dataplane.NewFIB(), netip.MustParseAddr("198.51.100.1")
 		fib.SetSources([]dataplane.Source{{Addr: netip.MustParseAddr("192.0.2.1"), Priority: 1, Weight: 1}})
@@ -72,9 +63,6 @@ func TestPass(t *testing.T) {
 		synctest.Wait()
 		if !slices.Equal(c.versions, []xtr.VersionEvent{xtr.VersionEvent(found)}) {
 			t.Errorf("told of %+v", c.versions)
-		}
-		if !slices.Equal(c.heard, []netip.Addr{netip.MustParseAddr("198.51.100.1")}) {
-			t.Errorf("heard of %v", c.heard)
 		}
 		if want := []xtr.PathMTU{{Remote: rloc, MTU: 1400, Limit: 1500}}; !slices.Equal(c.mtus, want) {
 			t.Errorf("path MTUs %v, want %v", c.mtus, want)

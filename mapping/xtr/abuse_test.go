@@ -331,7 +331,7 @@ func TestAbuse_ClockJumps(t *testing.T) {
 			r.confirmAll()
 			r.learn(peer, rec("10.2.0.0/16", 30))
 			r.used("10.2.0.0/16")
-			r.m.heard(r.now, []netip.Addr{addr("203.0.113.99")})
+			r.m.smrs.note(r.now, []netip.Addr{addr("203.0.113.99")})
 			r.miss(addr("10.3.0.1"), hostA)
 			r.until(5 * time.Second)
 			if err := r.setDatabases(located("10.1.0.0/16", 3)); err != nil {
@@ -391,6 +391,8 @@ func TestAbuse_LossyControlChannel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := testnet.Path{Latency: 500 * time.Millisecond, Jitter: 200 * time.Millisecond, Loss: 0.3, Duplicate: 0.1}
 		n, a, b, _ := wholeSite(t, path, false)
+		a.hears(etr1.Addr())
+		b.hears(own4)
 		time.Sleep(2 * time.Minute)
 		unregistered, unknown, begun := 0, 0, time.Now()
 		host := netip.AddrFrom4([4]byte{10, 2, 3, 4})
@@ -413,8 +415,6 @@ func TestAbuse_LossyControlChannel(t *testing.T) {
 			} else {
 				a.Used(eidsOf([]string{"10.2.3.0/24"}))
 			}
-			a.Heard([]netip.Addr{etr1.Addr()})
-			b.Heard([]netip.Addr{own4})
 			if s == 360 {
 				begun = time.Now()
 				if err := b.SetDatabases([]Database{

@@ -91,6 +91,11 @@ type Config struct {
 	// the registration goes out all the same; the error is logged.
 	SaveNonceFloor func(floor uint64) error
 
+	// Heard returns, if set, from which RLOCs the data plane decapsulated packets
+	// since the last call. Who sent packets in the last minute is told with an
+	// SMR when a mapping of the site changes (RFC 9301 section 6.1). It is called
+	// then, and by Used, with the state locked.
+	Heard func() []netip.Addr
 	// OnCache is called, if set, with every batch of changes of the map-cache,
 	// in order, from the goroutine of Run. It owns the slice, not the records.
 	OnCache func([]mapping.CacheChange)

@@ -45,6 +45,7 @@ func (m *machine) replaceDatabases(now time.Time, declared []Database) {
 	m.sourcesChanged, m.databasesChanged = true, true
 	m.log.Info("database-mappings changed", "eids", fmt.Sprint(changed), "withdrawn", len(gone))
 	m.reg.replace(now, gone)
+	m.hear(now)
 	m.smrs.changed(now, changed, m.smrs.targets(now, m.itr.cache))
 	m.dropOwn(now)
 	m.advance(now)

@@ -179,14 +179,14 @@ func TestHeardTable(t *testing.T) {
 	for i := range maxHeard + 10 {
 		rlocs = append(rlocs, netip.AddrFrom4([4]byte{203, 1, byte(i >> 8), byte(i)}))
 	}
-	r.m.heard(r.now, rlocs)
-	r.m.heard(r.now, []netip.Addr{own4, addr("224.0.0.1"), addr("127.0.0.1")})
+	r.m.smrs.note(r.now, rlocs)
+	r.m.smrs.note(r.now, []netip.Addr{own4, addr("224.0.0.1"), addr("127.0.0.1")})
 	if n := len(r.m.smrs.heard); n != maxHeard || r.stat(heardTableFull) != 10 {
 		t.Errorf("%d RLOCs, %d refused", n, r.stat(heardTableFull))
 	}
 	r.until(smrWindow + time.Second)
-	r.m.heard(r.now, rlocs[:5:5])
-	r.m.heard(r.now, []netip.Addr{addr("203.2.0.1")})
+	r.m.smrs.note(r.now, rlocs[:5:5])
+	r.m.smrs.note(r.now, []netip.Addr{addr("203.2.0.1")})
 	if n := len(r.m.smrs.heard); n != 6 {
 		t.Errorf("%d RLOCs after a minute, want 6", n)
 	}

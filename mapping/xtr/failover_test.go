@@ -198,6 +198,11 @@ func newWorld(t *testing.T, rtt time.Duration, pubsub bool) *world {
 				}
 			}
 		}
+		cfg.Heard = func() []netip.Addr {
+			p.peer.mu.Lock()
+			defer p.peer.mu.Unlock()
+			return []netip.Addr{p.peer.via[0].Local, p.peer.via[1].Local}
+		}
 		cfg.OnSources = func(s []Source, down []Path) {
 			p.mu.Lock()
 			defer p.mu.Unlock()
@@ -243,9 +248,8 @@ func (w *world) pass(d time.Duration) {
 			if w.n%5 == 0 {
 				p.report(now)
 			}
-			if w.n%500 == 0 {
+			if w.n%500 == 499 {
 				p.Used([]mapping.EID{p.other})
-				p.Heard([]netip.Addr{p.peer.via[0].Local, p.peer.via[1].Local})
 			}
 		}
 		w.n++
@@ -284,9 +288,13 @@ func TestUplinkFailover(t *testing.T) {
 				t.Run(fmt.Sprintf("%s/%v/pubsub=%v", c.name, rtt, pubsub), func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
 						var outs, ins []time.Duration
-						for phase := range 5 {
+						for phase := range 6 {
 							w := newWorld(t, rtt, pubsub)
-							w.pass(40*time.Second + time.Duration(phase)*130*time.Millisecond)
+							before := 40 * time.Second
+							if phase == 5 {
+								before = 1500 * time.Millisecond // traffic that is young
+							}
+							w.pass(before + time.Duration(phase)*130*time.Millisecond)
 							if out, in := w.outages(); phase == 0 && (len(w.a.sources) != 2 || len(w.b.record.Locators) != 2) {
 								t.Fatalf("before: outages %v %v, sources %v, record %v", out, in, w.a.sources, w.b.record)
 							}

@@ -89,20 +89,25 @@ const (
 	unconfirmedTries = 3
 
 	// Probes: one path is probed once in 10 s, and up to 5 times at once when
-	// it is suspected; all RLOCs together once a second at rest, and 16 times
-	// a second while suspected, in bursts of 64.
+	// it is suspected; all RLOCs together once a second at rest, 8 times a second
+	// by paths that are new, in bursts of 16, and 16 times a second while
+	// suspected, in bursts of 64.
 	probeEach           = 10 * time.Second
 	probeEachBurst      = 5
 	probeResting        = time.Second
+	probeFresh          = time.Second / 8
+	probeFreshBurst     = 16
 	probeSuspected      = time.Second / 16
 	probeSuspectedBurst = 64
-	// probeTimeout is how long a probe waits for its reply before the next
-	// one, where the round-trip time is not known. Where it is, it decides,
-	// with a margin and in bounds. A reply that comes later still counts.
-	probeTimeout    = time.Second
-	probeTimeoutMin = 100 * time.Millisecond
-	probeTimeoutMax = 5 * time.Second
-	probeMargin     = 20 * time.Millisecond
+	// A probe waits for its reply, before the next one, for probeTimeoutFirst
+	// where the round-trip time is not known, and twice as long after each
+	// failure, up to probeTimeout. Where it is, it decides, with a margin and in
+	// bounds. A reply that comes later still counts.
+	probeTimeoutFirst = 300 * time.Millisecond
+	probeTimeout      = time.Second
+	probeTimeoutMin   = 100 * time.Millisecond
+	probeTimeoutMax   = 5 * time.Second
+	probeMargin       = 20 * time.Millisecond
 	// probeKeep is how long after the last traffic an RLOC is probed, and
 	// probeKeepDown the same for one that is down.
 	probeKeep     = time.Minute

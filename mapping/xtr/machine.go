@@ -112,6 +112,14 @@ func (m *machine) used(now time.Time, eids []mapping.EID) {
 	if !m.stopping {
 		m.itr.used(now, eids)
 		m.probes.used(now, eids)
+		m.hear(now)
+	}
+}
+
+// hear asks the data plane from where packets came.
+func (m *machine) hear(now time.Time) {
+	if m.cfg.Heard != nil {
+		m.smrs.note(now, m.cfg.Heard())
 	}
 }
 
@@ -121,11 +129,6 @@ func (m *machine) pathMTUs(now time.Time, list []PathMTU) {
 	if !m.stopping {
 		m.mtus.inUse(now, list)
 	}
-}
-
-func (m *machine) heard(now time.Time, rlocs []netip.Addr) {
-	m.advance(now)
-	m.smrs.note(now, rlocs)
 }
 
 // clear removes exactly eid from the map-cache.

@@ -216,7 +216,7 @@ func (p *pathMTUs) probe(now time.Time, t *mtuTest) {
 	p.quiet(t)
 	t.tries++
 	r := p.probes.paths[t.path]
-	t.sent, t.at = now, now.Add(max(r.patience(), mtuSpacing))
+	t.sent, t.at = now, now.Add(max(p.probes.patience(r), mtuSpacing))
 	eid, ok := p.probes.eid(r)
 	nonce, err := p.nonce()
 	if !ok || err != nil || p.nonces[nonce] != nil {

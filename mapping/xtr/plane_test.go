@@ -46,7 +46,7 @@ func TestDP17_HeardRLOCsAreNoMappings(t *testing.T) {
 	r := newRig(t, testConfig())
 	r.start()
 	r.elsewhere()
-	r.m.heard(r.now, []netip.Addr{etr1.Addr(), addr("203.0.113.50")})
+	r.m.smrs.note(r.now, []netip.Addr{etr1.Addr(), addr("203.0.113.50")})
 	r.collect()
 	if c := r.cached(); len(c) != 0 {
 		t.Errorf("cached %v", c)

@@ -23,8 +23,9 @@ import (
 // back, since a probe names no other ITR-RLOC than the one it is sent from. A
 // locator is down when all paths to it are.
 //
-// One probe serves all mappings of an RLOC. At rest each RLOC is probed once in
-// an interval, by one path after the other, and all together once a second at
+// One probe serves all mappings of an RLOC. A path is probed as soon as it is
+// known, so that its round-trip time is. At rest each RLOC is probed once in an
+// interval, by one path after the other, and all together once a second at
 // most. A probe without a reply raises suspicion, and so do signs from
 // elsewhere, see suspicion.go; then the next ones follow at once, and after a
 // few the path is down. It is tried again every 10 s, and one reply brings it
@@ -48,6 +49,7 @@ type prober struct {
 
 	each      limiter[Path]
 	resting   limiter[struct{}]
+	fresh     limiter[struct{}] // paths that are new
 	suspected limiter[struct{}]
 }
 
@@ -92,6 +94,7 @@ func newProber(c *core, cache *mapping.Cache) *prober {
 		hints:     make(map[Path]hint),
 		each:      newLimiter[Path](probeEach, probeEachBurst, maxProbed),
 		resting:   newLimiter[struct{}](probeResting, 1, 1),
+		fresh:     newLimiter[struct{}](probeFresh, probeFreshBurst, 1),
 		suspected: newLimiter[struct{}](probeSuspected, probeSuspectedBurst, 1),
 	}
 }
@@ -227,8 +230,12 @@ func (p *prober) fire(now time.Time, r *probed) (changes []mapping.CacheChange) 
 		return p.forget(now, r)
 	}
 	all := &p.resting
-	if (r.suspect || r.failures > 0) && !r.down {
+	switch {
+	case r.down:
+	case r.suspect || r.failures > 0:
 		all = &p.suspected
+	case r.probes == 0:
+		all = &p.fresh
 	}
 	if at := all.readyAt(struct{}{}); at.After(now) {
 		p.schedule(r, at)
@@ -242,17 +249,24 @@ func (p *prober) fire(now time.Time, r *probed) (changes []mapping.CacheChange) 
 	all.take(now, struct{}{})
 	p.each.take(now, path)
 	r.suspect = false
-	p.schedule(r, now.Add(r.patience()))
+	p.schedule(r, now.Add(p.patience(r)))
 	p.probe(now, r, eid)
 	return changes
 }
 
-// patience is how long a probe may go without a reply.
-func (r *probed) patience() time.Duration {
-	if r.rtt == 0 {
-		return probeTimeout
+// patience is how long a probe may go without a reply. Where the round-trip time
+// of the path is not known, that of another path to the same RLOC serves.
+func (p *prober) patience(r *probed) time.Duration {
+	rtt, deviation := r.rtt, r.deviation
+	if rtt == 0 {
+		for _, o := range p.remotes[r.addr] {
+			rtt, deviation = max(rtt, o.rtt), max(deviation, o.deviation)
+		}
 	}
-	return min(max(probeTimeoutMin, r.rtt+max(2*r.deviation, r.rtt/2)+probeMargin), probeTimeoutMax)
+	if rtt == 0 {
+		return min(probeTimeoutFirst<<min(r.failures, 8), probeTimeout)
+	}
+	return min(max(probeTimeoutMin, rtt+max(2*deviation, rtt/2)+probeMargin), probeTimeoutMax)
 }
 
 // test probes r at once, as far as the limits allow.

@@ -307,8 +307,8 @@ func TestI12_FirstProbedLocator(t *testing.T) {
 }
 
 // TestI16_ProbeRate: however many locators there are and whatever they do, all
-// are probed once a second at rest; one of them at most 5 times at once, and
-// once in 10 s in the long run.
+// are probed once a second at rest, new ones 8 times a second after a burst of
+// 16; one of them at most 5 times at once, and once in 10 s in the long run.
 func TestI16_ProbeRate(t *testing.T) {
 	t.Run("rest", func(t *testing.T) {
 		r := newProbeRig(t, nil)
@@ -323,17 +323,22 @@ func TestI16_ProbeRate(t *testing.T) {
 		}
 		seen := map[netip.Addr]int{}
 		last := -time.Second
+		fresh := 0
 		for d := time.Duration(0); d < 10*time.Minute; d += 100 * time.Millisecond {
 			r.until(d)
 			if d%(5*time.Second) == 0 {
 				r.rig.used(eids...)
 			}
 			for _, s := range r.take() {
-				if s.at-last < time.Second {
+				if seen[s.dst.Addr()]++; seen[s.dst.Addr()] == 1 {
+					if fresh++; fresh > 16+int(s.at/(time.Second/8)) {
+						t.Fatalf("%d new locators probed until %v", fresh, s.at)
+					}
+				} else if s.at-last < time.Second {
 					t.Fatalf("probes at %v and %v", last, s.at)
+				} else {
+					last = s.at
 				}
-				last = s.at
-				seen[s.dst.Addr()]++
 				m := probeRequest(t, s.data)
 				entry, _ := r.m.itr.cache.Get(asked(t, m))
 				r.receive(probeReply(t, m.Nonce, s.dst.Addr(), &mapping.Record{EID: entry.Record.EID, Authoritative: true, TTL: 1, Locators: entry.Record.Locators}), s.dst)

@@ -52,7 +52,7 @@ func siteWithPeers(t testing.TB) *rig {
 	r.learn(addr("10.4.0.1"), &mapping.Record{EID: eid("10.4.0.0/16"), TTL: 1440, Locators: []mapping.Locator{
 		mapping.MakeLocator(addr("203.0.113.10"), 1, 100)}}) // carried nothing
 	r.used("10.2.0.0/16")
-	r.m.heard(r.now, []netip.Addr{addr("203.0.113.99"), own4})
+	r.m.smrs.note(r.now, []netip.Addr{addr("203.0.113.99"), own4})
 	r.until(30 * time.Second)
 	r.used("10.3.0.0/16")
 	r.take()
@@ -200,7 +200,7 @@ func TestSMRBounded(t *testing.T) {
 	for i := range maxHeard {
 		rlocs = append(rlocs, netip.AddrFrom4([4]byte{203, 1, byte(i >> 8), byte(i)}))
 	}
-	r.m.heard(r.now, rlocs)
+	r.m.smrs.note(r.now, rlocs)
 	if err := r.setDatabases(located("10.1.0.0/16", 2), located("10.5.0.0/16", 2), located("10.6.0.0/16", 2)); err != nil {
 		t.Fatal(err)
 	}
@@ -249,5 +249,32 @@ func TestSetDatabasesDropsOwn(t *testing.T) {
 	}
 	if len(r.changes) != 2 || r.changes[0].Record != nil {
 		t.Errorf("changes %v", r.changes)
+	}
+}
+
+// TestHeardAtAChange: a conversation that began after the last round and only
+// comes in is asked for when a mapping changes, and its sender told.
+func TestHeardAtAChange(t *testing.T) {
+	cfg := testConfig()
+	var from []netip.Addr
+	cfg.Heard = func() []netip.Addr {
+		defer func() { from = nil }() // since the last call
+		return from
+	}
+	r := newRig(t, cfg)
+	r.start()
+	r.confirmAll()
+	r.used()
+	from = []netip.Addr{addr("203.0.113.99")}
+	r.until(2 * time.Second) // no round
+	r.take()
+	if err := r.setDatabases(located("10.1.0.0/16", 3)); err != nil {
+		t.Fatal(err)
+	}
+	r.confirmAll()
+	r.until(4 * time.Second)
+	got := r.smrs()
+	if len(got) == 0 || got[0].to.Addr() != addr("203.0.113.99") {
+		t.Errorf("SMRs %v", got)
 	}
 }

@@ -20,6 +20,7 @@ type flow struct {
 	// one came in.
 	waiting time.Time
 	last    time.Time     // last packet either way
+	probed  bool          // its paths are known to the prober
 	both    int           // rounds with packets in, up to flowTwoWay
 	normal  time.Duration // what it waited lately before something came
 	again   time.Time     // no suspicion before
@@ -51,6 +52,10 @@ func (p *prober) traffic(now time.Time, list []Traffic) {
 		gap := now.Sub(f.last)
 		if gap > flowIdle { // another conversation
 			*f = flow{again: f.again, backoff: f.backoff}
+		}
+		if _, ok := p.cache.Get(t.EID); ok && !f.probed {
+			f.probed = true // so that the round-trip times are known before they are needed
+			p.used(now, []mapping.EID{t.EID})
 		}
 		f.last = now
 		fell := f.falls(gap, t.Received)

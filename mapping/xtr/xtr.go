@@ -115,15 +115,6 @@ func (x *XTR) Used(eids []mapping.EID) {
 	x.poke()
 }
 
-// Heard says from which RLOCs the data plane decapsulated packets since the
-// last call. Call it in rounds of 5 to 10 s. Who sent packets in the last
-// minute is told with an SMR when a mapping of the site changes (RFC 9301
-// section 6.1). The slice stays the caller's.
-func (x *XTR) Heard(rlocs []netip.Addr) {
-	x.do(func(now time.Time) { x.m.heard(now, rlocs) })
-	x.poke()
-}
-
 // SetDatabases replaces the site's database-mappings: locators, priorities,
 // weights and R bits that changed, and EID-prefixes that were added or removed.
 // The new set is registered at once with every map-server, what is gone is

@@ -112,11 +112,24 @@ type site struct {
 
 	mu   sync.Mutex
 	copy map[string]string
+	from []netip.Addr // RLOCs that packets come from
+}
+
+// hears makes packets come from a.
+func (s *site) hears(a netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.from = []netip.Addr{a}
 }
 
 func startSite(t *testing.T, n *testnet.Network, cfg Config) *site {
 	t.Helper()
 	s := &site{misses: make(chan Miss, 16), copy: map[string]string{}}
+	cfg.Heard = func() []netip.Addr {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.from
+	}
 	cfg.OnCache = func(changes []mapping.CacheChange) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
