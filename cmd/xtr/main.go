@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -66,6 +67,13 @@ func run(ctx context.Context, path string) error {
 	fib := dataplane.NewFIB()
 	control := controlConfig(cfg, controlUplinks(states), fib, log)
 	var plane *tun.Plane // before x runs, which asks it
+	if cfg.StateDir != "" {
+		f := nonceFloor(filepath.Join(cfg.StateDir, "nonce_floor"))
+		if control.NonceFloor, err = f.load(); err != nil {
+			return errors.Join(err, watcher.Close())
+		}
+		control.SaveNonceFloor = f.save
+	}
 	control.Heard = func() []netip.Addr { return plane.Heard() }
 	x, err := xtr.New(control)
 	if err != nil {

@@ -76,6 +76,7 @@ func TestExampleXTR(t *testing.T) {
 		Miss:          MissHold,
 		RLOCProbing:   RLOCProbing{Enabled: true, Interval: 30 * time.Second, Retries: 3},
 		AcceptMapData: MapDataOff,
+		StateDir:      "/var/lib/eidolon",
 		Plane:         Plane{Kind: "tun", RouteTable: 4341, SourceCheck: SourceLoose},
 		API:           API{Socket: "/run/eidolon/xtr.sock"},
 		Log:           Log{Level: slog.LevelInfo, Format: "text"},

@@ -202,6 +202,19 @@ func (v value) socketPath(otherwise string) string {
 	return v.r.relative(s)
 }
 
+// directory reads where a directory is, "" after an error.
+func (v value) directory() string {
+	s, ok := v.text("the path of a directory")
+	if !ok {
+		return ""
+	}
+	if s == "" {
+		v.fail("found an empty path, expected the path of a directory")
+		return ""
+	}
+	return v.r.relative(s)
+}
+
 const wantKey = "a mapping with key_id, algorithm, and key or key_file"
 
 // authenticationKey reads a pre-shared key. No message of it quotes the key.

@@ -124,11 +124,7 @@ func (c *MapServer) read(o *object) {
 	}
 	c.StateDir = "/var/lib/eidolon"
 	if dir := o.get("state_dir"); dir.given() {
-		if s, ok := dir.text("the path of a directory"); ok && s != "" {
-			c.StateDir = o.r.relative(s)
-		} else if ok {
-			dir.fail("found an empty path, expected the path of a directory")
-		}
+		c.StateDir = dir.directory()
 	}
 	owners := c.readSites(o.get("sites"))
 	c.readStatic(o.get("static_mappings"), owners)

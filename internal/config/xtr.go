@@ -62,9 +62,11 @@ type XTR struct {
 	Host *Host
 	// AcceptMapData is what is made of mappings in Map-Requests.
 	AcceptMapData AcceptMapData
-	Plane         Plane
-	API           API
-	Log           Log
+	// StateDir is the directory for what has to outlive the xTR; empty: nothing.
+	StateDir string
+	Plane    Plane
+	API      API
+	Log      Log
 	// Warnings are doubts that did not stop the file from being used.
 	Warnings Errors
 }
@@ -205,6 +207,9 @@ func (c *XTR) read(o *object) {
 	c.XTRID, c.SiteID = id.xtrID(), site.siteID()
 	if c.SiteID != 0 && !id.given() {
 		site.fail("found %d without an xtr_id; the two are sent together", c.SiteID)
+	}
+	if dir := o.get("state_dir"); dir.given() {
+		c.StateDir = dir.directory()
 	}
 	c.readUnderlay(o.get("underlay"), o.get("map_versioning"))
 	underlay := make(names[netip.Addr])

@@ -164,8 +164,11 @@ const (
 	stopLinger = 2 * time.Second
 
 	// nonceReserve is how far ahead the floor of Map-Register nonces is
-	// saved: one write an hour, as nonces are nanoseconds.
-	nonceReserve = uint64(time.Hour)
+	// saved: one write an hour, as nonces are nanoseconds. Where they are ahead
+	// of the clock they count up by one, and so many are reserved: an xTR that
+	// restarts again and again must not run away from the clock.
+	nonceReserve      = uint64(time.Hour)
+	nonceReserveAhead = 1 << 16
 
 	// limiterKeys is the number of keys for which a rate limit is exact; with
 	// more in use at once, the least recent are forgotten.

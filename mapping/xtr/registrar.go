@@ -280,10 +280,14 @@ func (r *registrar) transmit(now time.Time, g *registration) {
 // registerNonce returns the next nonce of a Map-Register: the time in
 // nanoseconds, or one more than the last nonce if that is more.
 func (r *registrar) registerNonce(now time.Time) uint64 {
-	n := max(r.last+1, uint64(max(now.UnixNano(), 1)))
+	clock := uint64(max(now.UnixNano(), 1))
+	n := max(r.last+1, clock)
 	r.last = n
 	if r.cfg.SaveNonceFloor != nil && n > r.floor {
 		r.floor = n + nonceReserve
+		if n > clock {
+			r.floor = n + nonceReserveAhead
+		}
 		if err := r.cfg.SaveNonceFloor(r.floor); err != nil {
 			r.log.Error("nonce floor not saved", "err", err)
 		}

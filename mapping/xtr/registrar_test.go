@@ -512,6 +512,15 @@ func TestE11_NonceAcrossRestarts(t *testing.T) {
 	if n := register(t, r.one().data).Nonce; n <= last {
 		t.Errorf("after a restart %d, before it %d", n, last)
 	}
+
+	before := cfg.NonceFloor
+	cfg.SaveNonceFloor = func(f uint64) error { cfg.NonceFloor = f; return nil }
+	for range 1000 { // it crashes at each start
+		newRig(t, cfg).start()
+	}
+	if ahead := time.Duration(cfg.NonceFloor - before); ahead > time.Second {
+		t.Errorf("a thousand restarts have moved the floor by %v", ahead)
+	}
 }
 
 // TestRegisterInterval: a shorter one holds in the quick phase too.
