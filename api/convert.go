@@ -612,6 +612,7 @@ var routerEventKinds = map[xtr.EventKind]eidolonv1.EventKind{
 	xtr.EventSMR:       eidolonv1.EventKind_EVENT_KIND_SMR_RECEIVED,
 	xtr.EventUp:        eidolonv1.EventKind_EVENT_KIND_RLOC_UP,
 	xtr.EventDown:      eidolonv1.EventKind_EVENT_KIND_RLOC_DOWN,
+	xtr.EventLocator:   eidolonv1.EventKind_EVENT_KIND_LOCATOR_CHANGED,
 }
 
 func routerEventToProto(e xtr.Event) *eidolonv1.Event {

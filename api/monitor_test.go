@@ -114,7 +114,7 @@ func TestEventKinds(t *testing.T) {
 			t.Errorf("kind %d of the map-server has no name", k)
 		}
 	}
-	for k := xtr.EventInstalled; k <= xtr.EventDown; k++ {
+	for k := xtr.EventInstalled; k <= xtr.EventLocator; k++ {
 		if routerEventKinds[k] == eidolonv1.EventKind_EVENT_KIND_UNSPECIFIED {
 			t.Errorf("kind %d of the xTR has no name", k)
 		}

@@ -131,7 +131,7 @@ func eventText(e *eidolonv1.Event) string {
 	switch e.GetKind() {
 	case eidolonv1.EventKind_EVENT_KIND_REGISTRATION_CONFIRMED, eidolonv1.EventKind_EVENT_KIND_REGISTRATION_LOST:
 		add("at %s", e.GetPeer())
-	case eidolonv1.EventKind_EVENT_KIND_RLOC_UP, eidolonv1.EventKind_EVENT_KIND_RLOC_DOWN:
+	case eidolonv1.EventKind_EVENT_KIND_RLOC_UP, eidolonv1.EventKind_EVENT_KIND_RLOC_DOWN, eidolonv1.EventKind_EVENT_KIND_LOCATOR_CHANGED:
 		add("%s", e.GetPeer())
 	case eidolonv1.EventKind_EVENT_KIND_PUBLISHED, eidolonv1.EventKind_EVENT_KIND_SUBSCRIBED, eidolonv1.EventKind_EVENT_KIND_UNSUBSCRIBED:
 		add("to %s", e.GetPeer())

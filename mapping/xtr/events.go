@@ -31,9 +31,12 @@ const (
 	EventUp
 	// EventDown: a remote locator does not answer probes any more.
 	EventDown
+	// EventLocator: an RLOC of this router is used, or is not, or an operator
+	// wants something else of it.
+	EventLocator
 )
 
-var eventNames = [...]string{"none", "installed", "removed", "confirmed", "lost", "smr", "up", "down"}
+var eventNames = [...]string{"none", "installed", "removed", "confirmed", "lost", "smr", "up", "down", "locator"}
 
 // String returns a name for logs.
 func (k EventKind) String() string {
@@ -44,20 +47,21 @@ func (k EventKind) String() string {
 }
 
 // Event is something that happened to the map-cache, a registration or a
-// remote locator.
+// locator.
 type Event struct {
 	Time time.Time
 	Kind EventKind
-	// EID is the EID-prefix; not valid with EventUp and EventDown.
+	// EID is the EID-prefix; not valid with events about a locator.
 	EID mapping.EID
 	// Peer is the map-server of a registration, and who sent an SMR.
 	Peer netip.AddrPort
-	// RLOC is the locator of EventUp and EventDown.
+	// RLOC is the locator of EventUp, EventDown and EventLocator.
 	RLOC netip.Addr
 	// Record is what was installed, and Previous what the map-cache had for the
 	// EID-prefix before, if anything. They must not be changed.
 	Record, Previous *mapping.Record
-	// Reason says in words why; empty when there is nothing to say.
+	// Reason says in words why, and with EventLocator how it is now; empty when
+	// there is nothing to say.
 	Reason string
 }
 

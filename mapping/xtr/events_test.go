@@ -117,3 +117,44 @@ func TestEventsOfRegistrations(t *testing.T) {
 		t.Errorf("confirmed again: %q, want %q", got, want)
 	}
 }
+
+// TestEventsOfLocators: whatever becomes of a locator of this router is told
+// once, and how it is.
+func TestEventsOfLocators(t *testing.T) {
+	r := newRig(t, multihomed())
+	r.start()
+	r.confirmAll()
+	sub, err := r.m.events.Subscribe(64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sub.Close()
+	w := uint8(9)
+	for _, step := range []struct {
+		what string
+		do   func()
+		want []string
+	}{
+		{"nothing new", func() { r.setUplinks(uplinks(true, true, up2a)) }, nil},
+		{"carrier", func() { r.setUplinks(uplinks(false, true, up2a)) }, []string{"192.0.2.1 no carrier on eth2"}},
+		{"back", func() { r.setUplinks(uplinks(true, true, up2a)) }, []string{"192.0.2.1 back on eth2, used again in 1s"}},
+		{"for a second", func() { r.until(r.now.Sub(zeroTime) + time.Second) }, []string{"192.0.2.1 up on eth2"}},
+		{"drained", func() { r.steer("eth3", drain) }, []string{"198.18.0.1 up on eth3, drained"}},
+		{"undrained and set", func() { r.steer("eth3", func(s *steering) { *s = steering{weight: &w} }) },
+			[]string{"198.18.0.1 up on eth3, weight set to 9"}},
+		{"another address", func() { r.setUplinks(uplinks(true, true, up2b)) },
+			[]string{"198.18.0.77 up on eth3, weight set to 9", "198.18.0.1 gone from eth3, weight set to 9"}},
+	} {
+		step.do()
+		r.confirmAll()
+		var got []string
+		for _, it := range sub.Take() {
+			if e := it.Event; e.Kind == EventLocator {
+				got = append(got, e.RLOC.String()+" "+e.Reason)
+			}
+		}
+		if !slices.Equal(got, step.want) {
+			t.Errorf("%s: %q, want %q", step.what, got, step.want)
+		}
+	}
+}

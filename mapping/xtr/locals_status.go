@@ -100,6 +100,51 @@ func (m *machine) localLocators() []LocalLocator {
 	return out
 }
 
+// text says how l is, and what an operator wants of it.
+func (s *locals) text(now time.Time, l *localRLOC) string {
+	text := [...]string{
+		LocatorUp:        "up",
+		LocatorNoCarrier: "no carrier",
+		LocatorDead:      "a carrier, but no packets",
+		LocatorHeld:      "back",
+		LocatorGone:      "gone",
+	}[l.state()]
+	switch {
+	case l.uplink == "":
+	case l.gone:
+		text += " from " + l.uplink
+	default:
+		text += " on " + l.uplink
+	}
+	if !l.held.IsZero() {
+		text += fmt.Sprintf(", used again in %v", l.held.Sub(now))
+	}
+	st := s.steering(l)
+	if st.drained {
+		text += ", drained"
+	}
+	if st.priority != nil {
+		text += fmt.Sprintf(", priority set to %d", *st.priority)
+	}
+	if st.weight != nil {
+		text += fmt.Sprintf(", weight set to %d", *st.weight)
+	}
+	return text
+}
+
+// tellLocals publishes how the RLOCs of this router are that are otherwise than
+// before.
+func (m *machine) tellLocals(now time.Time) {
+	is := make(map[netip.Addr]string)
+	for _, l := range slices.Concat(m.locals.list, m.locals.past) {
+		is[l.addr] = m.locals.text(now, l)
+		if is[l.addr] != m.locators[l.addr] {
+			m.events.Publish(Event{Time: now, Kind: EventLocator, RLOC: l.addr, Reason: is[l.addr]})
+		}
+	}
+	m.locators = is
+}
+
 // LocalLocators returns the RLOCs of this router in the order in which they
 // were given, and after them some that it had lately. XTR.RLOCs has the paths
 // from them to others.

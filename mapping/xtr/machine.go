@@ -28,6 +28,7 @@ type machine struct {
 	declared         []Database
 	sourcesChanged   bool
 	databasesChanged bool
+	locators         map[netip.Addr]string // how the local ones are, as last told
 }
 
 func newMachine(cfg Config, stats *counters) *machine {
@@ -48,6 +49,7 @@ func newMachine(cfg Config, stats *counters) *machine {
 	}
 	m.mtus = newPathMTUs(c, m.probes)
 	m.etr.verified = m.probes.verified
+	m.tellLocals(time.Time{}) // nobody watches yet
 	return m
 }
 

@@ -335,6 +335,7 @@ func (m *machine) setUplinks(now time.Time, uplinks []Uplink) error {
 // carrier, address, verdict of probes, operator.
 func (m *machine) localsChanged(now time.Time) {
 	m.locals.release(now)
+	m.tellLocals(now)
 	m.cfg.RLOCs = m.locals.rlocs()
 	m.refresh()
 	m.sourcesChanged = true

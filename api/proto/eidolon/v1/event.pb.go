@@ -64,6 +64,9 @@ const (
 	EventKind_EVENT_KIND_RLOC_UP EventKind = 35
 	// A remote locator does not answer.
 	EventKind_EVENT_KIND_RLOC_DOWN EventKind = 36
+	// A locator of the xTR itself is used, or is not, or an operator wants
+	// something else of it; reason says how it is now.
+	EventKind_EVENT_KIND_LOCATOR_CHANGED EventKind = 37
 )
 
 // Enum value maps for EventKind.
@@ -88,6 +91,7 @@ var (
 		34: "EVENT_KIND_SMR_RECEIVED",
 		35: "EVENT_KIND_RLOC_UP",
 		36: "EVENT_KIND_RLOC_DOWN",
+		37: "EVENT_KIND_LOCATOR_CHANGED",
 	}
 	EventKind_value = map[string]int32{
 		"EVENT_KIND_UNSPECIFIED":            0,
@@ -109,6 +113,7 @@ var (
 		"EVENT_KIND_SMR_RECEIVED":           34,
 		"EVENT_KIND_RLOC_UP":                35,
 		"EVENT_KIND_RLOC_DOWN":              36,
+		"EVENT_KIND_LOCATOR_CHANGED":        37,
 	}
 )
 
@@ -297,7 +302,7 @@ const file_eidolon_v1_event_proto_rawDesc = "" +
 	"suppressed\x18\n" +
 	" \x01(\x04R\n" +
 	"suppressed\x12\x12\n" +
-	"\x04lost\x18\v \x01(\x04R\x04lost*\xa7\x04\n" +
+	"\x04lost\x18\v \x01(\x04R\x04lost*\xc7\x04\n" +
 	"\tEventKind\x12\x1a\n" +
 	"\x16EVENT_KIND_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fEVENT_KIND_LOST\x10\x01\x12\x19\n" +
@@ -318,7 +323,8 @@ const file_eidolon_v1_event_proto_rawDesc = "" +
 	"\x1cEVENT_KIND_REGISTRATION_LOST\x10!\x12\x1b\n" +
 	"\x17EVENT_KIND_SMR_RECEIVED\x10\"\x12\x16\n" +
 	"\x12EVENT_KIND_RLOC_UP\x10#\x12\x18\n" +
-	"\x14EVENT_KIND_RLOC_DOWN\x10$B@Z>github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1;eidolonv1b\x06proto3"
+	"\x14EVENT_KIND_RLOC_DOWN\x10$\x12\x1e\n" +
+	"\x1aEVENT_KIND_LOCATOR_CHANGED\x10%B@Z>github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1;eidolonv1b\x06proto3"
 
 var (
 	file_eidolon_v1_event_proto_rawDescOnce sync.Once
