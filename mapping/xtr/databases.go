@@ -185,7 +185,7 @@ func (r *registrar) replace(now time.Time, gone []Database) {
 			continue // nothing is registered yet
 		}
 		for _, batch := range r.batches(s, left) {
-			g := &registration{server: s, withdrawn: true}
+			g := &registration{server: s, withdrawn: true, silent: silent}
 			for _, d := range batch {
 				g.gone = append(g.gone, left[d])
 			}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/wire"
 )
 
 // located returns a database-mapping with one locator.
@@ -189,5 +190,100 @@ func TestHeardTable(t *testing.T) {
 	r.m.smrs.note(r.now, []netip.Addr{addr("203.2.0.1")})
 	if n := len(r.m.smrs.heard); n != 6 {
 		t.Errorf("%d RLOCs after a minute, want 6", n)
+	}
+}
+
+// registers returns when Map-Registers were sent to a since the last call, and
+// from where.
+func (r *rig) registers(a netip.AddrPort) (at []time.Duration, from []netip.Addr) {
+	for _, s := range r.take() {
+		if s.dst == a && !isInfo(s) {
+			at, from = append(at, s.at), append(from, s.src.Addr())
+		}
+	}
+	return at, from
+}
+
+// TestRegisterByTheNextUplink: a Map-Register without a Map-Notify goes out by
+// the other uplink: the first may be dead. After a change the first
+// retransmission does not wait for a second, where the round-trip time is known.
+func TestRegisterByTheNextUplink(t *testing.T) {
+	r := newRig(t, multihomed())
+	r.start()
+	first := r.take()
+	r.until(40 * time.Millisecond)
+	for _, s := range first {
+		if s.dst == ms1 && !isInfo(s) {
+			r.receive(notify(t, s.data, key), ms1)
+		}
+	}
+	r.until(20 * time.Second)
+	r.take()
+	w := uint8(5)
+	r.steer("eth3", func(s *steering) { s.weight = &w })
+	r.until(24 * time.Second)
+	at, from := r.registers(ms1)
+	if want := seconds(20, 20.2, 21.2, 23.2); !slices.Equal(at, want) {
+		t.Errorf("registered at %v, want %v", at, want)
+	}
+	if want := []netip.Addr{up1a, up2a, up1a, up2a}; !slices.Equal(from, want) {
+		t.Errorf("registered from %v, want %v", from, want)
+	}
+}
+
+// TestSilentMapServerIsNotWaitedFor: the SMRs of a change wait until the
+// map-servers have confirmed it, but not for one that confirms nothing.
+func TestSilentMapServerIsNotWaitedFor(t *testing.T) {
+	for _, c := range []struct {
+		silent bool
+		want   []time.Duration
+	}{
+		{true, seconds(30)},
+		{false, seconds(31)}, // it may still answer
+	} {
+		cfg := testConfig()
+		ms2 := netip.MustParseAddrPort("198.51.100.4:4342")
+		cfg.MapServers = append(cfg.MapServers, MapServer{Addr: ms2, Key: key, WantNotify: true})
+		r := newRig(t, cfg)
+		servers := []netip.AddrPort{ms1}
+		if !c.silent {
+			servers = append(servers, ms2)
+		}
+		confirm := func() {
+			for _, s := range r.take() {
+				if slices.Contains(servers, s.dst) {
+					r.receive(notify(t, s.data, key), s.dst)
+				}
+			}
+		}
+		r.start()
+		confirm()
+		r.learn(peer, rec("10.2.0.0/16", 1440))
+		for d := time.Second; d < 30*time.Second; d += time.Second {
+			r.until(d)
+			confirm()
+		}
+		r.until(30 * time.Second)
+		r.used("10.2.0.0/16")
+		r.take()
+		if err := r.setDatabases(located("10.1.0.0/16", 7)); err != nil {
+			t.Fatal(err)
+		}
+		var at []time.Duration
+		for range 40 {
+			r.until(r.now.Sub(zeroTime) + 50*time.Millisecond)
+			for _, s := range r.take() {
+				var m wire.MapRequest
+				switch {
+				case s.dst == ms1:
+					r.receive(notify(t, s.data, key), ms1)
+				case s.dst == etr1 && m.Decode(s.data) == nil && m.SMR:
+					at = append(at, s.at.Truncate(100*time.Millisecond))
+				}
+			}
+		}
+		if len(at) != 2 || at[0] != c.want[0] { // for two EID-prefixes
+			t.Errorf("silent=%v: SMRs at %v, want %v", c.silent, at, c.want)
+		}
 	}
 }

@@ -639,3 +639,26 @@ func TestNoNonces(t *testing.T) {
 	}
 	r.check()
 }
+
+// TestSMRDelayed: an SMR that comes too early to be followed is followed as soon
+// as it may be, if nothing else asked by then.
+func TestSMRDelayed(t *testing.T) {
+	r := newRig(t, noRegister())
+	r.learn(peer, rec("10.2.0.0/16", 1440))
+	r.take()
+	var got []time.Duration
+	for _, at := range []time.Duration{2 * time.Second, 3500 * time.Millisecond, time.Minute} {
+		r.until(at)
+		if at < time.Minute {
+			r.receive(smrFrom(t, "10.2.0.0", "10.1.0.0/16"), etr1)
+		}
+		for _, d := range r.take() {
+			_, m := mapRequest(t, d.data)
+			got = append(got, d.at)
+			r.receive(reply(t, m.Nonce, rec("10.2.0.0/16", 1440)), etr1)
+		}
+	}
+	if want := seconds(2, 5); !slices.Equal(got[:min(2, len(got))], want) {
+		t.Errorf("asked at %v, want %v", got, want)
+	}
+}
