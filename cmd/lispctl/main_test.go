@@ -378,3 +378,16 @@ func (x *madeUpXTR) Clear(e mapping.EID) bool {
 	x.cache = slices.DeleteFunc(x.cache, func(c mapping.CacheEntry) bool { return c.Record.EID == e })
 	return len(x.cache) < n
 }
+
+// Every reason that a data plane drops packets for is told in words.
+func TestDropMeanings(t *testing.T) {
+	known := dataplane.DropReasons()
+	for _, r := range known {
+		if dropMeaning[r.String()] == "" {
+			t.Errorf("no words for %v", r)
+		}
+	}
+	if len(dropMeaning) != len(known) {
+		t.Errorf("words for %d reasons, and there are %d", len(dropMeaning), len(known))
+	}
+}

@@ -114,6 +114,7 @@ func (s *host) setUp(mtu int) error {
 		if err := s.h.LinkSetUp(link); err != nil {
 			return fmt.Errorf("bring %s up: %w", in.Device, err)
 		}
+		unfilter(in.Device)
 		if err := s.addAddresses(i, link); err != nil {
 			return err
 		}

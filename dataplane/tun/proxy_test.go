@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -156,6 +157,35 @@ func TestProxiesCarryTCP(t *testing.T) {
 		if c, err := dial(tp.hostA, l.Addr(), time.Second); err == nil {
 			c.Close()
 			t.Errorf("with the proxy killed, %v was reached", dst)
+		}
+	}
+}
+
+// Where new devices filter strictly by the reverse path, a proxy-ETR still
+// forwards what it decapsulates; where all do, it says that it can't.
+func TestProxyETRReversePath(t *testing.T) {
+	tp := newTopology(t)
+	tp.internet(t)
+	setSysctl(t, tp.xtrA, "net/ipv4/conf/default/rp_filter", "1")
+	proxy := startXTR(t, tp.xtrA, childConfig{
+		Instances: []Instance{{IID: 0}}, Sources: []netip.Addr{rlocA4}, ProxyETR: []mapping.EID{eidB4},
+	})
+	cfg := configB(rlocA4)
+	cfg.Entries = []entry{{EID: hole4, Native: true, Locators: to(rlocA4)}}
+	startXTR(t, tp.xtrB, cfg)
+	if !arrives(t, tp.hostB, hostB4, tp.core, net4) {
+		t.Errorf("nothing came through: %v", proxy.state().Stats)
+	}
+	if w := strings.Join(proxy.state().Warnings, "\n"); strings.Contains(w, "reverse path") {
+		t.Errorf("warned of what is in order:\n%s", w)
+	}
+	for _, how := range []string{"1", "2"} {
+		setSysctl(t, tp.xtrA, "net/ipv4/conf/all/rp_filter", how)
+		if arrives(t, tp.hostB, hostB4, tp.core, net4) {
+			t.Errorf("with %s for all devices it came through", how)
+		}
+		if w := strings.Join(proxy.state().Warnings, "\n"); !strings.Contains(w, "net.ipv4.conf.eidolon0.rp_filter=0") {
+			t.Errorf("with %s for all devices the warnings are:\n%s", how, w)
 		}
 	}
 }

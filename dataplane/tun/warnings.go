@@ -12,7 +12,8 @@ import (
 )
 
 // Warnings returns what in the kernel's settings will keep packets from being
-// forwarded, one sentence each with what to do. The plane changes no setting.
+// forwarded, one sentence each with what to do. The plane changes no setting but
+// of its own devices.
 func (p *Plane) Warnings() []string {
 	var list []string
 	for _, f := range p.host.families() {
@@ -26,6 +27,12 @@ func (p *Plane) Warnings() []string {
 		if sysctl(path) == "0" {
 			list = append(list, fmt.Sprintf("%s forwarding is off, hosts behind this router will not be served: sysctl -w %s=1",
 				familyName(f), strings.ReplaceAll(path, "/", ".")))
+		}
+	}
+	for _, in := range p.cfg.Instances {
+		if (in.Native || len(p.cfg.ProxyETR) > 0) && reversePath(in.Device) > "0" {
+			list = append(list, fmt.Sprintf("reverse path filtering on %s drops packets that go on to where no LISP site is: sysctl -w net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.%s.rp_filter=0, and filter on the other interfaces by their own settings",
+				in.Device, in.Device))
 		}
 	}
 	strict, err := p.strictUplinks()
@@ -58,7 +65,7 @@ func (p *Plane) strictUplinks() (list []string, err error) {
 		}
 		uplinks++
 		name := l.Attrs().Name
-		if sysctl("net/ipv4/conf/"+name+"/rp_filter") == "1" || sysctl("net/ipv4/conf/all/rp_filter") == "1" {
+		if reversePath(name) == "1" {
 			list = append(list, fmt.Sprintf("strict reverse path filtering on %s drops packets to %v that come in by another uplink: sysctl -w net.ipv4.conf.%s.rp_filter=2",
 				name, addrs[i].IP, name))
 		}
@@ -67,6 +74,21 @@ func (p *Plane) strictUplinks() (list []string, err error) {
 		return nil, nil
 	}
 	return list, nil
+}
+
+// reversePath returns how the kernel filters by the route to the source of IPv4
+// packets that come in by a device: 0 not at all, 1 strictly, 2 loosely. The
+// higher of two settings holds.
+func reversePath(device string) string {
+	return max(sysctl("net/ipv4/conf/"+device+"/rp_filter"), sysctl("net/ipv4/conf/all/rp_filter"))
+}
+
+// unfilter takes the reverse path filter off a device of ours: the plane checks
+// inner sources itself, and to what a proxy-ETR takes packets from there may be
+// no route. A device without an address is never loose. Warnings tells where the
+// setting for all devices is in the way.
+func unfilter(device string) {
+	_ = os.WriteFile("/proc/sys/net/ipv4/conf/"+device+"/rp_filter", []byte("0"), 0o644)
 }
 
 // sysctl returns a kernel setting, "" when there is none.
