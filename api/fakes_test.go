@@ -155,13 +155,13 @@ func (x *fakeXTR) MapCache() []mapping.CacheEntry {
 	return slices.Clone(x.cache)
 }
 
-func (x *fakeXTR) Lookup(iid uint32, dst netip.Addr) (best *mapping.Record, ok bool) {
+func (x *fakeXTR) Lookup(iid uint32, dst netip.Addr) (best mapping.CacheEntry, ok bool) {
 	for _, e := range x.MapCache() {
-		if e.Record.EID.Contains(iid, dst) && (best == nil || e.Record.EID.Prefix.Bits() > best.EID.Prefix.Bits()) {
-			best = e.Record
+		if e.Record.EID.Contains(iid, dst) && (!ok || e.Record.EID.Prefix.Bits() > best.Record.EID.Prefix.Bits()) {
+			best, ok = e, true
 		}
 	}
-	return best, best != nil
+	return best, ok
 }
 
 func (x *fakeXTR) Clear(eid mapping.EID) bool {

@@ -26,7 +26,7 @@ type XTR interface {
 	MapResolvers() []xtr.MapResolverStatus
 	// MapCache returns entries whose records are shared and not changed.
 	MapCache() []mapping.CacheEntry
-	Lookup(iid uint32, dst netip.Addr) (*mapping.Record, bool)
+	Lookup(iid uint32, dst netip.Addr) (mapping.CacheEntry, bool)
 	Clear(eid mapping.EID) (found bool)
 	// RLOCs returns the locators that are probed, ascending.
 	RLOCs() []xtr.RLOCStatus
@@ -128,11 +128,8 @@ func (s *router) LookupMapCache(_ context.Context, req *eidolonv1.LookupMapCache
 	if !e.IsHost() {
 		return nil, invalid(badField("eid", "found the prefix %v, expected an address, which packets are sent to", e))
 	}
-	if rec, ok := s.xtr.Lookup(e.IID, e.Prefix.Addr()); ok {
-		entries := s.xtr.MapCache()
-		if i := slices.IndexFunc(entries, func(c mapping.CacheEntry) bool { return c.Record.EID == rec.EID }); i >= 0 {
-			return &eidolonv1.LookupMapCacheResponse{Entry: cacheEntryToProto(entries[i])}, nil
-		}
+	if entry, ok := s.xtr.Lookup(e.IID, e.Prefix.Addr()); ok {
+		return &eidolonv1.LookupMapCacheResponse{Entry: cacheEntryToProto(entry)}, nil
 	}
 	return nil, status.Errorf(codes.NotFound, "no map-cache entry holds %v", e)
 }

@@ -14,7 +14,7 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/eidolon-lisp/eidolon/benchmarks/rig"
 )
 
 // cell is a failure of an arm at a round-trip time.
@@ -222,7 +222,7 @@ func (m *matrix) child(ctx context.Context, j job) (*result, error) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, cmp.Or(m.exe, "/proc/self/exe"))
 	cmd.Args = []string{runName}
-	cmd.SysProcAttr = namespaces()
+	cmd.SysProcAttr = rig.Namespaces()
 	cmd.WaitDelay = 5 * time.Second
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.Stderr = os.Stderr
@@ -254,14 +254,3 @@ func (m *matrix) child(ctx context.Context, j job) (*result, error) {
 
 // runLimit ends a run that hangs.
 const runLimit = 5 * time.Minute
-
-// namespaces are those of a run: root gets by without a user namespace.
-func namespaces() *syscall.SysProcAttr {
-	attr := &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID, Setpgid: true}
-	if os.Geteuid() != 0 {
-		attr.Cloneflags |= unix.CLONE_NEWUSER
-		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
-		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
-	}
-	return attr
-}

@@ -15,7 +15,7 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/eidolon-lisp/eidolon/benchmarks/rig"
 )
 
 // job is what a child in namespaces of its own is to do.
@@ -86,7 +86,7 @@ func runChild() int {
 		cancel()
 	}()
 	res := &result{}
-	err := private()
+	err := rig.Private()
 	if err == nil {
 		res, err = j.run(ctx)
 	}
@@ -97,17 +97,6 @@ func runChild() int {
 		return 1
 	}
 	return 0
-}
-
-// private gives the run a /proc of its own.
-func private() error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("separate the mounts from the host's: %w", err)
-	}
-	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-		return fmt.Errorf("mount /proc: %w", err)
-	}
-	return nil
 }
 
 func (j job) run(ctx context.Context) (*result, error) {

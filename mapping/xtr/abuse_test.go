@@ -442,8 +442,8 @@ func TestAbuse_LossyControlChannel(t *testing.T) {
 			time.Sleep(5 * time.Second)
 			rec, ok = a.Lookup(0, host)
 		}
-		if !ok || rec.Locators[0].Priority != 9 {
-			t.Errorf("at the end: %v", rec)
+		if !ok || rec.Record.Locators[0].Priority != 9 {
+			t.Errorf("at the end: %v", rec.Record)
 		}
 		if sent > 6000 {
 			t.Errorf("%d datagrams in an hour", sent)

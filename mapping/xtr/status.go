@@ -169,11 +169,15 @@ func (x *XTR) MapCache() []mapping.CacheEntry {
 	return slices.AppendSeq(make([]mapping.CacheEntry, 0, x.m.itr.cache.Len()), x.m.itr.cache.All())
 }
 
-// Lookup returns the record of the longest map-cache entry that holds dst.
-func (x *XTR) Lookup(iid uint32, dst netip.Addr) (*mapping.Record, bool) {
+// Lookup returns the longest map-cache entry that holds dst.
+func (x *XTR) Lookup(iid uint32, dst netip.Addr) (mapping.CacheEntry, bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.m.itr.cache.Lookup(iid, dst)
+	rec, ok := x.m.itr.cache.Lookup(iid, dst)
+	if !ok {
+		return mapping.CacheEntry{}, false
+	}
+	return x.m.itr.cache.Get(rec.EID)
 }
 
 // Databases returns the database-mappings and how they are registered.

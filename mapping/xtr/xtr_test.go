@@ -219,8 +219,8 @@ func TestTwoSites(t *testing.T) {
 				if got := a.MapCache(); len(got) != want || got[0].Record.EID != eid("10.2.0.0/16") || got[0].Record.Authoritative != true {
 					t.Fatalf("map-cache %v", got)
 				}
-				if r, ok := a.Lookup(0, peer); !ok || r.Locators[0].Addr != etr1.Addr() {
-					t.Fatalf("lookup %v", r)
+				if e, ok := a.Lookup(0, peer); !ok || e.Record.Locators[0].Addr != etr1.Addr() {
+					t.Fatalf("lookup %v", e.Record)
 				}
 				if st := a.MapResolvers()[0]; st.RTT != rtt || !st.Up {
 					t.Errorf("map-resolver %+v", st)

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/eidolon-lisp/eidolon/internal/netns"
+)
+
+// arm is a way to cross from one site to the other.
+type arm struct {
+	name string
+	what string
+	// start sets it up in a world; it may take a while until packets pass.
+	start func(ctx context.Context, s *site) error
+	plane string // of xtr, empty for others
+}
+
+const plainArm = "plain"
+
+var arms = []arm{
+	{name: plainArm, what: "plain routing: the core has routes to both sites", start: startPlain},
+	{name: "vxlan", what: "VXLAN of the kernel", start: startVXLAN},
+	{name: "wireguard", what: "wireguard-go, with encryption", start: startWireguard},
+	{name: "tun", what: "Eidolon, TUN plane", start: startEidolon, plane: "tun"},
+	{name: "bpf", what: "Eidolon, eBPF plane", start: startEidolon, plane: "bpf"},
+}
+
+func armNames() (list []string) {
+	for _, a := range arms {
+		list = append(list, a.name)
+	}
+	return list
+}
+
+func armByName(name string) (arm, bool) {
+	for _, a := range arms {
+		if a.name == name {
+			return a, true
+		}
+	}
+	return arm{}, false
+}
+
+// errUnavailable is that an arm can't run on this machine.
+var errUnavailable = errors.New("not available here")
+
+// site is an arm at work: a world with what is needed to cross it.
+type site struct {
+	arm      arm
+	outside  int // family of the outer addresses
+	mappings int
+	job      job
+	dir      string // of its own
+	w        *world
+	hosts    map[string]*hostProcess
+	procs    map[string]*exec.Cmd // by node, those that forward packets
+	other    []*exec.Cmd
+}
+
+func startPlain(_ context.Context, s *site) error {
+	f := families[4]
+	return errors.Join(s.w.route("core", pfx(leftBlock), f.left, ""), s.w.route("core", pfx(rightBlock), f.right, ""))
+}
+
+// startVXLAN is what `ip link add type vxlan id 1 remote ADDRESS dstport 4789`
+// makes.
+func startVXLAN(_ context.Context, s *site) error {
+	f := families[s.outside]
+	for _, e := range []struct {
+		node, addr, via, block string
+		tunnel                 netlink.Vxlan
+	}{
+		{"x1", "10.255.0.1/30", "10.255.0.2", rightBlock, netlink.Vxlan{SrcAddr: f.left.AsSlice(), Group: f.right.AsSlice()}},
+		{"x2", "10.255.0.2/30", "10.255.0.1", leftBlock, netlink.Vxlan{SrcAddr: f.right.AsSlice(), Group: f.left.AsSlice()}},
+	} {
+		err := s.w.withLink(e.node, "up", func(up netlink.Link) error {
+			e.tunnel.LinkAttrs = netlink.NewLinkAttrs()
+			e.tunnel.Name, e.tunnel.VtepDevIndex = "vxlan0", up.Attrs().Index
+			e.tunnel.VxlanId, e.tunnel.Port, e.tunnel.Learning, e.tunnel.UDPCSum = 1, 4789, true, true
+			return netlink.LinkAdd(&e.tunnel)
+		})
+		ns := s.w.ns[e.node]
+		if err == nil {
+			err = ns.Up("vxlan0")
+		}
+		if err == nil {
+			err = ns.AddAddress("vxlan0", pfx(e.addr))
+		}
+		if err == nil {
+			err = ns.AddRoute(pfx(e.block), addr(e.via), "")
+		}
+		if err != nil {
+			return fmt.Errorf("%s: vxlan0: %w", e.node, err)
+		}
+	}
+	return nil
+}
+
+// addRouteTo routes a block to a device in a node.
+func addRouteTo(ns *netns.NS, block, dev string) error {
+	return ns.Do(func() error {
+		l, err := netlink.LinkByName(dev)
+		if err != nil {
+			return err
+		}
+		return netlink.RouteAdd(&netlink.Route{Dst: netns.IPNet(pfx(block)), LinkIndex: l.Attrs().Index, Scope: netlink.SCOPE_LINK})
+	})
+}
