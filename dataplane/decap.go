@@ -143,8 +143,11 @@ func (d *Decap) packet(s *Snapshot, now time.Time, p *Packet) DropReason {
 			return DropUnknownInstance
 		}
 	}
-	if drop := decode(f, pkt, len(pkt)); drop != NotDropped {
+	switch drop := decode(f, pkt, len(pkt)); {
+	case drop != NotDropped:
 		return drop
+	case p.TTL == 0: // the inner one would become 0
+		return DropTTLExpired
 	}
 	if !a.valid || a.src != f.Src || a.dst != f.Dst {
 		d.endRun()

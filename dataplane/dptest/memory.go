@@ -1,0 +1,87 @@
+package dptest
+
+import (
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/eidolon-lisp/eidolon/dataplane"
+)
+
+// Memory makes planes of the core and the fakes of this package.
+var Memory = Factory{New: func(_ testing.TB, s *State) Plane { return newMemory(s) }}
+
+// memory is the core of a plane between fakes.
+type memory struct {
+	fwd   *dataplane.Forwarder
+	under *Underlay
+	out   map[uint32]*dataplane.Encap
+	in    *dataplane.Decap
+	hosts map[uint32]*Host
+	now   time.Time
+	drops map[dataplane.DropReason]uint64
+}
+
+func newMemory(s *State) *memory {
+	m := &memory{
+		under: NewUnderlay(), out: make(map[uint32]*dataplane.Encap), hosts: make(map[uint32]*Host),
+		now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), drops: make(map[dataplane.DropReason]uint64),
+	}
+	fib := dataplane.NewFIB()
+	s.Tell(fib, m.now)
+	cfg := s.Config
+	cfg.Now = func() time.Time { return m.now }
+	m.fwd = dataplane.NewForwarder(fib, cfg)
+	writers := make(map[uint32]dataplane.HostWriter)
+	for _, iid := range s.Instances() {
+		m.hosts[iid] = NewHost()
+		writers[iid] = m.hosts[iid]
+		m.out[iid] = m.fwd.NewEncap(iid, m.hosts[iid], m.under)
+	}
+	m.in = m.fwd.NewDecap(writers)
+	return m
+}
+
+// Encap implements Plane.
+func (m *memory) Encap(iid uint32, pkt []byte) Outcome {
+	m.out[iid].Batch(m.now, []dataplane.HostPacket{HostPacket(pkt, 0)})
+	return m.outcome(iid)
+}
+
+// Decap implements Plane. The outer headers must be sound.
+func (m *memory) Decap(iid uint32, pkt []byte) Outcome {
+	m.in.Batch([]dataplane.Packet{received(pkt)})
+	return m.outcome(iid)
+}
+
+// received returns what a receiver makes of a packet of the underlay.
+func received(pkt []byte) dataplane.Packet {
+	hlen := 20
+	if pkt[0]>>4 == 6 {
+		hlen = 40
+	}
+	// A payload shorter than a LISP header is padded for the parse only.
+	d, _ := ParseDatagram(append(slices.Clone(pkt), make([]byte, 8)...))
+	return dataplane.Packet{Data: slices.Clone(pkt[hlen+8:]), Src: d.Src, Dst: d.Dst, TTL: d.TTL, TOS: d.TOS}
+}
+
+func (m *memory) outcome(iid uint32) (o Outcome) {
+	for _, p := range m.under.Sent() {
+		d := Datagram{Src: p.Src, Dst: p.Dst, TTL: p.TTL, TOS: p.TOS, Fragmentable: p.Fragmentable, Inner: p.Data[8:],
+			SrcPort: firstDynamic + uint16(p.Hash%(1<<14))}
+		copy(d.Header[:], p.Data)
+		o.Sent = append(o.Sent, d.Bytes())
+	}
+	o.Host = m.hosts[iid].Written()
+	o.Drops = make(map[dataplane.DropReason]uint64)
+	for _, r := range dataplane.DropReasons() {
+		if n := m.fwd.Drops(r) - m.drops[r]; n > 0 {
+			o.Drops[r] = n
+		}
+	}
+	for r, n := range maps.All(o.Drops) {
+		m.drops[r] += n
+	}
+	return o
+}

@@ -1,0 +1,214 @@
+package dptest
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/eidolon-lisp/eidolon/dataplane"
+)
+
+// Plane is a data plane under test in one State. It belongs to one goroutine.
+type Plane interface {
+	// Encap gives the plane a packet that a host of the instance sent.
+	Encap(iid uint32, pkt []byte) Outcome
+	// Decap gives the plane an IP packet from the underlay. What reaches the
+	// host side of the instance is looked at.
+	Decap(iid uint32, pkt []byte) Outcome
+}
+
+// Outcome is what became of one packet.
+type Outcome struct {
+	// Sent are the IP packets that went to the underlay, outer headers
+	// included; Host those that went to the hosts, ICMP messages of the plane
+	// among them.
+	Sent, Host [][]byte
+	// Drops counts the reasons given, without those that are 0.
+	Drops map[dataplane.DropReason]uint64
+	// Passed says that the packet was left to the slow path, unchanged and
+	// uncounted. Only a Factory with SlowPath may say so.
+	Passed bool
+}
+
+// Factory makes planes for Run.
+type Factory struct {
+	// New returns a plane in the state. It ends with the test.
+	New func(t testing.TB, s *State) Plane
+	// SlowPath says that this is a part of a plane only, which may leave any
+	// packet to another part. What it does not leave has to be right.
+	SlowPath bool
+	// Routes says that packets come and go by way of a router, be it the
+	// kernel or the plane itself: it takes 1 from the TTL on each way, and
+	// refuses by itself what no router forwards (Case.Unrouted).
+	Routes bool
+	// Wire says that the datagrams of Decap come with the outer headers and
+	// the checksum that they have, by way of a kernel. Cases about these
+	// (Case.Wire) are for such a plane only.
+	Wire bool
+	// Noise says that hosts and kernels around send packets of their own, to
+	// multicast groups and from link-local addresses.
+	Noise bool
+}
+
+// Case is one packet and what has to become of it.
+type Case struct {
+	Name  string
+	State *State
+	IID   uint32
+	// Out is a packet from a host, In one from the underlay; one of them is
+	// set.
+	Out, In []byte
+	// Sent is what has to reach the underlay, Host the hosts.
+	Sent []Datagram
+	Host [][]byte
+	// Drop is the reason that has to be counted, once.
+	Drop dataplane.DropReason
+	// Unrouted says that a router between the host and the plane may refuse the
+	// packet already, or answer it: a plane of a Factory with Routes has to
+	// forward nothing, and that is all.
+	Unrouted bool
+	// Wire says that the case is about what a kernel does before a plane sees
+	// the packet.
+	Wire bool
+}
+
+// Run plays every case of the corpus on planes of the factory.
+func Run(t *testing.T, f Factory) {
+	t.Helper()
+	for _, s := range States() {
+		t.Run(s.Name, func(t *testing.T) {
+			p := f.New(t, s)
+			n := 0
+			for _, c := range Corpus() {
+				if c.State != s || c.Wire && !f.Wire {
+					continue
+				}
+				n++
+				t.Run(c.Name, func(t *testing.T) { c.run(t, f, p) })
+			}
+			if n == 0 {
+				t.Error("no case is about this state")
+			}
+		})
+	}
+}
+
+func (c *Case) run(t *testing.T, f Factory, p Plane) {
+	var got Outcome
+	if c.Out != nil {
+		got = p.Encap(c.IID, slices.Clone(c.Out))
+	} else {
+		got = p.Decap(c.IID, slices.Clone(c.In))
+	}
+	if err := c.check(f, got); err != nil {
+		t.Error(err)
+	}
+}
+
+// check compares an outcome with what the case wants.
+func (c *Case) check(f Factory, got Outcome) error {
+	if got.Passed {
+		switch {
+		case !f.SlowPath:
+			return fmt.Errorf("passed to a slow path that there is not")
+		case len(got.Sent)+len(got.Host)+len(got.Drops) > 0:
+			return fmt.Errorf("passed to the slow path, and yet %v", got)
+		}
+		return nil
+	}
+	if f.Routes && c.Unrouted {
+		if len(got.Sent) > 0 || c.In != nil && len(got.Host) > 0 {
+			return fmt.Errorf("%v, of a packet that no router forwards", got)
+		}
+		return nil
+	}
+	var errs []string
+	complain := func(format string, args ...any) { errs = append(errs, fmt.Sprintf(format, args...)) }
+	want := map[dataplane.DropReason]uint64{}
+	if c.Drop != dataplane.NotDropped {
+		want[c.Drop] = 1
+	}
+	for r, n := range got.Drops {
+		noise := f.Noise && (r == dataplane.DropMulticast || r == dataplane.DropNotRoutable)
+		if n != want[r] && !(noise && n > want[r]) {
+			complain("drop_%v is %d, want %d", r, n, want[r])
+		}
+	}
+	for r := range want {
+		if got.Drops[r] == 0 {
+			complain("not dropped as %v", r)
+		}
+	}
+	if len(got.Sent) != len(c.Sent) {
+		complain("%d packets sent, want %d", len(got.Sent), len(c.Sent))
+	}
+	for i := range min(len(got.Sent), len(c.Sent)) {
+		d := c.Sent[i]
+		if f.Routes {
+			d.Inner = oneHop(d.Inner)
+			d.TTL--
+		}
+		if err := d.same(got.Sent[i]); err != nil {
+			complain("packet %d sent: %v", i, err)
+		}
+	}
+	if len(got.Host) != len(c.Host) {
+		complain("%d packets to the host, want %d", len(got.Host), len(c.Host))
+	}
+	for i := range min(len(got.Host), len(c.Host)) {
+		w := c.Host[i]
+		if f.Routes {
+			w = oneHop(w)
+			if c.Out != nil { // a message of the plane, which quotes what it got
+				requote(w)
+			}
+		}
+		if !bytes.Equal(got.Host[i], w) {
+			complain("packet %d to the host\n%x\nwant\n%x", i, got.Host[i], w)
+		}
+	}
+	if errs == nil {
+		return nil
+	}
+	return fmt.Errorf("%s", strings.Join(errs, "; "))
+}
+
+// oneHop returns a copy of pkt as a router forwards it.
+func oneHop(pkt []byte) []byte {
+	b := slices.Clone(pkt)
+	if b[0]>>4 == 4 {
+		b[8]--
+		sumHeader(b)
+	} else {
+		b[7]--
+	}
+	return b
+}
+
+// requote edits an ICMP error: the packet that it quotes was forwarded once.
+func requote(b []byte) {
+	h := 20
+	if b[0]>>4 == 6 {
+		h = 40
+	}
+	icmp := b[h:]
+	copy(icmp[8:], oneHop(icmp[8:]))
+	icmp[2], icmp[3] = 0, 0
+	s := sum(icmp)
+	if b[0]>>4 == 6 {
+		s = sumTransport(netip.AddrFrom16([16]byte(b[8:])), netip.AddrFrom16([16]byte(b[24:])), ICMPv6, icmp)
+	}
+	binary.BigEndian.PutUint16(icmp[2:], s)
+}
+
+// String describes an outcome in short.
+func (o Outcome) String() string {
+	if o.Passed {
+		return "passed to the slow path"
+	}
+	return fmt.Sprintf("%d sent, %d to hosts, drops %v", len(o.Sent), len(o.Host), o.Drops)
+}
