@@ -161,6 +161,14 @@ func speakerConfigs(detector, verbose bool) map[string]*speakerConfig {
 		}
 		toB := neighborConfig{Addr: l.bAddr.Addr(), Dev: l.aDev, AS: b.AS}
 		toA := neighborConfig{Addr: l.aAddr.Addr(), Dev: l.bDev, AS: a.AS}
+		switch {
+		case l.a[0] == 'c': // the core is of peers
+			toA.Relation, toB.Relation = isPeer, isPeer
+		case l.a == "s":
+			toA.Relation = isCustomer
+		default:
+			toA.Relation, toB.Relation = isCustomer, isProvider
+		}
 		if l.a == "s" {
 			toA.Dynamic = l.aAddr.Masked()
 			toB.Export = sitePrefixes

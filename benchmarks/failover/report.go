@@ -232,7 +232,9 @@ own end of the link is not on the wire.
 
 GoBGP v3 has neither MRAI nor BFD: its updates leave at once, which is faster than routers with a minimum route
 advertisement interval. All BGP arms close the session when carrier or the own address is lost, as routers do and GoBGP does
-not by itself. The core has three routers; the Internet has tens of thousands that hear of each update.`
+not by itself. Routers prefer what customers say, and tell peers and providers nothing else (Gao and Rexford): the other
+provider's path is in all routers before the failure, so nothing has to be explored. The core has three routers; the Internet
+has tens of thousands that hear of each update.`
 
 func lostBeside(rows []row) string {
 	out, in := values(rows, "bystander_out_lost"), values(rows, "bystander_in_lost")

@@ -159,6 +159,8 @@ const (
 // session that has nothing to go to is not waited for so long.
 func (a arm) patience() time.Duration {
 	switch {
+	case a.bgp && a.detector:
+		return 60 * time.Second
 	case a.bgp:
 		return 180 * time.Second
 	case a.eidolon:

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -40,10 +41,39 @@ type neighborConfig struct {
 	Dynamic   netip.Prefix
 	Dev       string
 	AS        uint32
-	LocalPref uint32         // of what it says; 0: the default
+	Relation  relation
+	LocalPref uint32         // of what it says; 0: by the relation
 	Prepend   uint32         // of what it is told
 	Export    []netip.Prefix // what it is told; nil: all
 }
+
+// relation says what a neighbour is to a router of a provider or of the core,
+// and with that what it is told: customers everything, others what customers
+// say and what is the router's own (Gao and Rexford 2001). Customers are also
+// preferred. Without that the core would give transit to itself, and meet what
+// GoBGP v3 does not do: when a best path is replaced by one that a neighbour
+// must not hear of, because its AS is in it, the old one is not withdrawn there,
+// and packets go round for ever.
+type relation string
+
+const (
+	isCustomer relation = "customer"
+	isPeer     relation = "peer"
+	isProvider relation = "provider"
+)
+
+// preference is the local preference of what a neighbour says.
+var preference = map[relation]uint32{isCustomer: 300, isPeer: 200, isProvider: 100}
+
+// exported is the community of what customers say and of what is a router's own,
+// toAll the name of the set with it.
+const (
+	exportedAS    = 65000
+	exportedValue = 1
+	toAll         = "to-all"
+)
+
+var exported = fmt.Sprintf("%d:%d", exportedAS, exportedValue)
 
 // speakerRequest is a line to a running speaker, speakerReply its answer.
 type speakerRequest struct {
@@ -164,39 +194,62 @@ func (s *speaker) neighbor(ctx context.Context, n neighborConfig) error {
 // policies prefer what some neighbours say, and tell them only what they are
 // to hear.
 func (s *speaker) policies(ctx context.Context) error {
+	err := s.bgp.AddDefinedSet(ctx, &api.AddDefinedSetRequest{DefinedSet: &api.DefinedSet{
+		DefinedType: api.DefinedType_COMMUNITY, Name: toAll, List: []string{exported},
+	}})
+	if err != nil {
+		return err
+	}
+	marked := &api.MatchSet{Type: api.MatchSet_ANY, Name: toAll}
+	accept := func() *api.Actions { return &api.Actions{RouteAction: api.RouteAction_ACCEPT} }
 	var in, out []*api.Statement
+	otherwise := api.RouteAction_ACCEPT
 	for _, n := range s.c.Neighbors {
-		if n.LocalPref == 0 && n.Export == nil {
+		pref := cmp.Or(n.LocalPref, preference[n.Relation])
+		if pref == 0 && n.Export == nil {
 			continue
 		}
-		set := "neighbor-" + n.Addr.String()
+		set, addrs := "neighbor-"+n.Addr.String(), netip.PrefixFrom(n.Addr, n.Addr.BitLen())
+		if n.Dynamic.IsValid() {
+			addrs = n.Dynamic
+		}
 		err := s.bgp.AddDefinedSet(ctx, &api.AddDefinedSetRequest{DefinedSet: &api.DefinedSet{
-			DefinedType: api.DefinedType_NEIGHBOR, Name: set, List: []string{n.Addr.String() + "/32"},
+			DefinedType: api.DefinedType_NEIGHBOR, Name: set, List: []string{addrs.String()},
 		}})
 		if err != nil {
 			return err
 		}
 		from := &api.MatchSet{Type: api.MatchSet_ANY, Name: set}
-		if n.LocalPref > 0 {
-			in = append(in, &api.Statement{
-				Name:       "from-" + n.Addr.String(),
-				Conditions: &api.Conditions{NeighborSet: from},
-				Actions:    &api.Actions{RouteAction: api.RouteAction_ACCEPT, LocalPref: &api.LocalPrefAction{Value: n.LocalPref}},
-			})
+		if pref > 0 {
+			st := &api.Statement{Name: "from-" + n.Addr.String(), Conditions: &api.Conditions{NeighborSet: from}, Actions: accept()}
+			st.Actions.LocalPref = &api.LocalPrefAction{Value: pref}
+			switch n.Relation {
+			case isCustomer:
+				st.Actions.Community = &api.CommunityAction{Type: api.CommunityAction_ADD, Communities: []string{exported}}
+			case isPeer, isProvider:
+				st.Actions.Community = &api.CommunityAction{Type: api.CommunityAction_REMOVE, Communities: []string{exported}}
+			}
+			in = append(in, st)
 		}
-		if n.Export != nil {
+		switch {
+		case n.Export != nil:
+			otherwise = api.RouteAction_REJECT
 			if err := s.export(ctx, n.Addr, n.Export...); err != nil {
 				return err
 			}
 			st := &api.Statement{
 				Name:       "to-" + n.Addr.String(),
 				Conditions: &api.Conditions{NeighborSet: from, PrefixSet: &api.MatchSet{Type: api.MatchSet_ANY, Name: exportSet(n.Addr)}},
-				Actions:    &api.Actions{RouteAction: api.RouteAction_ACCEPT},
+				Actions:    accept(),
 			}
 			if n.Prepend > 0 {
 				st.Actions.AsPrepend = &api.AsPrependAction{Asn: s.c.AS, Repeat: n.Prepend}
 			}
 			out = append(out, st)
+		case n.Relation == isPeer || n.Relation == isProvider:
+			out = append(out,
+				&api.Statement{Name: "to-" + n.Addr.String(), Conditions: &api.Conditions{NeighborSet: from, CommunitySet: marked}, Actions: accept()},
+				&api.Statement{Name: "not-to-" + n.Addr.String(), Conditions: &api.Conditions{NeighborSet: from}, Actions: &api.Actions{RouteAction: api.RouteAction_REJECT}})
 		}
 	}
 	for _, d := range []struct {
@@ -206,7 +259,7 @@ func (s *speaker) policies(ctx context.Context) error {
 		otherwise  api.RouteAction
 	}{
 		{"in", api.PolicyDirection_IMPORT, in, api.RouteAction_ACCEPT},
-		{"out", api.PolicyDirection_EXPORT, out, api.RouteAction_REJECT},
+		{"out", api.PolicyDirection_EXPORT, out, otherwise},
 	} {
 		if len(d.statements) == 0 {
 			continue
@@ -238,7 +291,10 @@ func (s *speaker) export(ctx context.Context, neighbor netip.Addr, list ...netip
 
 func apiPath(p netip.Prefix) (*api.Path, error) {
 	var attrs []*anypb.Any
-	for _, a := range []proto.Message{&api.OriginAttribute{Origin: 0}, &api.NextHopAttribute{NextHop: "0.0.0.0"}} {
+	for _, a := range []proto.Message{
+		&api.OriginAttribute{Origin: 0}, &api.NextHopAttribute{NextHop: "0.0.0.0"},
+		&api.CommunitiesAttribute{Communities: []uint32{exportedAS<<16 | exportedValue}},
+	} {
 		x, err := anypb.New(a)
 		if err != nil {
 			return nil, err
