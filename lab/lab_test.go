@@ -65,8 +65,9 @@ func TestScripts(t *testing.T) {
 	}
 }
 
-// Every script is played, by the program itself as it is built for users. Four
-// times the time is allowed: other tests run beside these.
+// Every script is played, by the program itself as it is built for users. They
+// mostly wait, and are played at once. Four times the time is allowed: other
+// tests run beside these.
 func TestScenarios(t *testing.T) {
 	netns.NeedTUN(t)
 	if testing.Short() {
@@ -83,6 +84,7 @@ func TestScenarios(t *testing.T) {
 	}
 	for _, f := range files {
 		t.Run(strings.TrimSuffix(f, scenario.Ending), func(t *testing.T) {
+			t.Parallel()
 			cmd := exec.CommandContext(t.Context(), program, "scenario", "--slack", "4", f)
 			cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 			out, err := cmd.CombinedOutput()

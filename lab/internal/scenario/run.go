@@ -20,6 +20,7 @@ const (
 	retryEvery      = 20 * time.Millisecond  // of within
 	trafficTime     = 500 * time.Millisecond // that packets are counted for
 	quiet, busy     = 10, 25                 // packets in that time: what control messages need, and what is traffic
+	trafficPatience = 10 * time.Second       // that it may take to come or to go
 
 	applets = "/.lab/applets/" // ours, not those of the machine: their output is known
 )
@@ -272,25 +273,37 @@ func (p *play) judge(s Statement) (string, error) {
 	return said, nil
 }
 
+// traffic counts the packets at an interface until there are some, or none.
 func (p *play) traffic(ctx context.Context, s Statement) (string, error) {
+	begin := time.Now()
+	for {
+		n, err := p.count(ctx, s)
+		if err != nil {
+			return "", err
+		}
+		waited := time.Since(begin) - trafficTime
+		said := fmt.Sprintf("%.0f packets in %s at %s after %.1f s", n, trafficTime, s.Node, waited.Seconds())
+		if s.Some && n >= busy || !s.Some && n <= quiet {
+			return said, nil
+		}
+		if waited > p.slack(trafficPatience) {
+			return said, errors.New("expected otherwise")
+		}
+	}
+}
+
+// count counts packets for half a second.
+func (p *play) count(ctx context.Context, s Statement) (float64, error) {
 	before, err := p.packets(ctx, s)
 	if err != nil {
-		return "", err
+		return 0, err
 	}
 	begin := time.Now()
 	if err := sleep(ctx, trafficTime); err != nil {
-		return "", err
+		return 0, err
 	}
 	after, err := p.packets(ctx, s)
-	if err != nil {
-		return "", err
-	}
-	n := float64(after-before) * float64(trafficTime) / float64(time.Since(begin))
-	said := fmt.Sprintf("%.0f packets in %s at %s", n, trafficTime, s.Node)
-	if s.Some && n < busy || !s.Some && n > quiet {
-		return said, errors.New("expected otherwise")
-	}
-	return said, nil
+	return float64(after-before) * float64(trafficTime) / float64(time.Since(begin)), err
 }
 
 // packets reads the counter of an interface.

@@ -25,7 +25,7 @@
 //	outage NAME DURATION             the longest time that the ping has gone unanswered since the step's first command
 //	lost NAME N                      how many of its requests since then have no reply
 //	traffic NODE INTERFACE in|out none|some
-//	                                 packets in the next half second: at most 10, or at least 25
+//	                                 packets in half a second, within 10 s: at most 10, or at least 25
 package scenario
 
 import (
