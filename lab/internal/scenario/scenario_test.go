@@ -207,6 +207,12 @@ pause 300ms
 run b ip link set eth1 up
 pause 1200ms
 outage p 1s
+step Replies are lost
+run b ip route add blackhole 192.0.2.1/32
+pause 200ms
+run b ip route del blackhole 192.0.2.1/32
+pause 300ms
+outage p 500ms
 step It ends
 ends s
 ends p
