@@ -190,6 +190,34 @@ func TestProxyETRReversePath(t *testing.T) {
 	}
 }
 
+// A strict reverse path filter on the only uplink of a site that forwards
+// natively keeps hosts of the Internet from beginning a conversation. That is
+// warned of, and neither a loose one nor none, nor a strict one where nothing is
+// forwarded natively.
+func TestNativeReversePath(t *testing.T) {
+	tp := newTopology(t)
+	tp.internet(t)
+	for _, native := range []bool{true, false} {
+		cfg := configA(rlocB4)
+		cfg.Instances[0].Native = native
+		a := startXTR(t, tp.xtrA, cfg)
+		for _, c := range []struct {
+			how     string
+			arrives bool
+		}{{"0", true}, {"1", false}, {"2", true}} {
+			setSysctl(t, tp.xtrA, "net/ipv4/conf/up/rp_filter", c.how)
+			if native && arrives(t, tp.core, net4, tp.hostA, hostA4) != c.arrives {
+				t.Errorf("rp_filter %s: arrived %v", c.how, !c.arrives)
+			}
+			w := strings.Join(a.state().Warnings, "\n")
+			if strings.Contains(w, "net.ipv4.conf.up.rp_filter=2") != (native && !c.arrives) {
+				t.Errorf("rp_filter %s, native %v, warnings:\n%s", c.how, native, w)
+			}
+		}
+		a.exit()
+	}
+}
+
 // On a host the EID is an address that sockets can be bound to, and have as
 // their own toward LISP sites; toward the underlay they do not.
 func TestHostMode(t *testing.T) {

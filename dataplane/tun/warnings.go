@@ -42,36 +42,49 @@ func (p *Plane) Warnings() []string {
 	return append(list, strict...)
 }
 
-// strictUplinks looks for strict reverse path filtering where there are several
-// IPv4 uplinks: there an encapsulated packet may come in by another one than
-// the route to its sender goes out by.
+// strictUplinks looks for strict reverse path filtering on IPv4 uplinks where it
+// does harm. Where there are several, an encapsulated packet may come in by
+// another one than the route to its sender goes out by. With native forwarding
+// the route to a host of the Internet is the TUN device until the site has sent
+// something there.
 func (p *Plane) strictUplinks() (list []string, err error) {
 	links, err := p.host.h.LinkList()
 	if err != nil {
 		return nil, err
 	}
-	uplinks, rlocs := 0, p.rlocs()
+	type uplink struct {
+		name string
+		addr netip.Addr
+	}
+	var uplinks []uplink
+	rlocs := p.rlocs()
 	for _, l := range links {
 		addrs, err := p.host.h.AddrList(l, netlink.FAMILY_V4)
 		if err != nil {
 			continue // it is gone
 		}
-		i := slices.IndexFunc(addrs, func(a netlink.Addr) bool {
-			ip, ok := netip.AddrFromSlice(a.IP.To4())
-			return ok && slices.Contains(rlocs, ip)
-		})
-		if i < 0 {
-			continue
-		}
-		uplinks++
-		name := l.Attrs().Name
-		if reversePath(name) == "1" {
-			list = append(list, fmt.Sprintf("strict reverse path filtering on %s drops packets to %v that come in by another uplink: sysctl -w net.ipv4.conf.%s.rp_filter=2",
-				name, addrs[i].IP, name))
+		for _, a := range addrs {
+			if ip, ok := netip.AddrFromSlice(a.IP.To4()); ok && slices.Contains(rlocs, ip) {
+				uplinks = append(uplinks, uplink{l.Attrs().Name, ip})
+				break
+			}
 		}
 	}
-	if uplinks < 2 {
-		return nil, nil
+	native := slices.ContainsFunc(p.cfg.Instances, func(in Instance) bool { return in.Native })
+	for _, u := range uplinks {
+		var drops string
+		switch {
+		case reversePath(u.name) != "1":
+			continue
+		case len(uplinks) > 1:
+			drops = fmt.Sprintf("packets to %v that come in by another uplink", u.addr)
+		case native:
+			drops = "native packets from hosts that this site has not sent to"
+		default:
+			continue
+		}
+		list = append(list, fmt.Sprintf("strict reverse path filtering on %s drops %s: sysctl -w net.ipv4.conf.%s.rp_filter=2",
+			u.name, drops, u.name))
 	}
 	return list, nil
 }
