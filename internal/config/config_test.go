@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -43,9 +44,11 @@ func TestExampleXTR(t *testing.T) {
 		mapping.MakeLocator(netip.MustParseAddr("192.0.2.1"), 1, 100),
 		mapping.MakeLocator(netip.MustParseAddr("2001:db8:a::1"), 1, 100),
 	}
+	uplinks := []UplinkLocator{{"eth2", true, true, 2, 100}}
 	dbm := func(e string) DatabaseMapping {
-		return DatabaseMapping{EID: mapping.MustParseEID(e), LocatorSet: "site-a", Locators: locators, Uplinks: []UplinkLocator{{"eth2", true, true, 2, 100}}, RecordTTL: 1440}
+		return DatabaseMapping{EID: mapping.MustParseEID(e), LocatorSet: "site-a", Locators: locators, Uplinks: uplinks, RecordTTL: 1440}
 	}
+	proxy := &Proxy{"site-a", locators, uplinks, []mapping.EID{mapping.MustParseEID("2001:db8:e0::/44")}}
 	want := &XTR{
 		Uplinks:          []Uplink{{"eth2", netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("fe80::1")}},
 		XTRID:            mapping.XTRID{0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0x0a},
@@ -53,7 +56,13 @@ func TestExampleXTR(t *testing.T) {
 		DatabaseMappings: []DatabaseMapping{dbm("10.1.0.0/16"), dbm("2001:db8:e1::/48"), dbm("[7]10.7.0.0/16")},
 		NoMapping:        NoMappingDrop,
 		Instances: []Instance{{IID: 0, Device: "eidolon0", NoMapping: NoMappingDrop},
-			{IID: 7, Device: "eidolon7", LISPSec: auth.SecurityPreferred, NoMapping: NoMappingDrop}},
+			{IID: 7, Device: "eidolon7", LISPSec: auth.SecurityPreferred, NoMapping: NoMappingPETR}},
+		UsePETR: []mapping.Locator{
+			mapping.MakeLocator(netip.MustParseAddr("203.0.113.7"), 1, 100),
+			mapping.MakeLocator(netip.MustParseAddr("203.0.113.8"), 2, 100),
+		},
+		ProxyITR:     proxy,
+		ProxyETR:     proxy,
 		ResolverKeys: map[netip.AddrPort]auth.WrapKey{netip.MustParseAddrPort("[2001:db8:113::10]:4342"): {ID: 1, Secret: []byte("shared with the map-resolver")}},
 		MapServers: []XTRMapServer{{
 			Address:          netip.MustParseAddrPort("203.0.113.10:4342"),
@@ -83,6 +92,58 @@ func TestExampleXTR(t *testing.T) {
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n%+v, want\n%+v", got, want)
+	}
+}
+
+func TestExampleHost(t *testing.T) {
+	got, err := LoadXTR("testdata/host.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w := withoutModes(got.Warnings); len(w) > 0 {
+		t.Errorf("warnings:\n%v", w)
+	}
+	want := &Host{[]mapping.EID{mapping.MustParseEID("10.0.0.0/8"), mapping.MustParseEID("2001:db8:e0::/44")}}
+	if !reflect.DeepEqual(got.Host, want) {
+		t.Errorf("host %+v, want %+v", got.Host, want)
+	}
+	if up := got.DatabaseMappings[1].Uplinks; !reflect.DeepEqual(up, []UplinkLocator{{"eth0", true, true, 1, 100}, {"wlan0", true, true, 2, 100}}) {
+		t.Errorf("uplinks %+v", up)
+	}
+}
+
+// TestExamplesHaveAllKeys: whatever key is read can be seen in an example.
+func TestExamplesHaveAllKeys(t *testing.T) {
+	var examples []byte
+	for _, name := range []string{"testdata/xtr.yml", "testdata/host.yml", "testdata/mapserver.yml"} {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		examples = append(examples, b...)
+	}
+	sources, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := 0
+	for _, name := range sources {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		source, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`\.(?:get|need|needIf)\((?:[^"\n]*, )?"(\w+)"`).FindAllSubmatch(source, -1) {
+			keys++
+			if !regexp.MustCompile(`\b` + string(m[1]) + `:`).Match(examples) {
+				t.Errorf("%s reads the key %s, which is in no example", name, m[1])
+			}
+		}
+	}
+	if keys < 100 {
+		t.Errorf("only %d keys are read", keys)
 	}
 }
 
@@ -320,7 +381,7 @@ func TestDetect(t *testing.T) {
 // with places inside the file, and never a panic.
 func FuzzParse(f *testing.F) {
 	files, _ := filepath.Glob("testdata/bad/*.yml")
-	for _, name := range append(files, "testdata/xtr.yml", "testdata/mapserver.yml") {
+	for _, name := range append(files, "testdata/xtr.yml", "testdata/host.yml", "testdata/mapserver.yml") {
 		data, err := os.ReadFile(name)
 		if err != nil {
 			f.Fatal(err)
