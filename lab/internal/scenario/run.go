@@ -38,6 +38,7 @@ type play struct {
 	start   time.Time // of the clock that is shown
 	acted   time.Time // when the first command of the step was run
 	flows   map[string]*flow
+	watches map[string]*watch
 	results []result
 }
 
@@ -56,7 +57,7 @@ func Run(ctx context.Context, s *Script, o Options) (err error) {
 	if o.Slack == 0 {
 		o.Slack = 1
 	}
-	p := &play{opts: o, start: time.Now(), flows: map[string]*flow{}}
+	p := &play{opts: o, start: time.Now(), flows: map[string]*flow{}, watches: map[string]*watch{}}
 	if err := runner.Preflight(s.Topology); err != nil { // before time goes into building
 		return err
 	}
@@ -75,6 +76,11 @@ func Run(ctx context.Context, s *Script, o Options) (err error) {
 	defer func() {
 		for _, f := range p.flows {
 			f.abandon()
+		}
+		for _, w := range p.watches {
+			if w.process != nil {
+				w.process.Close()
+			}
 		}
 		err = errors.Join(err, p.lab.Down())
 	}()
@@ -175,6 +181,12 @@ func (p *play) statement(ctx context.Context, s Statement) (string, error) {
 		return p.judge(s)
 	case "traffic":
 		return p.traffic(ctx, s)
+	case "watch":
+		return "", p.startWatch(ctx, s)
+	case "seen":
+		return p.seen(s)
+	case "kill":
+		return p.kill(ctx, s)
 	}
 	return "", fmt.Errorf("%q is no statement", s.Verb)
 }
@@ -200,8 +212,8 @@ func (p *play) run(ctx context.Context, node string, argv []string) (runner.Resu
 }
 
 func (p *play) command(ctx context.Context, s Statement) error {
-	if p.acted.IsZero() && s.Verb == "run" {
-		p.acted = time.Now()
+	if s.Verb == "run" {
+		p.act()
 	}
 	res, err := p.run(ctx, s.Node, s.Argv)
 	if err != nil {
@@ -238,6 +250,13 @@ func (p *play) within(ctx context.Context, s Statement) (string, error) {
 		if sleep(ctx, retryEvery) != nil {
 			return "", fmt.Errorf("it said to the end:\n%s", said)
 		}
+	}
+}
+
+// act notes that the step does something.
+func (p *play) act() {
+	if p.acted.IsZero() {
+		p.acted = time.Now()
 	}
 }
 

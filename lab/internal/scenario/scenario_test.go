@@ -31,7 +31,7 @@ topology:
   defaults: {kind: linux, env: {GORACE: atexit_sleep_ms=0}}
   nodes:
     a: {exec: [ip addr add 192.0.2.1/30 dev eth1]}
-    b: {exec: [ip addr add 192.0.2.2/30 dev eth1]}
+    b: {cmd: sleep 3600, exec: [ip addr add 192.0.2.2/30 dev eth1]}
   links:
     - {endpoints: ["a:eth1", "b:eth1"], mtu: 1500}
 `
@@ -86,9 +86,15 @@ within 1s b true !~ x
 		{"ping p a", "expected ping NAME NODE ADDRESS"},
 		{"stream s a c 192.0.2.2 1M", `no node "c"`},
 		{"ends p", `no ping or stream "p" was started before`},
-		{"outage p 1s", `no ping or stream "p"`},
+		{"outage p 1s", `no ping "p" was started before`},
 		{"traffic a eth9 in some", "no link at eth9"},
 		{"traffic a eth1 up some", "expected in or out"},
+		{"traffic a eth1 in much", "expected none or some, not much"},
+		{"watch w a eth9 192.0.2.0/24", "no link at eth9"},
+		{"watch w a eth1 192.0.2.0/24,b", `"b"`},
+		{"seen w none", `no watch "w" was started before`},
+		{"kill a", "node a runs nothing"},
+		{"kill c", `no node "c"`},
 		{"limit 3s", `"limit" is no statement`},
 	} {
 		if _, err := decode(t, "topology t.clab.yml\nstep x\n"+c.line+"\n"); err == nil || !strings.Contains(err.Error(), c.want) {
@@ -101,6 +107,7 @@ within 1s b true !~ x
 		{"topology t.clab.yml\nrun a true\n", "t.scenario:2: expected step TITLE before this"},
 		{"topology t.clab.yml\n", "no step"},
 		{"topology t.clab.yml\nstep x\nstream s a b 192.0.2.2 1M\nlost s 0\nping s a 192.0.2.2\n", "t.scenario:4: s is a stream, not a ping"},
+		{"topology t.clab.yml\nstep x\nwatch s a eth1 192.0.2.0/24\nends s\n", "t.scenario:4: s is a watch, not a ping or stream"},
 		{"topology t.clab.yml\nstep x\nstream s a b 192.0.2.2 1M\nping s a 192.0.2.2\n", "t.scenario:4: there is a stream s already"},
 	} {
 		if _, err := decode(t, c.src); err == nil || !strings.Contains(err.Error(), c.want) {
@@ -213,16 +220,24 @@ pause 200ms
 run b ip route del blackhole 192.0.2.1/32
 pause 300ms
 outage p 500ms
+step The wire is watched
+watch w b eth1 198.51.100.0/24,192.0.2.1/32
+watch other b eth1 198.51.100.0/24,2001:db8::/32
+run a ping -c 1 192.0.2.2
+seen w some
+seen other none
 step It ends
 ends s
 ends p
 pause 50ms
 traffic b eth1 in none
+kill b
 `)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	for _, want := range []string{"            | hello\n", "p: 0 of ", "of 1", "one connection, ", "pass  The link fails", "lost, longest outage "} {
+	for _, want := range []string{"            | hello\n", "p: 0 of ", "of 1", "one connection, ", "pass  The link fails", "lost, longest outage ", " frames from 198.51.100.0/24 192.0.2.1/32",
+		"seen    other none: 0 of ", "killed by signal 9"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in\n%s", want, out)
 		}
@@ -264,14 +279,36 @@ stream s a b 192.0.2.2 800K
 pause 200ms
 run b ip link set eth1 down
 ends s
+step an address on the wire that should not be there
+run b ip link set eth1 up
+within 5s a ping -c 1 -W 1 192.0.2.2 ~ 1 received
+watch w b eth1 192.0.2.1/32
+run a ping -c 1 192.0.2.2
+seen w none
+step an address that should
+watch v b eth1 192.0.2.128/25
+run a ping -c 1 192.0.2.2
+seen v some
+step a watch that sees nothing
+run b ip link set eth1 down
+pause 100ms
+watch u b eth1 192.0.2.128/25
+seen u none
+step a watch that is over
+seen u none
+step a command that has ended
+kill b
+kill b
 `)
-	if err == nil || !strings.Contains(err.Error(), "8 of 9 steps failed") {
+	if err == nil || !strings.Contains(err.Error(), "13 of 14 steps failed") {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	for _, want := range []string{
 		"t.scenario:4: run a false: it ended with status 1", "pass  like expected", "fails a true: it ended with status 0",
 		"it said to the end:\nhello", "the step has run nothing yet", "outage p 100ms: it is not answered", "lost p 0: at most 0 may be lost",
 		"out none: expected otherwise", "ends s: the connection did not live: status 1",
+		"expected none; the first: 192.0.2.1->192.0.2.2", "seen v some: expected some", "nothing at all was seen", "seen u none: it does not run",
+		"kill b: sleep 3600 killed by signal 9",
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in\n%s", want, out)

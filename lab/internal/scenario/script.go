@@ -16,6 +16,7 @@
 //	within DURATION NODE COMMAND ~ REGEXP
 //	                                 must end with status 0 and say something that the expression matches; is run again
 //	                                 until it does. With !~ in the place of ~, something that it doesn't match
+//	kill NODE                        the command of the node is killed, as by a crash
 //	pause DURATION
 //
 //	ping NAME NODE ADDRESS           one request every 10 ms, from now to the end
@@ -26,6 +27,10 @@
 //	lost NAME N                      how many of its requests since then have no reply
 //	traffic NODE INTERFACE in|out none|some
 //	                                 packets in half a second, within 10 s: at most 10, or at least 25
+//	watch NAME NODE INTERFACE PREFIX[,PREFIX]...
+//	                                 the frames at the interface are captured, both ways, from now on
+//	seen NAME none|some              the watch ends: of its frames, of which there must be any, none or some come from the
+//	                                 prefixes, by their outermost header
 package scenario
 
 import (
@@ -70,14 +75,16 @@ type Statement struct {
 	Negated  bool           // within: it must not match
 	Duration time.Duration  // within, pause, outage
 
-	Flow  string     // ping, stream, ends, outage, lost
+	Flow  string     // ping, stream, ends, outage, lost, watch, seen
 	To    string     // stream: the node that receives
 	Dst   netip.Addr // ping, stream
 	Rate  string     // stream, in ttcp's words
 	Count int        // lost
 
-	Interface string // traffic
-	In, Some  bool   // traffic
+	Interface string         // traffic, watch
+	In        bool           // traffic
+	Some      bool           // traffic, seen
+	From      []netip.Prefix // watch
 }
 
 // Ending is that of the names of scripts.
@@ -141,7 +148,7 @@ func Decode(path string, b []byte, load func(path string) (*clab.Topology, error
 // parser knows what a statement may refer to.
 type parser struct {
 	script *Script
-	flows  map[string]string // ping or stream, by name
+	flows  map[string]string // ping, stream or watch, by name
 }
 
 // shapes are the operands of the verbs, as errors show them.
@@ -149,7 +156,8 @@ var shapes = map[string]string{
 	"run": "NODE COMMAND", "fails": "NODE COMMAND", "show": "NODE COMMAND",
 	"within": "DURATION NODE COMMAND ~ REGEXP", "pause": "DURATION",
 	"ping": "NAME NODE ADDRESS", "stream": "NAME NODE NODE ADDRESS RATE", "ends": "NAME",
-	"outage": "NAME DURATION", "lost": "NAME N", "traffic": "NODE INTERFACE in|out none|some",
+	"outage": "NAME DURATION", "lost": "NAME N", "traffic": "NODE INTERFACE in|out none|some", "kill": "NODE",
+	"watch": "NAME NODE INTERFACE PREFIX[,PREFIX]...", "seen": "NAME none|some",
 }
 
 func (p *parser) statement(s *Statement, rest string) error {
@@ -189,16 +197,27 @@ func (p *parser) statement(s *Statement, rest string) error {
 	case "ping", "stream":
 		return p.start(s, words)
 	case "ends":
-		_, err = p.flow(s, words[0])
-		return err
+		return p.flow(s, words[0], "ping", "stream")
+	case "watch":
+		return p.watch(s, words)
+	case "seen":
+		return errors.Join(p.flow(s, words[0], "watch"), s.noneOrSome(words[1]))
+	case "kill":
+		if err := p.node(&s.Node, words[0]); err != nil {
+			return err
+		}
+		if len(p.script.Topology.Node(s.Node).Command) == 0 {
+			return fmt.Errorf("node %s runs nothing", s.Node)
+		}
+		return nil
 	case "outage":
 		s.Duration, err = duration(words[1])
-		return errors.Join(err, p.ping(s, words[0]))
+		return errors.Join(err, p.flow(s, words[0], "ping"))
 	case "lost":
 		if s.Count, err = strconv.Atoi(words[1]); err != nil || s.Count < 0 {
 			err = fmt.Errorf("%q is no number of packets", words[1])
 		}
-		return errors.Join(err, p.ping(s, words[0]))
+		return errors.Join(err, p.flow(s, words[0], "ping"))
 	}
 	return p.traffic(s, words)
 }
@@ -217,36 +236,63 @@ func (s *Statement) split(rest string) (command, pattern string, err error) {
 }
 
 func (p *parser) start(s *Statement, words []string) error {
-	var errs []error
-	s.Flow = words[0]
-	if p.flows[s.Flow] != "" {
-		errs = append(errs, fmt.Errorf("there is a %s %s already", p.flows[s.Flow], s.Flow))
-	}
-	p.flows[s.Flow] = s.Verb
-	errs = append(errs, p.node(&s.Node, words[1]))
+	err := errors.Join(p.name(s, words[0]), p.node(&s.Node, words[1]))
 	address := words[2]
 	if s.Verb == "stream" {
-		errs = append(errs, p.node(&s.To, words[2]))
+		err = errors.Join(err, p.node(&s.To, words[2]))
 		address, s.Rate = words[3], words[4]
 	}
-	var err error
-	if s.Dst, err = netip.ParseAddr(address); err != nil {
-		errs = append(errs, err)
+	dst, perr := netip.ParseAddr(address)
+	s.Dst = dst
+	return errors.Join(err, perr)
+}
+
+func (p *parser) watch(s *Statement, words []string) error {
+	err := errors.Join(p.name(s, words[0]), p.link(s, words[1], words[2]))
+	for text := range strings.SplitSeq(words[3], ",") {
+		prefix, perr := netip.ParsePrefix(text)
+		s.From, err = append(s.From, prefix), errors.Join(err, perr)
 	}
-	return errors.Join(errs...)
+	return err
 }
 
 func (p *parser) traffic(s *Statement, words []string) error {
-	err := p.node(&s.Node, words[0])
-	s.Interface = words[1]
-	if err == nil && !slices.Contains(p.script.Topology.Interfaces(s.Node), s.Interface) {
-		err = fmt.Errorf("node %s has no link at %s", s.Node, s.Interface)
+	err := p.link(s, words[0], words[1])
+	s.In = words[2] == "in"
+	if !s.In && words[2] != "out" {
+		err = errors.Join(err, fmt.Errorf("expected in or out, not %s", words[2]))
 	}
-	s.In, s.Some = words[2] == "in", words[3] == "some"
-	if !s.In && words[2] != "out" || !s.Some && words[3] != "none" {
-		err = errors.Join(err, fmt.Errorf("expected in or out, and none or some, not %s %s", words[2], words[3]))
+	return errors.Join(err, s.noneOrSome(words[3]))
+}
+
+func (s *Statement) noneOrSome(word string) error {
+	s.Some = word == "some"
+	if !s.Some && word != "none" {
+		return fmt.Errorf("expected none or some, not %s", word)
 	}
-	return err
+	return nil
+}
+
+// name gives a name to what the statement starts.
+func (p *parser) name(s *Statement, name string) error {
+	s.Flow = name
+	if p.flows[name] != "" {
+		return fmt.Errorf("there is a %s %s already", p.flows[name], name)
+	}
+	p.flows[name] = s.Verb
+	return nil
+}
+
+// link finds a node and an interface of it that has a link.
+func (p *parser) link(s *Statement, node, ifname string) error {
+	s.Interface = ifname
+	if err := p.node(&s.Node, node); err != nil {
+		return err
+	}
+	if !slices.Contains(p.script.Topology.Interfaces(node), ifname) {
+		return fmt.Errorf("node %s has no link at %s", node, ifname)
+	}
+	return nil
 }
 
 func (p *parser) node(into *string, name string) error {
@@ -257,22 +303,17 @@ func (p *parser) node(into *string, name string) error {
 	return nil
 }
 
-// flow finds a ping or stream that runs when the statement is reached.
-func (p *parser) flow(s *Statement, name string) (kind string, err error) {
+// flow finds what runs by that name when the statement is reached; it must be
+// one of these kinds.
+func (p *parser) flow(s *Statement, name string, kinds ...string) error {
 	s.Flow = name
-	kind = p.flows[name]
-	if kind == "" {
-		return "", fmt.Errorf("no ping or stream %q was started before", name)
+	switch kind := p.flows[name]; {
+	case kind == "":
+		return fmt.Errorf("no %s %q was started before", strings.Join(kinds, " or "), name)
+	case !slices.Contains(kinds, kind):
+		return fmt.Errorf("%s is a %s, not a %s", name, kind, strings.Join(kinds, " or "))
 	}
-	return kind, nil
-}
-
-func (p *parser) ping(s *Statement, name string) error {
-	kind, err := p.flow(s, name)
-	if err == nil && kind != "ping" {
-		err = fmt.Errorf("%s is a %s, not a ping", name, kind)
-	}
-	return err
+	return nil
 }
 
 func duration(s string) (time.Duration, error) {
