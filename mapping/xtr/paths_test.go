@@ -339,6 +339,27 @@ func TestFalseSuspicion(t *testing.T) {
 	}
 }
 
+// TestFailureAfterFalseSuspicions: suspicions that came to nothing have used up
+// what a path may be probed; a real failure is found no later for that.
+func TestFailureAfterFalseSuspicions(t *testing.T) {
+	r := newPathRig(t, nil)
+	r.stream(2*time.Second, always(true))
+	for range 3 { // and the first probe
+		for path := range r.m.probes.paths {
+			r.m.unreachable(r.now, path) // anybody may say so
+		}
+		r.stream(r.now.Sub(zeroTime)+500*time.Millisecond, always(true))
+	}
+	if len(r.down) != 0 {
+		t.Fatalf("down %v", r.down)
+	}
+	r.lost = func(from, to netip.Addr) bool { return from == up1a || to == up1a }
+	took := r.converge(always(false), func() bool { return slices.Equal(r.sends(), []netip.Addr{up2a}) })
+	if limit := time.Second + 2*r.rtt; took > limit {
+		t.Errorf("found after %v, at most %v allowed", took, limit)
+	}
+}
+
 // TestProbeBudget: with traffic both ways each RLOC is probed once in an
 // interval, whatever number of paths there is.
 func TestProbeBudget(t *testing.T) {

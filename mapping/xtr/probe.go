@@ -242,7 +242,7 @@ func (p *prober) fire(now time.Time, r *probed) (changes []mapping.CacheChange) 
 		return changes
 	}
 	path := Path{r.local, r.addr}
-	if at := p.each.readyAt(path); at.After(now) {
+	if at := p.each.readyAt(path); at.After(now) && !p.inDoubt(r) {
 		p.schedule(r, at)
 		return changes
 	}
@@ -267,6 +267,14 @@ func (p *prober) patience(r *probed) time.Duration {
 		return min(probeTimeoutFirst<<min(r.failures, 8), probeTimeout)
 	}
 	return min(max(probeTimeoutMin, rtt+max(2*deviation, rtt/2)+probeMargin), probeTimeoutMax)
+}
+
+// inDoubt reports whether a probe of r was lost and others have to follow before
+// there is a verdict. They do not wait for the limit of the path, which they
+// count for all the same: suspicions that came to nothing must not leave it
+// undecided for long.
+func (p *prober) inDoubt(r *probed) bool {
+	return !r.down && r.failures > 0 && r.failures < p.cfg.RLOCProbing.Retries
 }
 
 // test probes r at once, as far as the limits allow.

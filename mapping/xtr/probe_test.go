@@ -308,7 +308,8 @@ func TestI12_FirstProbedLocator(t *testing.T) {
 
 // TestI16_ProbeRate: however many locators there are and whatever they do, all
 // are probed once a second at rest, new ones 8 times a second after a burst of
-// 16; one of them at most 5 times at once, and once in 10 s in the long run.
+// 16; one of them at most 5 times at once, or 7 to end a doubt, and once in 10 s
+// in the long run.
 func TestI16_ProbeRate(t *testing.T) {
 	t.Run("rest", func(t *testing.T) {
 		r := newProbeRig(t, nil)
@@ -369,9 +370,10 @@ func TestI16_ProbeRate(t *testing.T) {
 		if n := len(at); n > 20*6+5 || n < 30 {
 			t.Errorf("%d probes in 20 minutes", n)
 		}
-		for i := 5; i < len(at); i++ {
-			if at[i]-at[i-5] < 5*time.Second {
-				t.Errorf("6 probes from %v to %v", at[i-5], at[i])
+		const burst = probeEachBurst + 2 // to end a doubt
+		for i := burst; i < len(at); i++ {
+			if at[i]-at[i-burst] < 5*time.Second {
+				t.Errorf("%d probes from %v to %v", burst+1, at[i-burst], at[i])
 			}
 		}
 	})

@@ -276,7 +276,7 @@ func (p *prober) confirm(now time.Time, local netip.Addr, since time.Time) (wait
 	for path, r := range p.paths {
 		switch {
 		case path.Local != local || r.down:
-		case r.waiting, (r.suspect || r.failures > 0) && !p.each.readyAt(path).After(now.Add(probeTimeoutMin)):
+		case r.waiting, p.inDoubt(r), r.suspect && !p.each.readyAt(path).After(now.Add(probeTimeoutMin)):
 			wait = true
 			tested++
 		case r.lastProbe.Before(since):
