@@ -115,9 +115,9 @@ func (b *builder) refuses(name string, why dataplane.DropReason, pkt []byte) {
 	b.add(Case{Name: name, Out: pkt, Drop: why})
 }
 
-// unrouted is refuses for what a router may not even forward.
-func (b *builder) unrouted(name string, why dataplane.DropReason, pkt []byte) {
-	b.add(Case{Name: name, Out: pkt, Drop: why, Unrouted: true})
+// stopped is refuses for what a router may not even forward.
+func (b *builder) stopped(name string, why dataplane.DropReason, pkt []byte) {
+	b.add(Case{Name: name, Out: pkt, Drop: why, Around: Stopped})
 }
 
 func (b *builder) outGood() {
@@ -157,8 +157,8 @@ func (b *builder) outGood() {
 		one, zero := p, p
 		one.TTL, zero.NoTTL = 1, true
 		// The router has taken its own 1 before.
-		b.add(Case{Name: "TTL 1, " + family(p), Out: one.Bytes(), Sent: []Datagram{over(Far4, 0, one.Bytes())}, Unrouted: true})
-		b.unrouted("TTL 0, "+family(p), dataplane.DropTTLExpired, zero.Bytes())
+		b.add(Case{Name: "TTL 1, " + family(p), Out: one.Bytes(), Sent: []Datagram{over(Far4, 0, one.Bytes())}, Around: Stopped})
+		b.stopped("TTL 0, "+family(p), dataplane.DropTTLExpired, zero.Bytes())
 	}
 }
 
@@ -224,39 +224,42 @@ func (b *builder) outHeaders() {
 	many[len(many)-8] = UDP
 	b.sends("twelve extension headers", Far4, ext(60, many...))
 	hop := ext(0, UDP, 0, 5, 2, 0, 0, 1, 0) // router alert
-	b.add(Case{Name: "hop-by-hop options", Out: hop, Sent: []Datagram{over(Far4, 0, hop)}, Unrouted: true})
+	b.sends("hop-by-hop options", Far4, hop)
 
 	opts := func(o ...byte) []byte { return four.with(func(p *Inner) { p.Options = o }).Bytes() }
 	b.sends("IPv4 no-operation options", Far4, opts(1, 1, 1, 0))
+	b.sends("router alert", Far4, opts(148, 4, 0, 0))
+	b.sends("40 octets of options", Far4, opts(slices.Repeat([]byte{1}, 40)...))
 	for _, o := range []struct {
-		name string
-		b    []byte
+		name   string
+		b      []byte
+		around Around
 	}{
-		{"router alert", []byte{148, 4, 0, 0}}, {"record route", []byte{7, 7, 4, 0, 0, 0, 0, 0}},
-		{"loose source route", []byte{131, 7, 4, 10, 2, 0, 9, 0}}, {"malformed option", []byte{7, 60, 4, 0}},
-		{"40 octets of options", slices.Repeat([]byte{1}, 40)},
+		{"record route", []byte{7, 7, 4, 0, 0, 0, 0, 0}, Changed},
+		{"loose source route", []byte{131, 7, 4, 10, 2, 0, 9, 0}, Stopped},
+		{"malformed option", []byte{7, 60, 4, 0}, Stopped},
 	} {
 		pkt := opts(o.b...)
-		b.add(Case{Name: o.name, Out: pkt, Sent: []Datagram{over(Far4, 0, pkt)}, Unrouted: true})
+		b.add(Case{Name: o.name, Out: pkt, Sent: []Datagram{over(Far4, 0, pkt)}, Around: o.around})
 	}
 	wrong := patch(four.Bytes(), 10, 0xde, 0xad)
-	b.add(Case{Name: "wrong IPv4 header checksum", Out: wrong, Sent: []Datagram{over(Far4, 0, wrong)}, Unrouted: true})
+	b.add(Case{Name: "wrong IPv4 header checksum", Out: wrong, Sent: []Datagram{over(Far4, 0, wrong)}, Around: Stopped})
 
-	b.unrouted("version 5", dataplane.DropInnerVersion, patch(four.Bytes(), 0, 0x55))
-	b.unrouted("version 0", dataplane.DropInnerVersion, patch(six.Bytes(), 0, 0))
-	b.unrouted("one octet", dataplane.DropInnerTruncated, []byte{0x45})
-	b.unrouted("19 octets of IPv4", dataplane.DropInnerTruncated, four.Bytes()[:19])
-	b.unrouted("39 octets of IPv6", dataplane.DropInnerTruncated, six.Bytes()[:39])
-	b.unrouted("IPv4 header length 4", dataplane.DropInnerHeader, resum4(four.Bytes(), 0x44))
-	b.unrouted("IPv4 header length 0", dataplane.DropInnerHeader, resum4(four.Bytes(), 0x40))
-	b.unrouted("IPv4 header longer than its packet", dataplane.DropInnerHeader, resum(four.with(func(p *Inner) { p.Options = make([]byte, 20) }).Bytes(), 2, 0, 24))
-	b.unrouted("IPv4 length 0", dataplane.DropInnerHeader, resum(four.Bytes(), 2, 0, 0))
-	b.unrouted("IPv4 shorter than its length", dataplane.DropInnerTruncated, resum(four.Bytes(), 2, 0, 69))
-	b.unrouted("IPv6 shorter than its length", dataplane.DropInnerTruncated, patch(six.Bytes(), 4, 0, 49))
-	b.unrouted("octets behind IPv4", dataplane.DropInnerTrailing, append(four.Bytes(), 0))
-	b.unrouted("octets behind IPv6", dataplane.DropInnerTrailing, append(six.Bytes(), 0))
-	b.unrouted("two packets", dataplane.DropInnerTrailing, append(four.Bytes(), four.Bytes()...))
-	b.unrouted("IPv6 jumbogram", dataplane.DropInnerTrailing, patch(ext(0, UDP, 0, 0xc2, 4, 0, 1, 0, 0), 4, 0, 0))
+	b.stopped("version 5", dataplane.DropInnerVersion, patch(four.Bytes(), 0, 0x55))
+	b.stopped("version 0", dataplane.DropInnerVersion, patch(six.Bytes(), 0, 0))
+	b.stopped("one octet", dataplane.DropInnerTruncated, []byte{0x45})
+	b.stopped("19 octets of IPv4", dataplane.DropInnerTruncated, four.Bytes()[:19])
+	b.stopped("39 octets of IPv6", dataplane.DropInnerTruncated, six.Bytes()[:39])
+	b.stopped("IPv4 header length 4", dataplane.DropInnerHeader, resum4(four.Bytes(), 0x44))
+	b.stopped("IPv4 header length 0", dataplane.DropInnerHeader, resum4(four.Bytes(), 0x40))
+	b.stopped("IPv4 header longer than its packet", dataplane.DropInnerHeader, resum(four.with(func(p *Inner) { p.Options = make([]byte, 20) }).Bytes(), 2, 0, 24))
+	b.stopped("IPv4 length 0", dataplane.DropInnerHeader, resum(four.Bytes(), 2, 0, 0))
+	b.stopped("IPv4 shorter than its length", dataplane.DropInnerTruncated, resum(four.Bytes(), 2, 0, 69))
+	b.stopped("IPv6 shorter than its length", dataplane.DropInnerTruncated, patch(six.Bytes(), 4, 0, 49))
+	b.stopped("octets behind IPv4", dataplane.DropInnerTrailing, append(four.Bytes(), 0))
+	b.stopped("octets behind IPv6", dataplane.DropInnerTrailing, append(six.Bytes(), 0))
+	b.stopped("two packets", dataplane.DropInnerTrailing, append(four.Bytes(), four.Bytes()...))
+	b.stopped("IPv6 jumbogram", dataplane.DropInnerTrailing, patch(ext(0, UDP, 0, 0xc2, 4, 0, 1, 0, 0), 4, 0, 0))
 }
 
 // resum4 is resum for the first octet, of a header of 20 octets whatever it
@@ -271,11 +274,11 @@ func resum4(pkt []byte, first byte) []byte {
 func (b *builder) outAddresses() {
 	for _, a := range []string{"224.0.0.1", "239.1.1.1", "ff02::1", "ff0e::1"} {
 		if p := out4(8); addr(a).Is4() {
-			b.unrouted("to "+a, dataplane.DropMulticast, p.to(a).Bytes())
-			b.unrouted("from "+a, dataplane.DropMulticast, p.from(a).Bytes())
+			b.stopped("to "+a, dataplane.DropMulticast, p.to(a).Bytes())
+			b.stopped("from "+a, dataplane.DropMulticast, p.from(a).Bytes())
 		} else {
-			b.unrouted("to "+a, dataplane.DropMulticast, out6(8).to(a).Bytes())
-			b.unrouted("from "+a, dataplane.DropMulticast, out6(8).from(a).Bytes())
+			b.stopped("to "+a, dataplane.DropMulticast, out6(8).to(a).Bytes())
+			b.stopped("from "+a, dataplane.DropMulticast, out6(8).from(a).Bytes())
 		}
 	}
 	for _, a := range []string{"0.0.0.0", "0.1.2.3", "127.0.0.1", "169.254.1.1", "240.0.0.1", "255.255.255.255", "::", "::1", "fe80::1"} {
@@ -283,18 +286,18 @@ func (b *builder) outAddresses() {
 		if addr(a).Is6() {
 			p = out6(8)
 		}
-		b.unrouted("to "+a, dataplane.DropNotRoutable, p.to(a).Bytes())
-		b.unrouted("from "+a, dataplane.DropNotRoutable, p.from(a).Bytes())
+		b.stopped("to "+a, dataplane.DropNotRoutable, p.to(a).Bytes())
+		b.stopped("from "+a, dataplane.DropNotRoutable, p.from(a).Bytes())
 	}
 	// What a router does with these depends on its routes.
-	b.unrouted("from no EID", dataplane.DropSourceNotEID, out4(8).from("10.200.0.1").Bytes())
-	b.unrouted("from no EID, IPv6", dataplane.DropSourceNotEID, out6(8).from("2001:db8:200::1").Bytes())
-	b.unrouted("from an EID of another instance", dataplane.DropSourceNotEID, out4(8).from("10.7.0.1").Bytes())
-	b.unrouted("from an EID of another site", dataplane.DropSourceNotEID, out4(8).from("10.2.0.9").Bytes())
-	b.unrouted("to an EID of the site", dataplane.DropDestinationLocal, out4(8).to("10.1.200.1").Bytes())
-	b.unrouted("to an EID of the site, IPv6", dataplane.DropDestinationLocal, out6(8).to("2001:db8:1:200::1").Bytes())
-	b.unrouted("to itself", dataplane.DropDestinationLocal, out4(8).to("10.1.0.1").Bytes())
-	b.unrouted("IPv4-mapped addresses", dataplane.DropSourceNotEID, out6(8).from("::ffff:10.1.0.1").to("::ffff:10.2.0.1").Bytes())
+	b.stopped("from no EID", dataplane.DropSourceNotEID, out4(8).from("10.200.0.1").Bytes())
+	b.stopped("from no EID, IPv6", dataplane.DropSourceNotEID, out6(8).from("2001:db8:200::1").Bytes())
+	b.stopped("from an EID of another instance", dataplane.DropSourceNotEID, out4(8).from("10.7.0.1").Bytes())
+	b.stopped("from an EID of another site", dataplane.DropSourceNotEID, out4(8).from("10.2.0.9").Bytes())
+	b.stopped("to an EID of the site", dataplane.DropDestinationLocal, out4(8).to("10.1.200.1").Bytes())
+	b.stopped("to an EID of the site, IPv6", dataplane.DropDestinationLocal, out6(8).to("2001:db8:1:200::1").Bytes())
+	b.stopped("to itself", dataplane.DropDestinationLocal, out4(8).to("10.1.0.1").Bytes())
+	b.stopped("IPv4-mapped addresses", dataplane.DropSourceNotEID, out6(8).from("::ffff:10.1.0.1").to("::ffff:10.2.0.1").Bytes())
 	last := out4(8).from("10.1.255.255").to("10.2.255.255").Bytes()
 	b.sends("the last addresses of the prefixes", Far4, last)
 }
@@ -460,7 +463,7 @@ func (b *builder) outSizes() {
 		if c.p.Src.Is6() {
 			m = icmpError(pkt, 2, 0, uint32(c.mtu))
 		}
-		b.add(Case{Name: c.name, Out: pkt, Drop: dataplane.DropTooBig, Host: [][]byte{m}, Unrouted: true})
+		b.add(Case{Name: c.name, Out: pkt, Drop: dataplane.DropTooBig, Host: [][]byte{m}, Around: Stopped})
 	}
 
 	// Without DF the inner packet is split into pieces of about equal size, whose
@@ -492,7 +495,7 @@ func (b *builder) outSizes() {
 	pieces("a last fragment split", Small4, sized4(1420, false).to("10.6.4.1").with(func(p *Inner) { p.Offset = 2800 }), make([]byte, 1001), 504)
 	n := len(b.cases)
 	pieces("options are copied as they say", Small4, sized4(1420, false).to("10.6.4.1").with(func(p *Inner) { p.Options = []byte{1, 130, 3, 7, 68, 4, 5, 0} }), make([]byte, 1000), 504)
-	b.cases[n].Unrouted = true // a timestamp option is filled in on the way
+	b.cases[n].Around = Changed // a timestamp option is filled in on the way
 }
 
 // copied returns the options of fragments other than the first, here by hand.
@@ -546,8 +549,8 @@ func (b *builder) outProxy() {
 	b.sends("attracted", Far4, out4(8).from("203.0.113.1").Bytes())
 	b.sends("attracted, IPv6", Far6, out6(8).from("2001:db8:200::1").to("2001:db8:3::1").Bytes())
 	b.sends("of the own site", Far4, out4(8).Bytes())
-	b.unrouted("not attracted", dataplane.DropSourceNotEID, out4(8).from("203.0.113.1").to("203.0.113.9").Bytes())
-	b.unrouted("from a site to a site", dataplane.DropProxyLoop, out4(8).from("10.3.0.1").Bytes())
+	b.stopped("not attracted", dataplane.DropSourceNotEID, out4(8).from("203.0.113.1").to("203.0.113.9").Bytes())
+	b.stopped("from a site to a site", dataplane.DropProxyLoop, out4(8).from("10.3.0.1").Bytes())
 	b.refuses("attracted, no mapping any more", dataplane.DropNoMapping, out4(8).from("203.0.113.1").to("10.4.9.9").Bytes())
 	b.refuses("attracted, natively-forward", dataplane.DropNativelyForward, out4(8).from("203.0.113.1").to("10.4.1.1").Bytes())
 }

@@ -54,13 +54,13 @@ func (b *builder) inGood() {
 			d := lisp(p)
 			d.TTL = c.outer
 			p.TTL = c.want
-			b.add(Case{Name: fmt.Sprintf("in: TTL %d in %d, %s", c.inner, c.outer, family(p)), In: d.Bytes(), Host: [][]byte{p.Bytes()}, Unrouted: c.want == 1})
+			b.add(Case{Name: fmt.Sprintf("in: TTL %d in %d, %s", c.inner, c.outer, family(p)), In: d.Bytes(), Host: [][]byte{p.Bytes()}, Around: stoppedIf(c.want == 1)})
 		}
 	}
 	for _, p := range []Inner{in4(8), in6(8)} {
 		d := lisp(p)
 		d.TTL = 0
-		b.add(Case{Name: "in: TTL 0 outside, " + family(p), In: d.Bytes(), Drop: dataplane.DropTTLExpired, Unrouted: true})
+		b.add(Case{Name: "in: TTL 0 outside, " + family(p), In: d.Bytes(), Drop: dataplane.DropTTLExpired})
 		p.NoTTL, p.TTL = true, 0
 		d = lisp(p)
 		d.TTL = 64
@@ -72,6 +72,13 @@ func (b *builder) inGood() {
 			b.takes(fmt.Sprintf("DSCP 0x28 in %#x, %s", dscp, family(p)), 0, d, p.Bytes())
 		}
 	}
+}
+
+func stoppedIf(yes bool) Around {
+	if yes {
+		return Stopped
+	}
+	return Forwarded
 }
 
 // inHeaders: the bits of the LISP header (RFC 9300 section 5.3).
@@ -160,7 +167,7 @@ func (b *builder) inInner() {
 	take("large, IPv6", in6(1400-48))
 	// Jumbo: more than a usual link takes, as fragments brought it.
 	for _, p := range []Inner{in4(8000), in6(8000), in4(65507 - 8 - 28)} {
-		b.add(Case{Name: fmt.Sprintf("in: %d octets, %s", len(p.Bytes()), family(p)), In: lisp(p).Bytes(), Host: [][]byte{p.Bytes()}, Unrouted: true})
+		b.takes(fmt.Sprintf("%d octets, %s", len(p.Bytes()), family(p)), 0, lisp(p), p.Bytes())
 	}
 	// A tunnel to us inside a tunnel is a packet to our locator, which is no
 	// EID; one between hosts is a packet like others.
@@ -169,7 +176,7 @@ func (b *builder) inInner() {
 	hosts := Datagram{Src: addr("10.2.0.1"), Dst: addr("10.1.0.1"), TTL: 64, Inner: four.Bytes()}
 	b.takes("LISP between hosts in LISP", 0, from(Far4, 0, hosts.Bytes()), hosts.Bytes())
 	wrong := patch(four.Bytes(), 10, 0xde, 0xad)
-	b.add(Case{Name: "in: wrong IPv4 header checksum", In: from(Far4, 0, wrong).Bytes(), Host: [][]byte{wrong}, Unrouted: true})
+	b.add(Case{Name: "in: wrong IPv4 header checksum", In: from(Far4, 0, wrong).Bytes(), Host: [][]byte{wrong}, Around: Stopped})
 	sums := patch(four.Bytes(), 26, 0xde, 0xad)
 	b.takes("wrong UDP checksum inside", 0, from(Far4, 0, sums), sums)
 	sums = patch(six.Bytes(), 46, 0, 0)
@@ -211,7 +218,7 @@ func (b *builder) inAddresses() {
 		if d.Src.Is6() {
 			d.Dst = Ours6
 		}
-		b.add(Case{Name: "in: outer source " + a, In: d.Bytes(), Drop: dataplane.DropOuterSource, Unrouted: true})
+		b.add(Case{Name: "in: outer source " + a, In: d.Bytes(), Drop: dataplane.DropOuterSource, Around: Martian})
 	}
 	d := lisp(in4(8))
 	d.Src = addr("169.254.1.1")

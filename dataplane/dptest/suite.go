@@ -3,6 +3,7 @@ package dptest
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -32,6 +33,14 @@ type Outcome struct {
 	// Passed says that the packet was left to the slow path, unchanged and
 	// uncounted. Only a Factory with SlowPath may say so.
 	Passed bool
+	// Leaked are packets from EIDs of the site that went to the underlay
+	// without a tunnel.
+	Leaked [][]byte
+	// Refused says that there is no way to give the plane such a packet, as
+	// the kernel does not take it; with Routes or for what is Stopped only.
+	Refused bool
+	// Err says that the packet could not be played.
+	Err error
 }
 
 // Factory makes planes for Run.
@@ -43,7 +52,7 @@ type Factory struct {
 	SlowPath bool
 	// Routes says that packets come and go by way of a router, be it the
 	// kernel or the plane itself: it takes 1 from the TTL on each way, and
-	// refuses by itself what no router forwards (Case.Unrouted).
+	// refuses by itself what no router forwards (Case.Around).
 	Routes bool
 	// Wire says that the datagrams of Decap come with the outer headers and
 	// the checksum that they have, by way of a kernel. Cases about these
@@ -53,6 +62,24 @@ type Factory struct {
 	// multicast groups and from link-local addresses.
 	Noise bool
 }
+
+// Around says what becomes of a packet outside of the plane, where there is
+// something.
+type Around uint8
+
+const (
+	// Forwarded: nothing special.
+	Forwarded Around = iota
+	// Stopped: a router drops it, answers it, or sends it another way. From a
+	// plane of a Factory with Routes nothing may come.
+	Stopped
+	// Changed: a router may edit more of it than the TTL, or send it another
+	// way. What comes from a plane with Routes is not looked at.
+	Changed
+	// Martian: a kernel drops it before a plane behind sockets sees it. From a
+	// plane of a Factory with Wire nothing may come, and no reason need.
+	Martian
+)
 
 // Case is one packet and what has to become of it.
 type Case struct {
@@ -67,10 +94,8 @@ type Case struct {
 	Host [][]byte
 	// Drop is the reason that has to be counted, once.
 	Drop dataplane.DropReason
-	// Unrouted says that a router between the host and the plane may refuse the
-	// packet already, or answer it: a plane of a Factory with Routes has to
-	// forward nothing, and that is all.
-	Unrouted bool
+	// Around is what a router does with the packet before or after the plane.
+	Around Around
 	// Wire says that the case is about what a kernel does before a plane sees
 	// the packet.
 	Wire bool
@@ -111,19 +136,20 @@ func (c *Case) run(t *testing.T, f Factory, p Plane) {
 
 // check compares an outcome with what the case wants.
 func (c *Case) check(f Factory, got Outcome) error {
-	if got.Passed {
-		switch {
-		case !f.SlowPath:
-			return fmt.Errorf("passed to a slow path that there is not")
-		case len(got.Sent)+len(got.Host)+len(got.Drops) > 0:
-			return fmt.Errorf("passed to the slow path, and yet %v", got)
-		}
+	switch {
+	case got.Err != nil:
+		return got.Err
+	case len(got.Leaked) > 0:
+		return fmt.Errorf("a packet of the site leaked: %x", got.Leaked[0])
+	case got.Refused && c.Around != Stopped:
+		return errors.New("the kernel took no such packet")
+	case got.Refused:
 		return nil
-	}
-	if f.Routes && c.Unrouted {
-		if len(got.Sent) > 0 || c.In != nil && len(got.Host) > 0 {
-			return fmt.Errorf("%v, of a packet that no router forwards", got)
-		}
+	case got.Passed && !f.SlowPath:
+		return errors.New("passed to a slow path that there is not")
+	case got.Passed && len(got.Sent)+len(got.Host)+len(got.Drops) > 0:
+		return fmt.Errorf("passed to the slow path, and yet %d sent, %d to the host, drops %v", len(got.Sent), len(got.Host), got.Drops)
+	case got.Passed:
 		return nil
 	}
 	var errs []string
@@ -132,11 +158,21 @@ func (c *Case) check(f Factory, got Outcome) error {
 	if c.Drop != dataplane.NotDropped {
 		want[c.Drop] = 1
 	}
+	if f.Routes && c.Around == Changed {
+		return nil
+	}
+	stopped := f.Routes && c.Around == Stopped || f.Wire && c.Around == Martian
 	for r, n := range got.Drops {
 		noise := f.Noise && (r == dataplane.DropMulticast || r == dataplane.DropNotRoutable)
 		if n != want[r] && !(noise && n > want[r]) {
 			complain("drop_%v is %d, want %d", r, n, want[r])
 		}
+	}
+	if stopped {
+		if len(got.Sent) > 0 || c.In != nil && len(got.Host) > 0 {
+			complain("%d packets sent and %d to the host, of one that no router forwards", len(got.Sent), len(got.Host))
+		}
+		return join(errs)
 	}
 	for r := range want {
 		if got.Drops[r] == 0 {
@@ -171,10 +207,14 @@ func (c *Case) check(f Factory, got Outcome) error {
 			complain("packet %d to the host\n%x\nwant\n%x", i, got.Host[i], w)
 		}
 	}
+	return join(errs)
+}
+
+func join(errs []string) error {
 	if errs == nil {
 		return nil
 	}
-	return fmt.Errorf("%s", strings.Join(errs, "; "))
+	return errors.New(strings.Join(errs, "; "))
 }
 
 // oneHop returns a copy of pkt as a router forwards it.
@@ -203,12 +243,4 @@ func requote(b []byte) {
 		s = sumTransport(netip.AddrFrom16([16]byte(b[8:])), netip.AddrFrom16([16]byte(b[24:])), ICMPv6, icmp)
 	}
 	binary.BigEndian.PutUint16(icmp[2:], s)
-}
-
-// String describes an outcome in short.
-func (o Outcome) String() string {
-	if o.Passed {
-		return "passed to the slow path"
-	}
-	return fmt.Sprintf("%d sent, %d to hosts, drops %v", len(o.Sent), len(o.Host), o.Drops)
 }
