@@ -64,7 +64,7 @@ const (
 	// Of the kernel, before a plane saw the packet.
 
 	DropHostQueue     // the host side's queue was full
-	DropReceiveBuffer // a receiving socket's buffer was full
+	DropReceiveBuffer // a receiving socket's buffer was full, or the outer checksum wrong
 
 	// Of map-versions, on the way in.
 

@@ -440,7 +440,7 @@ var dropMeaning = map[string]string{
 	"host_read":             "the offload metadata of the host side makes no sense",
 	"host_write":            "the host side refused them",
 	"host_queue":            "the queue of the TUN device was full",
-	"receive_buffer":        "the buffer of a receiving socket was full",
+	"receive_buffer":        "the buffer of a receiving socket was full, or the UDP checksum outside was wrong",
 	"version_newer":         "it speaks of a map-version that this site has not reached",
 	"version_old":           "it speaks of an old map-version",
 	"source_no_mapping":     "there is no mapping of the inner source (source_check: strict)",

@@ -256,9 +256,18 @@ func (b *builder) outHeaders() {
 	b.stopped("IPv4 length 0", dataplane.DropInnerHeader, resum(four.Bytes(), 2, 0, 0))
 	b.stopped("IPv4 shorter than its length", dataplane.DropInnerTruncated, resum(four.Bytes(), 2, 0, 69))
 	b.stopped("IPv6 shorter than its length", dataplane.DropInnerTruncated, patch(six.Bytes(), 4, 0, 49))
-	b.stopped("octets behind IPv4", dataplane.DropInnerTrailing, append(four.Bytes(), 0))
-	b.stopped("octets behind IPv6", dataplane.DropInnerTrailing, append(six.Bytes(), 0))
-	b.stopped("two packets", dataplane.DropInnerTrailing, append(four.Bytes(), four.Bytes()...))
+	// Short frames of Ethernet are padded; a router takes the padding off.
+	for _, c := range []struct {
+		name   string
+		p      Inner
+		behind []byte
+	}{
+		{"octets behind IPv4", four, []byte{0}}, {"octets behind IPv6", six, []byte{0}}, {"two packets", four, four.Bytes()},
+		{"a padded frame", four.with(func(p *Inner) { p.Payload = []byte{1} }), make([]byte, 17)},
+	} {
+		pkt := c.p.Bytes()
+		b.add(Case{Name: c.name, Out: append(c.p.Bytes(), c.behind...), Drop: dataplane.DropInnerTrailing, Sent: []Datagram{over(Far4, 0, pkt)}, Around: Trimmed})
+	}
 	b.stopped("IPv6 jumbogram", dataplane.DropInnerTrailing, patch(ext(0, UDP, 0, 0xc2, 4, 0, 1, 0, 0), 4, 0, 0))
 }
 
@@ -292,7 +301,7 @@ func (b *builder) outAddresses() {
 	// What a router does with these depends on its routes.
 	b.stopped("from no EID", dataplane.DropSourceNotEID, out4(8).from("10.200.0.1").Bytes())
 	b.stopped("from no EID, IPv6", dataplane.DropSourceNotEID, out6(8).from("2001:db8:200::1").Bytes())
-	b.stopped("from an EID of another instance", dataplane.DropSourceNotEID, out4(8).from("10.7.0.1").Bytes())
+	b.add(Case{Name: "from an EID of another instance", Out: out4(8).from("10.7.0.1").Bytes(), Drop: dataplane.DropSourceNotEID, Around: Inside})
 	b.stopped("from an EID of another site", dataplane.DropSourceNotEID, out4(8).from("10.2.0.9").Bytes())
 	b.stopped("to an EID of the site", dataplane.DropDestinationLocal, out4(8).to("10.1.200.1").Bytes())
 	b.stopped("to an EID of the site, IPv6", dataplane.DropDestinationLocal, out6(8).to("2001:db8:1:200::1").Bytes())
@@ -540,7 +549,7 @@ func (b *builder) outMSS() {
 	b.sends("SYN behind the end of options", Far4, syn(out4(0), 1460, 0))
 	b.sends("SYN with a broken option", Far4, syn(out4(0), 1460, 3, 0, 1, 1))
 	b.sends("no SYN", Far4, patch(syn(out4(0), 1460), 33, 0x10))
-	b.sends("UDP that looks like a SYN", Far4, patch(syn(out4(0), 1460), 9, UDP))
+	b.sends("UDP that looks like a SYN", Far4, resum(syn(out4(0), 1460), 9, UDP))
 }
 
 func (b *builder) outProxy() {

@@ -95,6 +95,8 @@ func Mappings(now time.Time) []mapping.CacheChange {
 		to("10.5.4.0/24", mapping.MakeLocator(Far4, 1, 0), mapping.MakeLocator(Other4, 1, 1)),
 		to("10.5.5.0/24", never), to("10.5.6.0/24", down), to("2001:db8:5:5::/64", never),
 		to("10.5.7.0/24", mapping.MakeLocator(addr("224.0.0.9"), 1, 100)),
+		to("10.5.8.0/24", mapping.MakeLocator(Far4, 1, 50), mapping.MakeLocator(Other4, 1, 30), mapping.MakeLocator(Far6, 1, 20)),
+		to("2001:db8:5:8::/64", mapping.MakeLocator(Far4, 1, 50), mapping.MakeLocator(Other4, 1, 30), mapping.MakeLocator(Far6, 1, 20)),
 		// Other instances.
 		to("[7]10.2.0.0/16", at(Other4)), to("[7]2001:db8:2::/48", at(Other6)),
 		to("[16777215]10.2.0.0/16", at(Far4)), to("[16777215]2001:db8:2::/48", at(Far6)),
