@@ -143,13 +143,18 @@ func newWire(t testing.TB, s *State, start Start, device func(uint32) string) *w
 		}
 	}
 	// Now it forwards, or will in a moment.
-	var err error
-	for range 20 {
-		if err = w.settle(0, &Outcome{}, 250*time.Millisecond); err == nil {
+	for _, six := range []bool{false, true} {
+		if six && !slices.ContainsFunc(s.Sources, func(s dataplane.Source) bool { return s.Addr.Is6() }) {
 			break
 		}
+		var err error
+		for range 20 {
+			if err = w.settle(0, six, &Outcome{}, 250*time.Millisecond); err == nil {
+				break
+			}
+		}
+		must(err)
 	}
-	must(err)
 	return w
 }
 
@@ -187,13 +192,15 @@ func smaller(a netip.Addr, via string, mtu int) error {
 }
 
 // Encap implements Plane.
-func (w *wire) Encap(iid uint32, pkt []byte) Outcome { return w.play(iid, w.hosts[iid], pkt) }
+func (w *wire) Encap(iid uint32, pkt []byte) Outcome { return w.play(iid, false, w.hosts[iid], pkt) }
 
 // Decap implements Plane. What is larger than the underlay takes comes in
 // fragments.
-func (w *wire) Decap(iid uint32, pkt []byte) Outcome { return w.play(iid, w.core, cut(pkt)...) }
+func (w *wire) Decap(iid uint32, pkt []byte) Outcome {
+	return w.play(iid, pkt[0]>>4 == 6, w.core, cut(pkt)...)
+}
 
-func (w *wire) play(iid uint32, from *link, pkts ...[]byte) (o Outcome) {
+func (w *wire) play(iid uint32, six bool, from *link, pkts ...[]byte) (o Outcome) {
 	before := drops(w.plane)
 	for _, p := range pkts {
 		switch err := from.send(p); {
@@ -209,7 +216,7 @@ func (w *wire) play(iid uint32, from *link, pkts ...[]byte) (o Outcome) {
 		if try > 0 {
 			time.Sleep(time.Duration(try) * time.Millisecond)
 		}
-		if err := w.settle(iid, &o, 2*time.Second); err != nil {
+		if err := w.settle(iid, six, &o, 2*time.Second); err != nil {
 			return Outcome{Err: err}
 		}
 		o.Drops = make(map[dataplane.DropReason]uint64)
@@ -237,14 +244,30 @@ func drops(p dataplane.Plane) map[dataplane.DropReason]uint64 {
 	return m
 }
 
+// markers are good packets in all states: from which locators those come that
+// go in, over IPv4 and over IPv6, and to whom.
+var markers = map[uint32]struct {
+	own, own6, theirs6 string
+	from, from6        netip.Addr
+}{
+	0:    {"10.1.255.1", "2001:db8:1:ffff::1", "2001:db8:3::1", Far4, Far6},
+	Red:  {"10.7.255.1", "2001:db8:7:ffff::1", "2001:db8:2::1", Other4, Other6},
+	Last: {"10.9.255.1", "2001:db8:9:ffff::1", "2001:db8:2::1", Far4, Far6},
+}
+
 // settle waits until a good packet each way came through, which was sent after
-// all others and can't pass them, and gathers what came before.
-func (w *wire) settle(iid uint32, o *Outcome, timeout time.Duration) error {
+// all others, and gathers what came before. They can't pass others: those that
+// come in, six says over which of the protocols, go by the same socket.
+func (w *wire) settle(iid uint32, six bool, o *Outcome, timeout time.Duration) error {
 	w.n++
 	mark := binary.BigEndian.AppendUint64([]byte("the end of case "), w.n)
-	site := map[uint32]string{0: "10.1.255.1", Red: "10.7.255.1", Last: "10.9.255.1"}[iid]
-	out := Inner{Src: addr(site), Dst: addr("10.2.0.1"), SrcPort: 9, DstPort: 9, Payload: mark}
+	m := markers[iid]
+	out := Inner{Src: addr(m.own), Dst: addr("10.2.0.1"), SrcPort: 9, DstPort: 9, Payload: mark}
 	back := Inner{Src: out.Dst, Dst: out.Src, SrcPort: 9, DstPort: 9, Payload: mark}
+	from := m.from
+	if six {
+		from, back.Src, back.Dst = m.from6, addr(m.theirs6), addr(m.own6)
+	}
 	deadline := time.Now().Add(timeout)
 	if err := w.hosts[iid].send(out.Bytes()); err != nil {
 		return err
@@ -262,11 +285,10 @@ func (w *wire) settle(iid uint32, o *Outcome, timeout time.Duration) error {
 	if err != nil {
 		return fmt.Errorf("the way out: %w", err)
 	}
-	from := Far4
-	if iid == Red {
-		from = Other4
-	}
 	d := Datagram{Src: from, Dst: Ours4, TTL: 64, Header: iidHeader(iid), Inner: back.Bytes()}
+	if six {
+		d.Dst = Ours6
+	}
 	if err := w.core.send(d.Bytes()); err != nil {
 		return err
 	}
