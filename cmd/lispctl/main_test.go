@@ -313,7 +313,7 @@ func (x *madeUpXTR) MapCache() []mapping.CacheEntry {
 	return slices.Clone(x.cache)
 }
 
-func (x *madeUpXTR) Lookup(uint32, netip.Addr) (*mapping.Record, bool) { return nil, false }
+func (x *madeUpXTR) Lookup(uint32, netip.Addr) (e mapping.CacheEntry, found bool) { return e, false }
 
 func (x *madeUpXTR) Explain(iid uint32, dst netip.Addr) (e xtr.Explanation) {
 	for _, d := range x.Databases() {
