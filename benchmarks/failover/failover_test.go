@@ -55,7 +55,7 @@ func TestParse(t *testing.T) {
 		}
 	}
 	o, err := parse([]string{"-quick"}, io.Discard)
-	if err != nil || o.runs != 2 || len(o.rtts) != 1 || o.out != "" {
+	if err != nil || o.runs != 1 || o.parallel != 3 || len(o.rtts) != 1 || o.out != "" {
 		t.Errorf("a quick run is %+v, %v", o, err)
 	}
 }

@@ -73,15 +73,15 @@ func parse(args []string, usage io.Writer) (options, error) {
 	var o options
 	fs := flag.NewFlagSet("failover", flag.ContinueOnError)
 	fs.SetOutput(usage)
-	fs.BoolVar(&o.quick, "quick", false, "two runs of fewer cells, without delay; what was measured is checked, not judged")
+	fs.BoolVar(&o.quick, "quick", false, "one run of fewer cells, without delay, three at the same time; what was measured is checked, not judged")
 	fs.BoolVar(&o.report, "report", false, "measure nothing, write the report of the runs that are there")
 	fs.StringVar(&o.out, "out", "", "`directory` of the results (default benchmarks/results/failover; with -quick: none is kept)")
 	fs.IntVar(&o.runs, "runs", 20, "runs of each cell")
 	arms := fs.String("arms", strings.Join(armNames(), ","), "ways to survive that are tried")
 	failures := fs.String("failures", strings.Join(failureNames(), ","), "what happens; none: only traffic engineering")
 	rtts := fs.String("rtt", "0,80", "round-trip times of the core in `ms`")
-	fs.DurationVar(&o.warmUp, "warmup", 8*time.Second, "how long the streams run before the failure")
-	fs.IntVar(&o.parallel, "parallel", 1, "runs at the same time, where they mostly wait")
+	fs.DurationVar(&o.warmUp, "warmup", 3*time.Second, "how long the streams run before the failure")
+	fs.IntVar(&o.parallel, "parallel", 1, "runs at the same time; the streams of one take a sixth of a core")
 	fs.BoolVar(&o.te, "te", true, "traffic engineering: move inbound traffic from 50/50 to 70/30")
 	fs.BoolVar(&o.bars, "bars", false, "fail when a bar is missed")
 	fs.StringVar(&o.programs, "programs", "", "`directory` with xtr and mapserver, instead of building them")
@@ -118,7 +118,10 @@ func parse(args []string, usage io.Writer) (options, error) {
 		set := map[string]bool{}
 		fs.Visit(func(f *flag.Flag) { set[f.Name] = true })
 		if !set["runs"] {
-			o.runs = 2
+			o.runs = 1
+		}
+		if !set["parallel"] {
+			o.parallel = 3
 		}
 		if !set["rtt"] {
 			o.rtts = []int{0}

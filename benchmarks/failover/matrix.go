@@ -103,8 +103,8 @@ type matrix struct {
 
 type plannedRun struct {
 	job
-	run  int
-	slow bool // it mostly waits
+	run      int
+	parallel int // runs at the same time, at most
 }
 
 // plan lists the runs that are missing, the first of each cell first, so that a
@@ -118,8 +118,7 @@ func (m *matrix) plan() {
 					if err != nil || m.table.has(cell{name, f, rtt}, run) {
 						continue
 					}
-					slow := a.bgp && !a.detector && f != "carrier"
-					if m.o.quick && slow {
+					if m.o.quick && a.bgp && !a.detector && f != "carrier" {
 						continue // a minute and a half for the hold timer
 					}
 					if f == "flap" && run >= max(1, m.o.runs/4) {
@@ -131,44 +130,33 @@ func (m *matrix) plan() {
 						}
 						continue
 					}
-					m.jobs = append(m.jobs, plannedRun{job{Arm: name, Failure: f, RTT: rtt, WarmUp: m.o.warmUp, Quick: m.o.quick, Verbose: m.o.verbose, Programs: m.programs}, run, slow})
+					m.jobs = append(m.jobs, plannedRun{job{Arm: name, Failure: f, RTT: rtt, WarmUp: m.o.warmUp, Quick: m.o.quick, Verbose: m.o.verbose, Programs: m.programs}, run, m.o.parallel})
 				}
 			}
 		}
 		for _, rtt := range m.o.rtts {
 			for _, name := range m.o.arms {
 				if a, err := armByName(name); m.o.te && err == nil && (a.eidolon || a.bgp && !a.detector) && run < max(1, m.o.runs/4) && !m.te.has(cell{name, teName, rtt}, run) {
-					m.jobs = append(m.jobs, plannedRun{job{TE: true, Arm: name, Failure: teName, RTT: rtt, Quick: m.o.quick, Verbose: m.o.verbose, Programs: m.programs}, run, false})
+					m.jobs = append(m.jobs, plannedRun{job{TE: true, Arm: name, Failure: teName, RTT: rtt, Quick: m.o.quick, Verbose: m.o.verbose, Programs: m.programs}, run, m.o.parallel})
 				}
 			}
 		}
 	}
 }
 
-// runAll does the runs one after the other; those that mostly wait may go at
-// the same time.
+// runAll does the runs, as many at the same time as is wanted.
 func (m *matrix) runAll(ctx context.Context) error {
 	slots := make(chan struct{}, m.o.parallel)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for _, j := range m.jobs {
-		weight := m.o.parallel
-		if j.slow {
-			weight = 1
-		}
-		for range weight {
-			select {
-			case slots <- struct{}{}:
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			}
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
 		wg.Go(func() {
-			defer func() {
-				for range weight {
-					<-slots
-				}
-			}()
+			defer func() { <-slots }()
 			m.one(ctx, j)
 		})
 	}

@@ -80,6 +80,15 @@ func spread(rows []row, column string) string {
 	return fmt.Sprintf("%s / %s / %s", ms(quantile(v, 0.5)), ms(quantile(v, 0.95)), ms(quantile(v, 1)))
 }
 
+// extent is the least and the most of a column.
+func extent(rows []row, column string) string {
+	v := values(rows, column)
+	if len(v) == 0 {
+		return "–"
+	}
+	return fmt.Sprintf("%g to %g", slices.Min(v), slices.Max(v))
+}
+
 func medianOf(rows []row, column string) string {
 	v := values(rows, column)
 	if len(v) == 0 {
@@ -154,6 +163,7 @@ func report(o options, t, e *table) error {
 	p("- machine: %s, %d cores, %s; %s", cpuModel(), runtime.NumCPU(), rig.Kernel(), runtime.Version())
 	p("- commits: %s", strings.Join(distinct(append(slices.Clone(t.rows), e.rows...), "commit"), ", "))
 	p("- delay by: %s", strings.Join(distinct(append(slices.Clone(t.rows), e.rows...), "delay"), ", "))
+	p("- runs at the same time, at most: %s; load average meanwhile: %s", strings.Join(distinct(slices.Concat(t.rows, e.rows), "parallel"), ", "), extent(slices.Concat(t.rows, e.rows), "load"))
 	if why := mptcpAvailable(); why != "" {
 		p("- Multipath TCP was skipped: %s", why)
 	}
@@ -222,9 +232,9 @@ func report(o options, t, e *table) error {
 
 const notes = `Outages are those of a UDP stream of one datagram a millisecond: the time from the last datagram before the longest run of lost
 ones to the first after it, by the sender's clock; "never" is not within the run. The flows that are measured used the first
-uplink both ways, for 8 s before the failure unless -warmup said otherwise; a second pair of streams, where an arm shares load, used the other uplink. A TCP
-stall is the longest time without an arrival on a connection that sends a record every 5 ms each way; arrivals are late
-also when the machine is busy. The idle session carries nothing during the failure, and echoes a key after it.
+uplink both ways, for 3 s before the failure unless warmup_s says otherwise; a second pair of streams, where an arm shares
+load, used the other uplink. A TCP stall is the longest time without an arrival on a connection that sends a record every
+5 ms each way; arrivals are late also when the machine is busy. The idle session carries nothing during the failure, and echoes a key after it.
 
 Control messages are counted on the wire, in all nodes, as they leave the node that made them, from the failure until 2 s
 after the streams were back; octets are those of IP packets, TCP's own included. What a node loses into a black hole at its

@@ -18,7 +18,7 @@ import (
 // datagrams, a pause the longest time without an arrival, which on a busy
 // machine may be longer; "inf" has not ended within the run.
 var columns = []string{
-	"time", "commit", "delay", "arm", "failure", "rtt_ms", "run",
+	"time", "commit", "delay", "parallel", "load", "warmup_s", "arm", "failure", "rtt_ms", "run",
 	"out_outage_ms", "in_outage_ms", "out_lost", "in_lost", "out_pause_ms", "in_pause_ms",
 	"bystander_out_lost", "bystander_in_lost", "bystander_out_outage_ms", "bystander_in_outage_ms",
 	"tcp_survived", "tcp_stall_ms", "tcp_error", "idle_survived", "window_s",
@@ -147,6 +147,7 @@ func rowOf(j plannedRun, res *result) row {
 	i := strconv.Itoa
 	r := row{
 		"time": time.Now().UTC().Format(time.RFC3339), "commit": commit(), "delay": res.Delay,
+		"parallel": i(j.parallel), "load": loadAverage(), "warmup_s": strconv.FormatFloat(j.WarmUp.Seconds(), 'f', -1, 64),
 		"arm": j.Arm, "failure": j.Failure, "rtt_ms": i(j.RTT), "run": i(j.run + 1),
 	}
 	if te := res.TE; te != nil {
@@ -174,6 +175,16 @@ func rowOf(j plannedRun, res *result) row {
 	}
 	r.counts(res.Control)
 	return r
+}
+
+// loadAverage is how many processes wanted to run in the last minute.
+func loadAverage() string {
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return ""
+	}
+	one, _, _ := strings.Cut(string(b), " ")
+	return one
 }
 
 // counts fills in what was sent.
