@@ -116,7 +116,7 @@ func (s *Snapshot) uses(e *Entry) []LocatorUse {
 		case !l.Addr.IsValid():
 			u.Why = "there is no address in it"
 		case l.Flags&mapping.Reachable == 0:
-			u.Why = "the R bit is clear: its site says that it is down"
+			u.Why = "the R bit is clear: its site says that it is down, or it does not answer"
 		case l.Priority == mapping.PriorityUnusable:
 			u.Why = "priority 255: not for unicast"
 		case !s.Sendable(l.Addr):

@@ -178,7 +178,7 @@ func (p *play) statement(ctx context.Context, s Statement) (string, error) {
 	case "ends":
 		return p.flows[s.Flow].end(ctx)
 	case "outage", "lost":
-		return p.judge(s)
+		return p.judge(ctx, s)
 	case "traffic":
 		return p.traffic(ctx, s)
 	case "watch":
@@ -273,17 +273,26 @@ func (p *play) slack(d time.Duration) time.Duration {
 	return time.Duration(float64(d) * p.opts.Slack)
 }
 
-func (p *play) judge(s Statement) (string, error) {
+// judge says what became of a ping since the step's first command. An outage
+// that is allowed to last still is waited for.
+func (p *play) judge(ctx context.Context, s Statement) (string, error) {
 	begin, err := p.since()
 	if err != nil {
 		return "", err
 	}
-	v := p.flows[s.Flow].pings.since(begin, time.Now())
+	pings := p.flows[s.Flow].pings
+	allowed := p.slack(s.Duration) // 0 with lost
+	v := pings.since(begin, time.Now())
+	for s.Verb == "outage" && v.ongoing && v.outage <= allowed {
+		if err := sleep(ctx, retryEvery); err != nil {
+			return "", err
+		}
+		v = pings.since(begin, time.Now())
+	}
 	said := s.Flow + ": " + v.String()
-	allowed := p.slack(s.Duration)
 	switch {
 	case v.sent == 0 || v.ongoing:
-		return said, fmt.Errorf("it is not answered%s", prefixed("; it says: ", p.flows[s.Flow].pings.oddLine()))
+		return said, fmt.Errorf("it is not answered%s", prefixed("; it says: ", pings.oddLine()))
 	case s.Verb == "lost" && v.lost > s.Count:
 		return said, fmt.Errorf("at most %d may be lost", s.Count)
 	case s.Verb == "outage" && v.outage > allowed:

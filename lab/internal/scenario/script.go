@@ -23,7 +23,8 @@
 //	stream NAME NODE NODE ADDRESS RATE
 //	                                 one TCP connection from the first to the second node, RATE bits/s, from now to the end
 //	ends NAME                        a ping or stream ends now, and says how it went. A stream must have arrived whole
-//	outage NAME DURATION             the longest time that the ping has gone unanswered since the step's first command
+//	outage NAME DURATION             the longest time that the ping has gone unanswered since the step's first command; an
+//	                                 outage that lasts is waited for
 //	lost NAME N                      how many of its requests since then have no reply
 //	traffic NODE INTERFACE in|out none|some
 //	                                 packets in half a second, within 10 s: at most 10, or at least 25
