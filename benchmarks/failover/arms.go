@@ -58,6 +58,12 @@ func armByName(name string) (arm, error) {
 	return arm{}, fmt.Errorf("there is no arm %q", name)
 }
 
+// movesTraffic tells whether the arm takes part in traffic engineering.
+func (a arm) movesTraffic() bool { return a.eidolon || a.bgp && !a.detector }
+
+// holdTimer tells whether only BGP's hold timer ends a failure.
+func (a arm) holdTimer(failure string) bool { return a.bgp && !a.detector && failure != "carrier" }
+
 // ends are the hosts' addresses that the streams are between.
 func (a arm) ends() (site, remote netip.Addr) {
 	if a.pa {
@@ -160,7 +166,7 @@ func speakerConfigs(detector, verbose bool) map[string]*speakerConfig {
 			continue
 		}
 		toB := neighborConfig{Addr: l.bAddr.Addr(), Dev: l.aDev, AS: b.AS}
-		toA := neighborConfig{Addr: l.aAddr.Addr(), Dev: l.bDev, AS: a.AS}
+		toA := neighborConfig{Addr: l.aAddr.Addr(), Dev: l.bDev, AS: a.AS, Wait: true}
 		switch {
 		case l.a[0] == 'c': // the core is of peers
 			toA.Relation, toB.Relation = isPeer, isPeer
@@ -170,9 +176,9 @@ func speakerConfigs(detector, verbose bool) map[string]*speakerConfig {
 			toA.Relation, toB.Relation = isCustomer, isProvider
 		}
 		if l.a == "s" {
-			toA.Dynamic = l.aAddr.Masked()
 			toB.Export = sitePrefixes
 			if l.b == "p1" {
+				toA.Later = siteNewRLOC
 				toB.LocalPref = 200
 			} else {
 				toB.Prepend = 2

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -48,8 +49,7 @@ type linkState struct {
 
 	mu       sync.Mutex
 	carrier  bool
-	dead     bool // by probes
-	peer     netip.Addr
+	dead     bool      // by probes
 	heard    time.Time // the neighbour's last probe
 	asked    bool      // the neighbour suspects the link
 	answered map[uint32]bool
@@ -71,7 +71,7 @@ func newDetector(s *speaker, probing bool) (*detector, error) {
 		if err != nil {
 			return nil, fmt.Errorf("interface %s: %w", n.Dev, err)
 		}
-		d.links = append(d.links, &linkState{n: n, dev: l.Attrs().Index, peer: n.Addr, carrier: true, answered: map[uint32]bool{}})
+		d.links = append(d.links, &linkState{n: n, dev: l.Attrs().Index, carrier: true, answered: map[uint32]bool{}})
 	}
 	go d.watch(links, addrs)
 	go d.settle()
@@ -131,8 +131,7 @@ func (d *detector) settle() {
 	}
 }
 
-// apply opens the session over a good link and closes that over another. A
-// dynamic neighbour opens its session itself.
+// apply opens the sessions over a good link and closes those over another.
 func (d *detector) apply(l *linkState) {
 	l.mu.Lock()
 	good := l.carrier && !l.dead
@@ -160,26 +159,17 @@ func (d *detector) apply(l *linkState) {
 
 // has tells whether an address is that of the neighbour.
 func (l *linkState) has(a netip.Addr) bool {
-	if l.n.Dynamic.IsValid() {
-		return l.n.Dynamic.Contains(a)
-	}
-	return l.n.Addr == a
+	return slices.Contains(l.n.addrs(), a)
 }
 
-// target returns whom to probe: a dynamic neighbour is whom there is a session
-// with.
+// target returns whom to probe: whom there is a session with, or else might be.
 func (d *detector) target(l *linkState) netip.Addr {
-	if !l.n.Dynamic.IsValid() {
-		return l.n.Addr
-	}
 	if peers, err := d.s.peers(context.Background()); err == nil {
-		for _, p := range peers {
-			if l.has(p) {
-				return p
-			}
+		if a := l.n.established(peers); a.IsValid() {
+			return a
 		}
 	}
-	return netip.Addr{}
+	return l.n.Addr
 }
 
 // probe watches the traffic of a link and tests it when there is a reason.
@@ -216,9 +206,6 @@ func (d *detector) probe(l *linkState) {
 			continue
 		}
 		to := d.target(l)
-		if !to.IsValid() {
-			continue
-		}
 		if d.answers(l, to, probeBurst, probesLost) {
 			backoff = min(2*backoff, suspicionMax)
 			notBefore = time.Now().Add(backoff)
@@ -226,19 +213,17 @@ func (d *detector) probe(l *linkState) {
 		}
 		backoff = suspicionFirst
 		l.mu.Lock()
-		l.dead, l.peer = true, to
+		l.dead = true
 		l.mu.Unlock()
 		d.apply(l)
 	}
 }
 
-// revive tests a link that is down once, and opens the sessions if it answers.
+// revive tests a link that is down once, and opens the sessions if the
+// neighbour answers by one of its addresses.
 func (d *detector) revive(l *linkState) {
 	time.Sleep(retryEvery)
-	l.mu.Lock()
-	to := l.peer
-	l.mu.Unlock()
-	if !d.answers(l, to, 3, 1) {
+	if !slices.ContainsFunc(l.n.addrs(), func(to netip.Addr) bool { return d.answers(l, to, 3, 1) }) {
 		return
 	}
 	l.mu.Lock()

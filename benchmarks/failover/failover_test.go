@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -55,7 +56,7 @@ func TestParse(t *testing.T) {
 		}
 	}
 	o, err := parse([]string{"-quick"}, io.Discard)
-	if err != nil || o.runs != 1 || o.parallel != 3 || len(o.rtts) != 1 || o.out != "" {
+	if err != nil || o.runs != 1 || o.parallel != 3 || o.out != "" {
 		t.Errorf("a quick run is %+v, %v", o, err)
 	}
 }
@@ -452,6 +453,31 @@ func TestFailureIsSeen(t *testing.T) {
 		}
 		if f == "hole-out" && err == nil {
 			t.Errorf("%s: from the site something comes", f)
+		}
+	}
+}
+
+// One end of each link of BGP connects and the other waits: two that connect may
+// miss each other for minutes after their session was closed.
+func TestOneEndConnects(t *testing.T) {
+	waits := map[[2]string]int{}
+	name := map[uint32]string{}
+	for n, as := range asOf {
+		name[as] = n
+	}
+	for n, c := range speakerConfigs(true, false) {
+		for _, x := range c.Neighbors {
+			link := []string{n, name[x.AS]}
+			slices.Sort(link)
+			waits[[2]string(link)] += map[bool]int{true: 1, false: 10}[x.Wait]
+		}
+	}
+	if len(waits) != 7 {
+		t.Errorf("sessions: %v", waits)
+	}
+	for link, n := range waits {
+		if n != 11 {
+			t.Errorf("%v: %d connect, %d wait", link, n/10, n%10)
 		}
 	}
 }

@@ -73,7 +73,7 @@ func parse(args []string, usage io.Writer) (options, error) {
 	var o options
 	fs := flag.NewFlagSet("failover", flag.ContinueOnError)
 	fs.SetOutput(usage)
-	fs.BoolVar(&o.quick, "quick", false, "one run of fewer cells, without delay, three at the same time; what was measured is checked, not judged")
+	fs.BoolVar(&o.quick, "quick", false, "each arm and each failure, three runs at the same time; what was measured is checked, not judged")
 	fs.BoolVar(&o.report, "report", false, "measure nothing, write the report of the runs that are there")
 	fs.StringVar(&o.out, "out", "", "`directory` of the results (default benchmarks/results/failover; with -quick: none is kept)")
 	fs.IntVar(&o.runs, "runs", 20, "runs of each cell")
@@ -122,12 +122,6 @@ func parse(args []string, usage io.Writer) (options, error) {
 		}
 		if !set["parallel"] {
 			o.parallel = 3
-		}
-		if !set["rtt"] {
-			o.rtts = []int{0}
-		}
-		if !set["failures"] {
-			o.failures = []string{"carrier", "hole-in"}
 		}
 	} else if o.out == "" {
 		o.out = filepath.Join("benchmarks", "results", "failover")

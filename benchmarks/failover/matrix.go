@@ -110,37 +110,41 @@ type plannedRun struct {
 // plan lists the runs that are missing, the first of each cell first, so that a
 // run that is stopped has something of everything.
 func (m *matrix) plan() {
+	few := max(1, m.o.runs/4)
 	for run := range m.o.runs {
 		for _, rtt := range m.o.rtts {
-			for _, f := range m.o.failures {
-				for _, name := range m.o.arms {
-					a, err := armByName(name)
-					if err != nil || m.table.has(cell{name, f, rtt}, run) {
-						continue
-					}
-					if m.o.quick && a.bgp && !a.detector && f != "carrier" {
-						continue // a minute and a half for the hold timer
-					}
-					if f == "flap" && run >= max(1, m.o.runs/4) {
-						continue // it has sixty failures in one
-					}
-					if why := mptcpAvailable(); a.mptcp && why != "" {
-						if run == 0 {
-							fmt.Fprintf(os.Stderr, "%s, %s: skipped: %s\n", name, f, why)
-						}
-						continue
-					}
-					m.jobs = append(m.jobs, plannedRun{job{Arm: name, Failure: f, RTT: rtt, WarmUp: m.o.warmUp, Quick: m.o.quick, Verbose: m.o.verbose, Programs: m.programs}, run, m.o.parallel})
-				}
-			}
-		}
-		for _, rtt := range m.o.rtts {
 			for _, name := range m.o.arms {
-				if a, err := armByName(name); m.o.te && err == nil && (a.eidolon || a.bgp && !a.detector) && run < max(1, m.o.runs/4) && !m.te.has(cell{name, teName, rtt}, run) {
-					m.jobs = append(m.jobs, plannedRun{job{TE: true, Arm: name, Failure: teName, RTT: rtt, Quick: m.o.quick, Verbose: m.o.verbose, Programs: m.programs}, run, m.o.parallel})
+				a, err := armByName(name)
+				if err != nil {
+					continue
+				}
+				if why := mptcpAvailable(); a.mptcp && why != "" {
+					if run == 0 {
+						fmt.Fprintf(os.Stderr, "%s: skipped: %s\n", name, why)
+					}
+					continue
+				}
+				if m.o.te && a.movesTraffic() && run < few && !m.te.has(cell{name, teName, rtt}, run) {
+					m.jobs = append(m.jobs, plannedRun{job{TE: true, Arm: name, Failure: teName, RTT: rtt}, run, m.o.parallel})
+				}
+				for _, f := range m.o.failures {
+					// A flap has sixty failures in one, a hold timer always takes
+					// its minute and a half.
+					long := f == "flap" || a.holdTimer(f)
+					if m.table.has(cell{name, f, rtt}, run) || long && run >= few {
+						continue
+					}
+					m.jobs = append(m.jobs, plannedRun{job{Arm: name, Failure: f, RTT: rtt, WarmUp: m.o.warmUp}, run, m.o.parallel})
 				}
 			}
 		}
+	}
+	if m.o.quick {
+		m.jobs = quickJobs(m.jobs)
+	}
+	for i := range m.jobs {
+		j := &m.jobs[i]
+		j.Quick, j.Verbose, j.Programs = m.o.quick, m.o.verbose, m.programs
 	}
 }
 

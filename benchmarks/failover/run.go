@@ -166,7 +166,7 @@ func (a arm) patience() time.Duration {
 	case a.eidolon:
 		return 60 * time.Second
 	case a.mptcp:
-		return 60 * time.Second
+		return 30 * time.Second
 	}
 	return 10 * time.Second
 }

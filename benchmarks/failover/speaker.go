@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -34,11 +35,19 @@ type speakerConfig struct {
 	Verbose   bool
 }
 
-// neighborConfig is a neighbour on a link. A dynamic one is any address of the
-// link's prefix, and is waited for.
+// neighborConfig is a neighbour on a link.
+//
+// One end of a link connects, the other waits. If both connected, GoBGP v3 might
+// never come to a session again once it was closed: who is idle refuses the
+// other's connection, which makes the other idle for as long, and when their
+// turns are half a period apart it goes on like that. And who waits knows all
+// addresses of the neighbour: of one that is known by a prefix only (a dynamic
+// neighbour) GoBGP loses the address when it is shut before its session is
+// there, and never opens it again.
 type neighborConfig struct {
 	Addr      netip.Addr
-	Dynamic   netip.Prefix
+	Later     netip.Addr // the neighbour's address when the first has changed, if it may
+	Wait      bool       // for its connection
 	Dev       string
 	AS        uint32
 	Relation  relation
@@ -174,21 +183,36 @@ func (s *speaker) neighbor(ctx context.Context, n neighborConfig) error {
 	// The default timers of GoBGP, and of the protocol: keepalives every 30 s,
 	// and 90 s without one end a session. Connections are tried every second.
 	timers := &api.Timers{Config: &api.TimersConfig{ConnectRetry: 1, HoldTime: 90, KeepaliveInterval: 30}}
-	if !n.Dynamic.IsValid() {
-		return s.bgp.AddPeer(ctx, &api.AddPeerRequest{Peer: &api.Peer{
-			Conf:   &api.PeerConf{NeighborAddress: n.Addr.String(), PeerAsn: n.AS},
-			Timers: timers,
+	for _, a := range n.addrs() {
+		err := s.bgp.AddPeer(ctx, &api.AddPeerRequest{Peer: &api.Peer{
+			Conf:      &api.PeerConf{NeighborAddress: a.String(), PeerAsn: n.AS},
+			Timers:    timers,
+			Transport: &api.Transport{PassiveMode: n.Wait},
 		}})
+		if err != nil {
+			return err
+		}
 	}
-	name := "group-" + n.Dev
-	err := s.bgp.AddPeerGroup(ctx, &api.AddPeerGroupRequest{PeerGroup: &api.PeerGroup{
-		Conf:   &api.PeerGroupConf{PeerGroupName: name, PeerAsn: n.AS},
-		Timers: timers,
-	}})
-	if err != nil {
-		return err
+	return nil
+}
+
+// addrs lists the addresses that the neighbour has or may come to have.
+func (n neighborConfig) addrs() []netip.Addr {
+	if n.Later.IsValid() {
+		return []netip.Addr{n.Addr, n.Later}
 	}
-	return s.bgp.AddDynamicNeighbor(ctx, &api.AddDynamicNeighborRequest{DynamicNeighbor: &api.DynamicNeighbor{Prefix: n.Dynamic.String(), PeerGroup: name}})
+	return []netip.Addr{n.Addr}
+}
+
+// established returns the address of the neighbour among those that there is a
+// session with.
+func (n neighborConfig) established(peers []netip.Addr) netip.Addr {
+	for _, a := range n.addrs() {
+		if slices.Contains(peers, a) {
+			return a
+		}
+	}
+	return netip.Addr{}
 }
 
 // policies prefer what some neighbours say, and tell them only what they are
@@ -209,12 +233,13 @@ func (s *speaker) policies(ctx context.Context) error {
 		if pref == 0 && n.Export == nil {
 			continue
 		}
-		set, addrs := "neighbor-"+n.Addr.String(), netip.PrefixFrom(n.Addr, n.Addr.BitLen())
-		if n.Dynamic.IsValid() {
-			addrs = n.Dynamic
+		set := "neighbor-" + n.Addr.String()
+		var addrs []string
+		for _, a := range n.addrs() {
+			addrs = append(addrs, netip.PrefixFrom(a, a.BitLen()).String())
 		}
 		err := s.bgp.AddDefinedSet(ctx, &api.AddDefinedSetRequest{DefinedSet: &api.DefinedSet{
-			DefinedType: api.DefinedType_NEIGHBOR, Name: set, List: []string{addrs.String()},
+			DefinedType: api.DefinedType_NEIGHBOR, Name: set, List: addrs,
 		}})
 		if err != nil {
 			return err
@@ -351,7 +376,11 @@ func (s *speaker) state(ctx context.Context) (r speakerReply, err error) {
 	if err != nil {
 		return r, err
 	}
-	r.Established = len(peers)
+	for _, n := range s.c.Neighbors {
+		if n.established(peers).IsValid() {
+			r.Established++
+		}
+	}
 	block := pfx(siteBlock)
 	err = s.bgp.ListPath(ctx, &api.ListPathRequest{TableType: api.TableType_GLOBAL, Family: unicast4}, func(d *api.Destination) {
 		if p, err := netip.ParsePrefix(d.Prefix); err == nil && block.Overlaps(p) {
