@@ -348,8 +348,11 @@ func checkQuick(t, e *table) error {
 		}
 		if a.bgp || a.eidolon {
 			positive("setup_msgs")
-			if r["tcp_survived"] != "yes" {
-				bad(r, "the TCP session did not survive")
+			if r["tcp_survived"] != "yes" || r["idle_survived"] != "yes" {
+				bad(r, "the TCP sessions did not survive")
+			}
+			if r["out_outage_ms"] == "inf" || r["in_outage_ms"] == "inf" {
+				bad(r, "the datagrams did not come back")
 			}
 		}
 		switch {
