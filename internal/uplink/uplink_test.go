@@ -309,3 +309,38 @@ func TestAdopted(t *testing.T) {
 		return nil
 	})
 }
+
+// TestPointToPoint: an uplink such as ppp0 needs no gateway, and its address
+// comes with the link, which comes and goes with the program that makes it.
+func TestPointToPoint(t *testing.T) {
+	netns.NeedTUN(t)
+	r := newRig(t)
+	if got, _ := r.run(Config{Interfaces: []Interface{{Name: "up1"}, {Name: "ppp0"}}}); len(got) != 2 || got[1].Up {
+		t.Fatalf("uplinks are %v", got)
+	}
+	for range 2 {
+		link := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "ppp0"}, Mode: netlink.TUNTAP_MODE_TUN, Flags: netlink.TUNTAP_NO_PI, NonPersist: true, Queues: 1}
+		r.do(func() error {
+			if err := netlink.LinkAdd(link); err != nil {
+				return err
+			}
+			a := &netlink.Addr{
+				IPNet: netns.IPNet(netip.MustParsePrefix("203.0.113.33/32")),
+				Peer:  netns.IPNet(netip.MustParsePrefix("203.0.113.34/32")),
+			}
+			if err := netlink.AddrAdd(link, a); err != nil {
+				return err
+			}
+			return netlink.LinkSetUp(link)
+		})
+		r.wait("ppp0", true, "203.0.113.33")
+		r.eventually("203.0.113.33", "198.18.0.9", "ppp0", "")
+		if dev, _ := r.leaves("192.0.2.1", "198.18.0.9"); dev != "up1" {
+			t.Errorf("the other uplink is %s", dev)
+		}
+		for _, f := range link.Fds {
+			f.Close()
+		}
+		r.wait("ppp0", false)
+	}
+}
