@@ -48,8 +48,8 @@ type usage struct {
 	seenSent, seenReceived uint64
 	idle                   int
 
-	_        [64]byte // another worker's cache line
-	received atomic.Uint64
+	_                       [64]byte // another worker's cache line
+	received, receivedBytes atomic.Uint64
 }
 
 // note puts u into the list, if there is room. It never waits.

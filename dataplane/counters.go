@@ -44,6 +44,8 @@ const (
 	UnreachableQueued // unreachable paths handed to the control plane
 	UnreachableLost   // paths not handed over: the queue was full
 	NativePackets     // packets given back to the host side to be forwarded natively
+	CacheHits         // packets of hosts for which the map-cache had an answer, be it negative
+	CacheMisses       // packets of hosts for which it had none
 
 	numCounters
 )
@@ -81,6 +83,8 @@ var counterNames = [numCounters]string{
 	UnreachableQueued: "unreachable_queued",
 	UnreachableLost:   "unreachable_lost",
 	NativePackets:     "native_packets",
+	CacheHits:         "cache_hits",
+	CacheMisses:       "cache_misses",
 }
 
 // String returns the stable snake_case name.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/eidolon-lisp/eidolon/encap"
@@ -25,6 +24,8 @@ type Decap struct {
 	header encap.Header
 	outer  netip.Addr // outer source that was checked in this batch
 	heard  netip.Addr // outer source that was noted in this batch
+	local  netip.Addr // outer destination that at is of
+	at     batchTally
 	last   admission
 	odd    uint64   // packets of this batch with nonce or status bits
 	pkts   []Packet // of Run
@@ -38,7 +39,8 @@ type admission struct {
 	host     *hostQueue
 	drop     DropReason
 	entry    *Entry // of the inner source; nil if there is none
-	packets  uint64 // to add to its counter
+
+	packets, bytes uint64 // to add to its counters
 
 	// What the check of sources says of one outer source.
 	from   netip.Addr
@@ -101,6 +103,8 @@ func (d *Decap) Batch(pkts []Packet) {
 		}
 	}
 	d.endRun()
+	d.at.received()
+	d.local = netip.Addr{}
 	for _, q := range d.used {
 		d.deliver(q)
 	}
@@ -118,7 +122,7 @@ func (d *Decap) packet(s *Snapshot, now time.Time, p *Packet) DropReason {
 		return p.Drop
 	}
 	if p.Src != d.outer {
-		if p.Src == p.Dst || slices.Contains(s.own, p.Src) || !encap.Routable(p.Src) {
+		if p.Src == p.Dst || s.isOwn(p.Src) || !encap.Routable(p.Src) {
 			return DropOuterSource
 		}
 		d.outer = p.Src
@@ -192,6 +196,13 @@ func (d *Decap) packet(s *Snapshot, now time.Time, p *Packet) DropReason {
 		d.c.Add(MSSClamped, 1)
 	}
 	a.packets++
+	a.bytes += uint64(len(pkt))
+	if p.Dst != d.local {
+		d.at.received()
+		d.local, d.at.tally = p.Dst, s.tallyOf(p.Dst)
+	}
+	d.at.packets++
+	d.at.bytes += uint64(len(pkt))
 	q := a.host
 	if len(q.pkts) == 0 {
 		d.used = append(d.used, q)
@@ -213,9 +224,10 @@ func (d *Decap) endRun() {
 	if a := &d.last; a.packets > 0 {
 		if a.entry != nil {
 			a.entry.use.received.Add(a.packets)
+			a.entry.use.receivedBytes.Add(a.bytes)
 			d.f.fib.activity.note(a.entry.use)
 		}
-		a.packets = 0
+		a.packets, a.bytes = 0, 0
 	}
 }
 

@@ -35,6 +35,9 @@ type Encap struct {
 
 	tooBig, unreachable bucket
 
+	hits, misses uint64 // to add to the counters
+	from         batchTally
+
 	run   run
 	flow  encap.Flow
 	out   []Packet
@@ -56,6 +59,7 @@ type run struct {
 	entry *Entry
 	rloc  *RLOC
 	src   netip.Addr // outer source
+	local *tally     // of src
 	hash  uint32
 	pair  uint32 // map-versions to send; 0 for none
 	drop  DropReason
@@ -64,7 +68,7 @@ type run struct {
 	native bool
 	told   bool // an ICMP message was sent, or refused by the limit
 
-	packets, bytes uint64 // to add to the counters of entry and rloc
+	packets, bytes uint64 // to add to the counters of entry, rloc and local
 }
 
 // NewEncap returns a worker for the packets of an instance. ICMP messages to
@@ -131,7 +135,13 @@ func (e *Encap) release(now time.Time, pkts []heldPacket) {
 
 func (e *Encap) end() {
 	e.endRun()
+	e.from.sent()
 	e.flush()
+	if !e.releaser { // whose packets were counted when they were held
+		e.c.Add(CacheHits, e.hits)
+		e.c.Add(CacheMisses, e.misses)
+	}
+	e.hits, e.misses = 0, 0
 }
 
 // packet forwards one.
@@ -150,6 +160,12 @@ func (e *Encap) packet(s *Snapshot, now time.Time, p *HostPacket) {
 	if !r.valid || r.key != f.Key {
 		e.endRun()
 		e.decide(s, now)
+	}
+	switch {
+	case r.miss:
+		e.misses++
+	case r.entry != nil:
+		e.hits++
 	}
 	switch {
 	case r.miss:
@@ -246,6 +262,7 @@ func (e *Encap) decide(s *Snapshot, now time.Time) {
 	r.hash = f.Hash()
 	r.rloc = r.entry.RLOC(r.hash)
 	r.src = s.Source(r.rloc.addr, r.hash)
+	r.local = s.tallyOf(r.src)
 	if e.f.versioning {
 		r.pair = s.outgoing(e.iid, f.Src, r.entry)
 	}
@@ -258,6 +275,12 @@ func (e *Encap) endRun() {
 		r.entry.use.bytes.Add(r.bytes)
 		r.rloc.packets.Add(r.packets)
 		r.rloc.bytes.Add(r.bytes)
+		if e.from.tally != r.local {
+			e.from.sent()
+			e.from.tally = r.local
+		}
+		e.from.packets += r.packets
+		e.from.bytes += r.bytes
 		e.f.fib.activity.note(r.entry.use)
 	}
 	e.run.valid = false

@@ -44,6 +44,7 @@ type FIB struct {
 	sources    []Source
 	down       []Path
 	local      []netip.Addr             // nil: not known
+	tallies    map[netip.Addr]*tally    // of addresses of this router
 	tables     map[string]*[Slots]uint8 // by locators
 
 	activity activity
@@ -57,7 +58,7 @@ type Snapshot struct {
 
 	from4, from6 *sources                // nil when there is none of the family
 	around       map[netip.Addr]*sources // toward remote RLOCs with paths that are down
-	own          []netip.Addr            // addresses of this router
+	own          []localRLOC             // addresses of this router
 	defaultMTU   int
 }
 
@@ -65,6 +66,7 @@ type Snapshot struct {
 func NewFIB() *FIB {
 	f := &FIB{
 		rlocs: make(map[netip.Addr]*RLOC), defaultMTU: encap.DefaultMTU, tables: make(map[string]*[Slots]uint8),
+		tallies:  make(map[netip.Addr]*tally),
 		activity: activity{fresh: make(chan *usage, maxActive)},
 	}
 	f.snap.Store(&Snapshot{defaultMTU: f.defaultMTU})

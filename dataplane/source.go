@@ -81,12 +81,7 @@ func (f *FIB) SetLocalRLOCs(list []netip.Addr) {
 
 // chooseSources makes the source tables of s. Called under mu.
 func (f *FIB) chooseSources(s *Snapshot) {
-	s.own = slices.Clone(f.local)
-	for _, src := range f.sources {
-		if !slices.Contains(s.own, src.Addr) {
-			s.own = append(s.own, src.Addr)
-		}
-	}
+	f.setOwn(s)
 	s.from4, s.from6 = f.sourcesFor(netip.IPv4Unspecified(), nil), f.sourcesFor(netip.IPv6Unspecified(), nil)
 	down := make(map[netip.Addr][]netip.Addr)
 	for _, p := range f.down {
