@@ -219,13 +219,22 @@ func durationToProto(d time.Duration) *durationpb.Duration {
 	return durationpb.New(d)
 }
 
-func cacheEntryToProto(e mapping.CacheEntry) *eidolonv1.MapCacheEntry {
-	return &eidolonv1.MapCacheEntry{
+// cacheEntryToProto tells of an entry with the traffic that fib has of it, if any.
+func cacheEntryToProto(e mapping.CacheEntry, fib *dataplane.Snapshot) *eidolonv1.MapCacheEntry {
+	p := &eidolonv1.MapCacheEntry{
 		Record:    recordToProto(e.Record),
 		Installed: timeToProto(e.Installed),
 		Expires:   timeToProto(e.Expires),
 		LastUsed:  timeToProto(e.LastUsed),
 	}
+	if f := fib.Entry(e.Record.EID); f != nil {
+		p.Traffic = trafficToProto(f.Traffic())
+	}
+	return p
+}
+
+func trafficToProto(t dataplane.Traffic) *eidolonv1.Traffic {
+	return &eidolonv1.Traffic{PacketsOut: t.PacketsOut, BytesOut: t.BytesOut, PacketsIn: t.PacketsIn, BytesIn: t.BytesIn}
 }
 
 func databaseToProto(d xtr.DatabaseStatus) *eidolonv1.DatabaseMapping {
@@ -435,13 +444,13 @@ func subscriptionToProto(st server.SubscriptionStatus) *eidolonv1.Subscription {
 
 // flowToProto puts together what the control plane knows of a flow's
 // destination, what the data plane does, and what probing found.
-func flowToProto(k encap.Key, known xtr.Explanation, d dataplane.Decision, probed []xtr.RLOCStatus) *eidolonv1.ExplainFlowResponse {
+func flowToProto(k encap.Key, known xtr.Explanation, d dataplane.Decision, probed []xtr.RLOCStatus, fib *dataplane.Snapshot) *eidolonv1.ExplainFlowResponse {
 	p := &eidolonv1.ExplainFlowResponse{Unresolvable: known.Unresolvable, Slots: dataplane.Slots, Slot: uint32(d.Slot)}
 	if known.Own {
 		p.DatabaseMapping = databaseToProto(known.Database)
 	}
 	if known.Cached {
-		p.Entry = cacheEntryToProto(known.Entry)
+		p.Entry = cacheEntryToProto(known.Entry, fib)
 	}
 	if known.Resolving {
 		r := known.Resolution
@@ -518,7 +527,7 @@ var localLocatorStates = map[xtr.LocatorState]eidolonv1.LocalLocatorState{
 	xtr.LocatorGone:      eidolonv1.LocalLocatorState_LOCAL_LOCATOR_STATE_GONE,
 }
 
-func localLocatorsToProto(list []xtr.LocalLocator) []*eidolonv1.LocalLocator {
+func localLocatorsToProto(list []xtr.LocalLocator, fib *dataplane.Snapshot) []*eidolonv1.LocalLocator {
 	out := make([]*eidolonv1.LocalLocator, len(list))
 	for i, l := range list {
 		out[i] = &eidolonv1.LocalLocator{
@@ -536,6 +545,7 @@ func localLocatorsToProto(list []xtr.LocalLocator) []*eidolonv1.LocalLocator {
 			Paths:       uint32(l.Paths),
 			PathsDown:   uint32(l.PathsDown),
 			LastReply:   timeToProto(l.LastReply),
+			Traffic:     trafficToProto(fib.LocalTraffic(l.Addr)),
 		}
 	}
 	return out

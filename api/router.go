@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"iter"
 	"net/netip"
 	"slices"
 	"time"
@@ -44,6 +45,8 @@ type XTR interface {
 // Forwarding is the forwarding table of an xTR; *dataplane.FIB has it.
 type Forwarding interface {
 	Snapshot() *dataplane.Snapshot
+	// RLOCs returns the locators that mappings use, ascending.
+	RLOCs() iter.Seq[*dataplane.RLOC]
 }
 
 var _ XTR = (*xtr.XTR)(nil)
@@ -100,13 +103,13 @@ func (s *router) ListMapCache(req *eidolonv1.ListMapCacheRequest, stream grpc.Se
 	if ferr != nil {
 		return invalid(ferr)
 	}
-	entries := s.xtr.MapCache()
+	entries, fib := s.xtr.MapCache(), s.fib.Snapshot()
 	batch := new(eidolonv1.ListMapCacheResponse)
 	for _, e := range entries {
 		if !related(filter, e.Record.EID) {
 			continue
 		}
-		batch.Entries = append(batch.Entries, cacheEntryToProto(e))
+		batch.Entries = append(batch.Entries, cacheEntryToProto(e, fib))
 		if len(batch.Entries) == listBatch {
 			if err := stream.Send(batch); err != nil {
 				return err
@@ -129,7 +132,7 @@ func (s *router) LookupMapCache(_ context.Context, req *eidolonv1.LookupMapCache
 		return nil, invalid(badField("eid", "found the prefix %v, expected an address, which packets are sent to", e))
 	}
 	if entry, ok := s.xtr.Lookup(e.IID, e.Prefix.Addr()); ok {
-		return &eidolonv1.LookupMapCacheResponse{Entry: cacheEntryToProto(entry)}, nil
+		return &eidolonv1.LookupMapCacheResponse{Entry: cacheEntryToProto(entry, s.fib.Snapshot())}, nil
 	}
 	return nil, status.Errorf(codes.NotFound, "no map-cache entry holds %v", e)
 }
@@ -153,20 +156,39 @@ func (s *router) ExplainFlow(_ context.Context, req *eidolonv1.ExplainFlowReques
 	if ferr != nil {
 		return nil, invalid(ferr)
 	}
-	known := s.xtr.Explain(iid, key.Dst)
-	return flowToProto(key, known, s.fib.Snapshot().Explain(iid, key, time.Now()), s.xtr.RLOCs()), nil
+	known, fib := s.xtr.Explain(iid, key.Dst), s.fib.Snapshot()
+	return flowToProto(key, known, fib.Explain(iid, key, time.Now()), s.xtr.RLOCs(), fib), nil
 }
 
 func (s *router) ListRemoteLocators(context.Context, *eidolonv1.ListRemoteLocatorsRequest) (*eidolonv1.ListRemoteLocatorsResponse, error) {
 	resp := new(eidolonv1.ListRemoteLocatorsResponse)
-	for _, r := range s.xtr.RLOCs() {
-		resp.RemoteLocators = append(resp.RemoteLocators, remoteLocatorToProto(r))
+	byAddr := make(map[netip.Addr]*eidolonv1.RemoteLocator)
+	add := func(r xtr.RLOCStatus) {
+		p := remoteLocatorToProto(r)
+		byAddr[r.Addr], resp.RemoteLocators = p, append(resp.RemoteLocators, p)
+	}
+	probed := s.xtr.RLOCs()
+	for r := range s.fib.RLOCs() {
+		for len(probed) > 0 && probed[0].Addr.Compare(r.Addr()) <= 0 {
+			add(probed[0])
+			probed = probed[1:]
+		}
+		packets, bytes := r.Count()
+		if byAddr[r.Addr()] == nil && packets > 0 {
+			add(xtr.RLOCStatus{Addr: r.Addr(), Up: true})
+		}
+		if p := byAddr[r.Addr()]; p != nil {
+			p.Traffic = trafficToProto(dataplane.Traffic{PacketsOut: packets, BytesOut: bytes})
+		}
+	}
+	for _, r := range probed {
+		add(r)
 	}
 	return resp, nil
 }
 
 func (s *router) ListLocalLocators(context.Context, *eidolonv1.ListLocalLocatorsRequest) (*eidolonv1.ListLocalLocatorsResponse, error) {
-	return &eidolonv1.ListLocalLocatorsResponse{LocalLocators: localLocatorsToProto(s.xtr.LocalLocators())}, nil
+	return &eidolonv1.ListLocalLocatorsResponse{LocalLocators: localLocatorsToProto(s.xtr.LocalLocators(), s.fib.Snapshot())}, nil
 }
 
 func (s *router) DrainLocator(_ context.Context, req *eidolonv1.DrainLocatorRequest) (*eidolonv1.DrainLocatorResponse, error) {
@@ -215,7 +237,7 @@ func (s *router) steer(name string, change func(name string) error) ([]*eidolonv
 			return l.Addr != a.Unmap()
 		}
 		return l.Uplink != name
-	})), nil
+	}), s.fib.Snapshot()), nil
 }
 
 // flowFromProto reads the flow of a request as the data plane sees it.

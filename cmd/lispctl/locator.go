@@ -18,7 +18,9 @@ func showLocatorCommand() *cobra.Command {
 dead, when nothing comes back over the uplink; held, just back or coming and
 going; gone, when the address is not there any more), and what an operator wants
 of them. Then the locators of other sites that carry traffic and those that do
-not answer, with the state that probing found, and each path between the two.`, showLocators, programXTR)
+not answer, with the state that probing found, and each path between the two.
+SENT and RECEIVED are packets and octets of hosts by each locator since the xTR
+started.`, showLocators, programXTR)
 	cmd.Aliases = []string{"locators"}
 	return cmd
 }
@@ -42,9 +44,13 @@ func showLocators(v view) error {
 		return err
 	}
 	fmt.Fprintln(v.w)
-	t := newTable(v.w, "LOCATOR", "STATE", "PROBES", "REPLIES", "UNANSWERED", "RTT", "LAST-REPLY", "USED")
+	t := newTable(v.w, "LOCATOR", "STATE", "PROBES", "REPLIES", "UNANSWERED", "RTT", "LAST-REPLY", "USED", "SENT")
 	for _, l := range remotes.GetRemoteLocators() {
-		t.row(l.GetAddress(), upText(l.GetUp()), l.GetProbes(), l.GetReplies(), l.GetFailures(), rtt(l.GetRoundTripTime()), ago(v.now, l.GetLastReply()), used(v.now, l.GetLastUsed()))
+		state := upText(l.GetUp())
+		if len(l.GetPaths()) == 0 {
+			state = "" // it is not probed
+		}
+		t.row(l.GetAddress(), state, l.GetProbes(), l.GetReplies(), l.GetFailures(), rtt(l.GetRoundTripTime()), ago(v.now, l.GetLastReply()), used(v.now, l.GetLastUsed()), sentText(l.GetTraffic()))
 	}
 	if err := t.end(); err != nil {
 		return err
@@ -73,10 +79,10 @@ func jsonLocators(w io.Writer, locals []*eidolonv1.LocalLocator, remotes []*eido
 }
 
 func localTable(w io.Writer, now time.Time, list []*eidolonv1.LocalLocator) error {
-	t := newTable(w, "LOCAL", "INTERFACE", "STATE", "PRIORITY", "WEIGHT", "OPERATOR", "FLAPS", "PATHS-UP", "LAST-REPLY")
+	t := newTable(w, "LOCAL", "INTERFACE", "STATE", "PRIORITY", "WEIGHT", "OPERATOR", "FLAPS", "PATHS-UP", "LAST-REPLY", "SENT", "RECEIVED")
 	for _, l := range list {
 		t.row(l.GetAddress(), l.GetInterface(), localStateText(now, l), l.GetPriority(), l.GetWeight(), operatorText(l), l.GetFlaps(),
-			fmt.Sprintf("%d of %d", l.GetPaths()-l.GetPathsDown(), l.GetPaths()), ago(now, l.GetLastReply()))
+			fmt.Sprintf("%d of %d", l.GetPaths()-l.GetPathsDown(), l.GetPaths()), ago(now, l.GetLastReply()), sentText(l.GetTraffic()), receivedText(l.GetTraffic()))
 	}
 	return t.end()
 }

@@ -18,7 +18,9 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/eidolon-lisp/eidolon/api"
+	eidolonv1 "github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1"
 	"github.com/eidolon-lisp/eidolon/dataplane"
+	"github.com/eidolon-lisp/eidolon/dataplane/dptest"
 	"github.com/eidolon-lisp/eidolon/internal/fanout"
 	"github.com/eidolon-lisp/eidolon/internal/udp"
 	"github.com/eidolon-lisp/eidolon/mapping"
@@ -107,10 +109,15 @@ func watched(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// happen makes events happen at a daemon: happen mapserver
+// happen makes events happen at a daemon: happen mapserver; or a queue of the
+// xTR overflow: happen overflow.
 func happen(ts *testscript.TestScript, neg bool, args []string) {
 	h := ts.Value(hostKey{}).(*host)
-	if args[0] == programMapServer {
+	switch args[0] {
+	case "overflow":
+		h.lost.Store(4)
+		return
+	case programMapServer:
 		bad := h.key
 		bad.Secret = []byte("not the secret")
 		c, err := h.register(bad, 2)
@@ -135,6 +142,7 @@ type host struct {
 	watched *watchedServer
 	made    *madeUpXTR
 	key     auth.Key
+	lost    atomic.Uint64 // misses
 }
 
 func (h *host) socket(program string) string { return filepath.Join(h.dir, program+".sock") }
@@ -254,9 +262,14 @@ func (h *host) xtr(ctx context.Context) {
 	for _, e := range x.cache {
 		fib.Apply([]mapping.CacheChange{{EID: e.Record.EID, Record: e.Record, Expires: e.Expires}})
 	}
+	out := dataplane.NewForwarder(fib, dataplane.Config{}).NewEncap(0, dptest.NewHost(), dptest.NewUnderlay())
+	p := dptest.HostPacket(dptest.Flow("10.1.0.5:1000", "10.2.0.9:2000", 17, 1200).Bytes(), 0)
+	out.Batch(now, []dataplane.HostPacket{p, p})
 	h.made = x
 	h.serve(ctx, programXTR, api.Router(x, fib), api.Admin(programXTR, func() iter.Seq2[string, uint64] {
-		return func(yield func(string, uint64) bool) { _ = yield("misses", 5) && yield("map_requests_out", 6) }
+		return func(yield func(string, uint64) bool) {
+			_ = yield("misses", 5) && yield("map_requests_out", 6) && yield("drop_no_source", 0) && yield("drop_too_big", 7) && yield("miss_lost", h.lost.Load())
+		}
 	}))
 }
 
@@ -389,5 +402,44 @@ func TestDropMeanings(t *testing.T) {
 	}
 	if len(dropMeaning) != len(known) {
 		t.Errorf("words for %d reasons, and there are %d", len(dropMeaning), len(known))
+	}
+}
+
+// Every queue of an xTR that can be full is known to show drops.
+func TestOverflows(t *testing.T) {
+	x, err := xtr.New(xtr.Config{
+		RLOCs:        []netip.Addr{netip.MustParseAddr("192.0.2.1")},
+		ProxyETR:     []mapping.EID{mapping.MustParseEID("10.0.0.0/8")},
+		MapResolvers: []netip.AddrPort{netip.MustParseAddrPort("203.0.113.1:4342")},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	counters := make(map[string]bool)
+	for _, stats := range []iter.Seq2[string, uint64]{x.Stats(), new(dataplane.Stats).All()} {
+		for name := range stats {
+			counters[name] = true
+			if strings.HasSuffix(name, "_lost") || strings.HasSuffix(name, "queue_full") {
+				if overflows[name].queue == "" {
+					t.Errorf("nothing is known of %s", name)
+				}
+			}
+		}
+	}
+	for name := range overflows {
+		if !counters[name] {
+			t.Errorf("there is no counter %s", name)
+		}
+	}
+}
+
+func TestVolume(t *testing.T) {
+	for octets, want := range map[uint64]string{0: "3 (0 B)", 999: "3 (999 B)", 1000: "3 (1 kB)", 1234567: "3 (1.23 MB)", 999_600: "3 (1 MB)", 1<<64 - 1: "3 (18.4 EB)"} {
+		if got := sentText(&eidolonv1.Traffic{PacketsOut: 3, BytesOut: octets}); got != want {
+			t.Errorf("%d octets are %q, want %q", octets, got, want)
+		}
+	}
+	if got := receivedText(nil); got != "" {
+		t.Errorf("what is not known is %q", got)
 	}
 }

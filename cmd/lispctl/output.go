@@ -219,6 +219,30 @@ func milliseconds(d time.Duration) string {
 	return fmt.Sprintf("%.2f ms", float64(d)/float64(time.Millisecond))
 }
 
+// sentText and receivedText return packets and octets one way, or "" when
+// nothing is known.
+func sentText(t *eidolonv1.Traffic) string {
+	return volume(t, t.GetPacketsOut(), t.GetBytesOut())
+}
+
+func receivedText(t *eidolonv1.Traffic) string {
+	return volume(t, t.GetPacketsIn(), t.GetBytesIn())
+}
+
+func volume(t *eidolonv1.Traffic, packets, octets uint64) string {
+	if t == nil {
+		return ""
+	}
+	n, unit := float64(octets), 0
+	for ; n >= 999.5 && unit < 6; unit++ {
+		n /= 1000
+	}
+	if unit == 0 {
+		return fmt.Sprintf("%d (%d B)", packets, octets)
+	}
+	return fmt.Sprintf("%d (%.3g %cB)", packets, n, " kMGTPE"[unit])
+}
+
 // short prints a duration with its two largest units: 1d2h, 3m20s, 7s.
 func short(d time.Duration) string {
 	sign, s := "", int64(d.Round(time.Second)/time.Second)

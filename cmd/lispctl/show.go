@@ -36,8 +36,9 @@ With an argument only EID-prefixes that hold the EID or lie inside it; on a
 map-server, the EID's longest match and all that lie inside it.`,
 			showDatabase, programXTR, programMapServer),
 		showCommand("map-cache [EID]", "Show the map-cache of an xTR",
-			`Shows what an xTR has learned. With an argument only entries that hold the EID
-or lie inside it.`,
+			`Shows what an xTR has learned, and the packets and octets that it sent by each
+entry and received from there. With an argument only entries that hold the EID or
+lie inside it.`,
 			showMapCache, programXTR),
 		showCommand("map-server", "Show the map-servers of an xTR", "", showMapServers, programXTR),
 		showCommand("map-resolver", "Show the map-resolvers of an xTR", "", showMapResolvers, programXTR),
@@ -46,6 +47,11 @@ or lie inside it.`,
 changes. With an argument only subscriptions to what holds the EID or lies inside
 it.`, showSubscriptions, programMapServer),
 		showLocatorCommand(),
+		showCommand("drops", "Show what an xTR dropped, and why",
+			`Shows for each reason how many packets the data plane of an xTR dropped since it
+started, and what its queues had no room for. As JSON also the reasons for which
+there were none.`,
+			showDrops, programXTR),
 		showCommand("statistics [PREFIX]", "Show the counters of a daemon",
 			`Shows all counters, or those whose names begin with PREFIX.`,
 			showStatistics, programXTR, programMapServer),
@@ -288,7 +294,7 @@ func showMapCache(v view) error {
 	var t *table
 	l := jsonList{w: v.w}
 	if !v.json {
-		t = newTable(v.w, "EID-PREFIX", "LOCATORS", "AGE", "EXPIRES", "USED")
+		t = newTable(v.w, "EID-PREFIX", "LOCATORS", "AGE", "EXPIRES", "USED", "SENT", "RECEIVED")
 	}
 	err = received(stream.Recv, func(resp *eidolonv1.ListMapCacheResponse) error {
 		for _, e := range resp.GetEntries() {
@@ -298,7 +304,7 @@ func showMapCache(v view) error {
 				}
 				continue
 			}
-			t.row(e.GetRecord().GetEid(), locatorsText(e.GetRecord()), ago(v.now, e.GetInstalled()), until(v.now, e.GetExpires()), used(v.now, e.GetLastUsed()))
+			t.row(e.GetRecord().GetEid(), locatorsText(e.GetRecord()), ago(v.now, e.GetInstalled()), until(v.now, e.GetExpires()), used(v.now, e.GetLastUsed()), sentText(e.GetTraffic()), receivedText(e.GetTraffic()))
 		}
 		return nil
 	})
@@ -402,6 +408,56 @@ func showStatistics(v view) error {
 		t.row(s.GetName(), s.GetValue())
 	}
 	return t.end()
+}
+
+// overflows says what the queues of an xTR lose when they are full, by the names
+// of the counters.
+var overflows = map[string]struct{ queue, of string }{
+	"miss_lost":          {"misses", "destinations without a mapping, from the data plane"},
+	"misses_table_full":  {"resolutions", "destinations to ask the mapping system for"},
+	"version_lost":       {"findings", "what packets say of map-versions and sources"},
+	"unreachable_lost":   {"unreachable", "paths that ICMP calls unreachable"},
+	"heard_lost":         {"heard", "RLOCs that packets came from, to be told of changes"},
+	"control_queue_full": {"control", "control messages"},
+}
+
+func showDrops(v view) error {
+	ctx, cancel := context.WithTimeout(v.ctx, answerTime)
+	defer cancel()
+	resp, err := eidolonv1.NewAdminServiceClient(v.c.conn).GetStatistics(ctx, &eidolonv1.GetStatisticsRequest{})
+	if err != nil {
+		return err
+	}
+	values := make(map[string]uint64)
+	drops, lost := newTable(v.w, "REASON", "PACKETS", "MEANING"), newTable(v.w, "QUEUE", "LOST", "OF")
+	for _, s := range resp.GetStatistics() {
+		name, n := s.GetName(), s.GetValue()
+		if reason, ok := strings.CutPrefix(name, "drop_"); ok {
+			if values[name] = n; n > 0 {
+				drops.row(reason, n, dropMeaning[reason])
+			}
+		} else if q, ok := overflows[name]; ok {
+			if values[name] = n; n > 0 {
+				lost.row(q.queue, n, q.of)
+			}
+		}
+	}
+	switch {
+	case v.json:
+		return printJSON(v.w, values)
+	case drops.rows+lost.rows == 0:
+		_, err := fmt.Fprintln(v.w, "nothing was dropped")
+		return err
+	case lost.rows == 0:
+		return drops.end()
+	case drops.rows == 0:
+		return lost.end()
+	}
+	if err := drops.end(); err != nil {
+		return err
+	}
+	fmt.Fprintln(v.w)
+	return lost.end()
 }
 
 func newClear() *cobra.Command {

@@ -881,7 +881,10 @@ type MapCacheEntry struct {
 	// When it ends.
 	Expires *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires,proto3" json:"expires,omitempty"`
 	// When packets last matched it; unset when none have.
-	LastUsed      *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=last_used,json=lastUsed,proto3" json:"last_used,omitempty"`
+	LastUsed *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=last_used,json=lastUsed,proto3" json:"last_used,omitempty"`
+	// What was sent by it, and what came from its EIDs, since it was entered. A
+	// record that replaces another goes on counting.
+	Traffic       *Traffic `protobuf:"bytes,5,opt,name=traffic,proto3" json:"traffic,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -944,6 +947,87 @@ func (x *MapCacheEntry) GetLastUsed() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *MapCacheEntry) GetTraffic() *Traffic {
+	if x != nil {
+		return x.Traffic
+	}
+	return nil
+}
+
+// Traffic counts the packets that a data plane forwarded, and the octets of the
+// inner packets, IP headers included.
+type Traffic struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Sent to other sites.
+	PacketsOut uint64 `protobuf:"varint,1,opt,name=packets_out,json=packetsOut,proto3" json:"packets_out,omitempty"`
+	// Octets of what was sent.
+	BytesOut uint64 `protobuf:"varint,2,opt,name=bytes_out,json=bytesOut,proto3" json:"bytes_out,omitempty"`
+	// Received from other sites.
+	PacketsIn uint64 `protobuf:"varint,3,opt,name=packets_in,json=packetsIn,proto3" json:"packets_in,omitempty"`
+	// Octets of what was received.
+	BytesIn       uint64 `protobuf:"varint,4,opt,name=bytes_in,json=bytesIn,proto3" json:"bytes_in,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Traffic) Reset() {
+	*x = Traffic{}
+	mi := &file_eidolon_v1_router_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Traffic) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Traffic) ProtoMessage() {}
+
+func (x *Traffic) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_router_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Traffic.ProtoReflect.Descriptor instead.
+func (*Traffic) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Traffic) GetPacketsOut() uint64 {
+	if x != nil {
+		return x.PacketsOut
+	}
+	return 0
+}
+
+func (x *Traffic) GetBytesOut() uint64 {
+	if x != nil {
+		return x.BytesOut
+	}
+	return 0
+}
+
+func (x *Traffic) GetPacketsIn() uint64 {
+	if x != nil {
+		return x.PacketsIn
+	}
+	return 0
+}
+
+func (x *Traffic) GetBytesIn() uint64 {
+	if x != nil {
+		return x.BytesIn
+	}
+	return 0
+}
+
 // LookupMapCacheRequest names a destination.
 type LookupMapCacheRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -955,7 +1039,7 @@ type LookupMapCacheRequest struct {
 
 func (x *LookupMapCacheRequest) Reset() {
 	*x = LookupMapCacheRequest{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[13]
+	mi := &file_eidolon_v1_router_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -967,7 +1051,7 @@ func (x *LookupMapCacheRequest) String() string {
 func (*LookupMapCacheRequest) ProtoMessage() {}
 
 func (x *LookupMapCacheRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[13]
+	mi := &file_eidolon_v1_router_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -980,7 +1064,7 @@ func (x *LookupMapCacheRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupMapCacheRequest.ProtoReflect.Descriptor instead.
 func (*LookupMapCacheRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{13}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *LookupMapCacheRequest) GetEid() string {
@@ -1001,7 +1085,7 @@ type LookupMapCacheResponse struct {
 
 func (x *LookupMapCacheResponse) Reset() {
 	*x = LookupMapCacheResponse{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[14]
+	mi := &file_eidolon_v1_router_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1013,7 +1097,7 @@ func (x *LookupMapCacheResponse) String() string {
 func (*LookupMapCacheResponse) ProtoMessage() {}
 
 func (x *LookupMapCacheResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[14]
+	mi := &file_eidolon_v1_router_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1026,7 +1110,7 @@ func (x *LookupMapCacheResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupMapCacheResponse.ProtoReflect.Descriptor instead.
 func (*LookupMapCacheResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{14}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *LookupMapCacheResponse) GetEntry() *MapCacheEntry {
@@ -1047,7 +1131,7 @@ type ClearMapCacheRequest struct {
 
 func (x *ClearMapCacheRequest) Reset() {
 	*x = ClearMapCacheRequest{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[15]
+	mi := &file_eidolon_v1_router_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1059,7 +1143,7 @@ func (x *ClearMapCacheRequest) String() string {
 func (*ClearMapCacheRequest) ProtoMessage() {}
 
 func (x *ClearMapCacheRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[15]
+	mi := &file_eidolon_v1_router_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1072,7 +1156,7 @@ func (x *ClearMapCacheRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClearMapCacheRequest.ProtoReflect.Descriptor instead.
 func (*ClearMapCacheRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{15}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ClearMapCacheRequest) GetWithin() string {
@@ -1093,7 +1177,7 @@ type ClearMapCacheResponse struct {
 
 func (x *ClearMapCacheResponse) Reset() {
 	*x = ClearMapCacheResponse{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[16]
+	mi := &file_eidolon_v1_router_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1105,7 +1189,7 @@ func (x *ClearMapCacheResponse) String() string {
 func (*ClearMapCacheResponse) ProtoMessage() {}
 
 func (x *ClearMapCacheResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[16]
+	mi := &file_eidolon_v1_router_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1118,7 +1202,7 @@ func (x *ClearMapCacheResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClearMapCacheResponse.ProtoReflect.Descriptor instead.
 func (*ClearMapCacheResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{16}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ClearMapCacheResponse) GetRemoved() uint32 {
@@ -1147,7 +1231,7 @@ type ExplainFlowRequest struct {
 
 func (x *ExplainFlowRequest) Reset() {
 	*x = ExplainFlowRequest{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[17]
+	mi := &file_eidolon_v1_router_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1159,7 +1243,7 @@ func (x *ExplainFlowRequest) String() string {
 func (*ExplainFlowRequest) ProtoMessage() {}
 
 func (x *ExplainFlowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[17]
+	mi := &file_eidolon_v1_router_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1172,7 +1256,7 @@ func (x *ExplainFlowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainFlowRequest.ProtoReflect.Descriptor instead.
 func (*ExplainFlowRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{17}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ExplainFlowRequest) GetDestination() string {
@@ -1251,7 +1335,7 @@ type ExplainFlowResponse struct {
 
 func (x *ExplainFlowResponse) Reset() {
 	*x = ExplainFlowResponse{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[18]
+	mi := &file_eidolon_v1_router_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1263,7 +1347,7 @@ func (x *ExplainFlowResponse) String() string {
 func (*ExplainFlowResponse) ProtoMessage() {}
 
 func (x *ExplainFlowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[18]
+	mi := &file_eidolon_v1_router_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1276,7 +1360,7 @@ func (x *ExplainFlowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainFlowResponse.ProtoReflect.Descriptor instead.
 func (*ExplainFlowResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{18}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ExplainFlowResponse) GetDatabaseMapping() *DatabaseMapping {
@@ -1387,7 +1471,7 @@ type PendingResolution struct {
 
 func (x *PendingResolution) Reset() {
 	*x = PendingResolution{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[19]
+	mi := &file_eidolon_v1_router_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1399,7 +1483,7 @@ func (x *PendingResolution) String() string {
 func (*PendingResolution) ProtoMessage() {}
 
 func (x *PendingResolution) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[19]
+	mi := &file_eidolon_v1_router_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1412,7 +1496,7 @@ func (x *PendingResolution) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingResolution.ProtoReflect.Descriptor instead.
 func (*PendingResolution) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{19}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PendingResolution) GetEid() string {
@@ -1460,7 +1544,7 @@ type LocatorUse struct {
 
 func (x *LocatorUse) Reset() {
 	*x = LocatorUse{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[20]
+	mi := &file_eidolon_v1_router_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1472,7 +1556,7 @@ func (x *LocatorUse) String() string {
 func (*LocatorUse) ProtoMessage() {}
 
 func (x *LocatorUse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[20]
+	mi := &file_eidolon_v1_router_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1485,7 +1569,7 @@ func (x *LocatorUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocatorUse.ProtoReflect.Descriptor instead.
 func (*LocatorUse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{20}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *LocatorUse) GetLocator() *Locator {
@@ -1525,7 +1609,7 @@ type ListRemoteLocatorsRequest struct {
 
 func (x *ListRemoteLocatorsRequest) Reset() {
 	*x = ListRemoteLocatorsRequest{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[21]
+	mi := &file_eidolon_v1_router_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1537,7 +1621,7 @@ func (x *ListRemoteLocatorsRequest) String() string {
 func (*ListRemoteLocatorsRequest) ProtoMessage() {}
 
 func (x *ListRemoteLocatorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[21]
+	mi := &file_eidolon_v1_router_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1550,7 +1634,7 @@ func (x *ListRemoteLocatorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRemoteLocatorsRequest.ProtoReflect.Descriptor instead.
 func (*ListRemoteLocatorsRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{21}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{22}
 }
 
 // ListRemoteLocatorsResponse holds the locators.
@@ -1564,7 +1648,7 @@ type ListRemoteLocatorsResponse struct {
 
 func (x *ListRemoteLocatorsResponse) Reset() {
 	*x = ListRemoteLocatorsResponse{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[22]
+	mi := &file_eidolon_v1_router_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1576,7 +1660,7 @@ func (x *ListRemoteLocatorsResponse) String() string {
 func (*ListRemoteLocatorsResponse) ProtoMessage() {}
 
 func (x *ListRemoteLocatorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[22]
+	mi := &file_eidolon_v1_router_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1589,7 +1673,7 @@ func (x *ListRemoteLocatorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRemoteLocatorsResponse.ProtoReflect.Descriptor instead.
 func (*ListRemoteLocatorsResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{22}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListRemoteLocatorsResponse) GetRemoteLocators() []*RemoteLocator {
@@ -1599,13 +1683,15 @@ func (x *ListRemoteLocatorsResponse) GetRemoteLocators() []*RemoteLocator {
 	return nil
 }
 
-// RemoteLocator is a locator of another site that is probed: those of map-cache
-// entries that carried traffic in the last minute, and those that are down.
+// RemoteLocator is a locator of another site that is probed, of map-cache entries
+// that carried traffic in the last minute, or down; or one that a map-cache entry
+// has and that packets were sent to.
 type RemoteLocator struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The address.
 	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
-	// It answers; false once the last probes had no reply.
+	// It answers; false once the last probes had no reply. One that is not probed
+	// counts as up.
 	Up bool `protobuf:"varint,2,opt,name=up,proto3" json:"up,omitempty"`
 	// Probes in a row without a reply.
 	Failures uint32 `protobuf:"varint,3,opt,name=failures,proto3" json:"failures,omitempty"`
@@ -1622,15 +1708,17 @@ type RemoteLocator struct {
 	// The smoothed time from probe to reply; unset before the first.
 	RoundTripTime *durationpb.Duration `protobuf:"bytes,9,opt,name=round_trip_time,json=roundTripTime,proto3" json:"round_trip_time,omitempty"`
 	// The ways to it from the locators of this router, in the order of their
-	// addresses. The other fields sum them up.
-	Paths         []*LocatorPath `protobuf:"bytes,10,rep,name=paths,proto3" json:"paths,omitempty"`
+	// addresses; none when it is not probed. The other fields sum them up.
+	Paths []*LocatorPath `protobuf:"bytes,10,rep,name=paths,proto3" json:"paths,omitempty"`
+	// What was sent to it; what was received is not counted by sender.
+	Traffic       *Traffic `protobuf:"bytes,11,opt,name=traffic,proto3" json:"traffic,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RemoteLocator) Reset() {
 	*x = RemoteLocator{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[23]
+	mi := &file_eidolon_v1_router_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1642,7 +1730,7 @@ func (x *RemoteLocator) String() string {
 func (*RemoteLocator) ProtoMessage() {}
 
 func (x *RemoteLocator) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[23]
+	mi := &file_eidolon_v1_router_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1655,7 +1743,7 @@ func (x *RemoteLocator) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoteLocator.ProtoReflect.Descriptor instead.
 func (*RemoteLocator) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{23}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RemoteLocator) GetAddress() string {
@@ -1728,6 +1816,13 @@ func (x *RemoteLocator) GetPaths() []*LocatorPath {
 	return nil
 }
 
+func (x *RemoteLocator) GetTraffic() *Traffic {
+	if x != nil {
+		return x.Traffic
+	}
+	return nil
+}
+
 // LocatorPath is the way from a locator of this router to a remote one.
 type LocatorPath struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1749,7 +1844,7 @@ type LocatorPath struct {
 
 func (x *LocatorPath) Reset() {
 	*x = LocatorPath{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[24]
+	mi := &file_eidolon_v1_router_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1761,7 +1856,7 @@ func (x *LocatorPath) String() string {
 func (*LocatorPath) ProtoMessage() {}
 
 func (x *LocatorPath) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[24]
+	mi := &file_eidolon_v1_router_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1774,7 +1869,7 @@ func (x *LocatorPath) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocatorPath.ProtoReflect.Descriptor instead.
 func (*LocatorPath) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{24}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *LocatorPath) GetLocal() string {
@@ -1828,7 +1923,7 @@ type ListLocalLocatorsRequest struct {
 
 func (x *ListLocalLocatorsRequest) Reset() {
 	*x = ListLocalLocatorsRequest{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[25]
+	mi := &file_eidolon_v1_router_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1840,7 +1935,7 @@ func (x *ListLocalLocatorsRequest) String() string {
 func (*ListLocalLocatorsRequest) ProtoMessage() {}
 
 func (x *ListLocalLocatorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[25]
+	mi := &file_eidolon_v1_router_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1853,7 +1948,7 @@ func (x *ListLocalLocatorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLocalLocatorsRequest.ProtoReflect.Descriptor instead.
 func (*ListLocalLocatorsRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{25}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{26}
 }
 
 // ListLocalLocatorsResponse holds the locators.
@@ -1867,7 +1962,7 @@ type ListLocalLocatorsResponse struct {
 
 func (x *ListLocalLocatorsResponse) Reset() {
 	*x = ListLocalLocatorsResponse{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[26]
+	mi := &file_eidolon_v1_router_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1879,7 +1974,7 @@ func (x *ListLocalLocatorsResponse) String() string {
 func (*ListLocalLocatorsResponse) ProtoMessage() {}
 
 func (x *ListLocalLocatorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[26]
+	mi := &file_eidolon_v1_router_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1892,7 +1987,7 @@ func (x *ListLocalLocatorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLocalLocatorsResponse.ProtoReflect.Descriptor instead.
 func (*ListLocalLocatorsResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{26}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListLocalLocatorsResponse) GetLocalLocators() []*LocalLocator {
@@ -1934,14 +2029,16 @@ type LocalLocator struct {
 	PathsDown uint32 `protobuf:"varint,13,opt,name=paths_down,json=pathsDown,proto3" json:"paths_down,omitempty"`
 	// When something last came back to it for a probe or an Info-Request; unset
 	// if nothing did.
-	LastReply     *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=last_reply,json=lastReply,proto3" json:"last_reply,omitempty"`
+	LastReply *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=last_reply,json=lastReply,proto3" json:"last_reply,omitempty"`
+	// What was sent from it and received on it.
+	Traffic       *Traffic `protobuf:"bytes,15,opt,name=traffic,proto3" json:"traffic,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LocalLocator) Reset() {
 	*x = LocalLocator{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[27]
+	mi := &file_eidolon_v1_router_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1953,7 +2050,7 @@ func (x *LocalLocator) String() string {
 func (*LocalLocator) ProtoMessage() {}
 
 func (x *LocalLocator) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[27]
+	mi := &file_eidolon_v1_router_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1966,7 +2063,7 @@ func (x *LocalLocator) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocalLocator.ProtoReflect.Descriptor instead.
 func (*LocalLocator) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{27}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *LocalLocator) GetAddress() string {
@@ -2067,6 +2164,13 @@ func (x *LocalLocator) GetLastReply() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *LocalLocator) GetTraffic() *Traffic {
+	if x != nil {
+		return x.Traffic
+	}
+	return nil
+}
+
 // DrainLocatorRequest names local locators.
 type DrainLocatorRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2079,7 +2183,7 @@ type DrainLocatorRequest struct {
 
 func (x *DrainLocatorRequest) Reset() {
 	*x = DrainLocatorRequest{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[28]
+	mi := &file_eidolon_v1_router_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2091,7 +2195,7 @@ func (x *DrainLocatorRequest) String() string {
 func (*DrainLocatorRequest) ProtoMessage() {}
 
 func (x *DrainLocatorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[28]
+	mi := &file_eidolon_v1_router_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2104,7 +2208,7 @@ func (x *DrainLocatorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainLocatorRequest.ProtoReflect.Descriptor instead.
 func (*DrainLocatorRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{28}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DrainLocatorRequest) GetLocator() string {
@@ -2125,7 +2229,7 @@ type DrainLocatorResponse struct {
 
 func (x *DrainLocatorResponse) Reset() {
 	*x = DrainLocatorResponse{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[29]
+	mi := &file_eidolon_v1_router_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2137,7 +2241,7 @@ func (x *DrainLocatorResponse) String() string {
 func (*DrainLocatorResponse) ProtoMessage() {}
 
 func (x *DrainLocatorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[29]
+	mi := &file_eidolon_v1_router_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2150,7 +2254,7 @@ func (x *DrainLocatorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainLocatorResponse.ProtoReflect.Descriptor instead.
 func (*DrainLocatorResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{29}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DrainLocatorResponse) GetLocalLocators() []*LocalLocator {
@@ -2172,7 +2276,7 @@ type UndrainLocatorRequest struct {
 
 func (x *UndrainLocatorRequest) Reset() {
 	*x = UndrainLocatorRequest{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[30]
+	mi := &file_eidolon_v1_router_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2184,7 +2288,7 @@ func (x *UndrainLocatorRequest) String() string {
 func (*UndrainLocatorRequest) ProtoMessage() {}
 
 func (x *UndrainLocatorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[30]
+	mi := &file_eidolon_v1_router_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2197,7 +2301,7 @@ func (x *UndrainLocatorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainLocatorRequest.ProtoReflect.Descriptor instead.
 func (*UndrainLocatorRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{30}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *UndrainLocatorRequest) GetLocator() string {
@@ -2218,7 +2322,7 @@ type UndrainLocatorResponse struct {
 
 func (x *UndrainLocatorResponse) Reset() {
 	*x = UndrainLocatorResponse{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[31]
+	mi := &file_eidolon_v1_router_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2230,7 +2334,7 @@ func (x *UndrainLocatorResponse) String() string {
 func (*UndrainLocatorResponse) ProtoMessage() {}
 
 func (x *UndrainLocatorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[31]
+	mi := &file_eidolon_v1_router_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2243,7 +2347,7 @@ func (x *UndrainLocatorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainLocatorResponse.ProtoReflect.Descriptor instead.
 func (*UndrainLocatorResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{31}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *UndrainLocatorResponse) GetLocalLocators() []*LocalLocator {
@@ -2269,7 +2373,7 @@ type SetLocatorRequest struct {
 
 func (x *SetLocatorRequest) Reset() {
 	*x = SetLocatorRequest{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[32]
+	mi := &file_eidolon_v1_router_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2281,7 +2385,7 @@ func (x *SetLocatorRequest) String() string {
 func (*SetLocatorRequest) ProtoMessage() {}
 
 func (x *SetLocatorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[32]
+	mi := &file_eidolon_v1_router_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2294,7 +2398,7 @@ func (x *SetLocatorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLocatorRequest.ProtoReflect.Descriptor instead.
 func (*SetLocatorRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{32}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SetLocatorRequest) GetLocator() string {
@@ -2329,7 +2433,7 @@ type SetLocatorResponse struct {
 
 func (x *SetLocatorResponse) Reset() {
 	*x = SetLocatorResponse{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[33]
+	mi := &file_eidolon_v1_router_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2341,7 +2445,7 @@ func (x *SetLocatorResponse) String() string {
 func (*SetLocatorResponse) ProtoMessage() {}
 
 func (x *SetLocatorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[33]
+	mi := &file_eidolon_v1_router_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2354,7 +2458,7 @@ func (x *SetLocatorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLocatorResponse.ProtoReflect.Descriptor instead.
 func (*SetLocatorResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{33}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SetLocatorResponse) GetLocalLocators() []*LocalLocator {
@@ -2376,7 +2480,7 @@ type MonitorRouterRequest struct {
 
 func (x *MonitorRouterRequest) Reset() {
 	*x = MonitorRouterRequest{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[34]
+	mi := &file_eidolon_v1_router_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2388,7 +2492,7 @@ func (x *MonitorRouterRequest) String() string {
 func (*MonitorRouterRequest) ProtoMessage() {}
 
 func (x *MonitorRouterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[34]
+	mi := &file_eidolon_v1_router_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2401,7 +2505,7 @@ func (x *MonitorRouterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MonitorRouterRequest.ProtoReflect.Descriptor instead.
 func (*MonitorRouterRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{34}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *MonitorRouterRequest) GetEid() string {
@@ -2422,7 +2526,7 @@ type MonitorRouterResponse struct {
 
 func (x *MonitorRouterResponse) Reset() {
 	*x = MonitorRouterResponse{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[35]
+	mi := &file_eidolon_v1_router_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2434,7 +2538,7 @@ func (x *MonitorRouterResponse) String() string {
 func (*MonitorRouterResponse) ProtoMessage() {}
 
 func (x *MonitorRouterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[35]
+	mi := &file_eidolon_v1_router_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2447,7 +2551,7 @@ func (x *MonitorRouterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MonitorRouterResponse.ProtoReflect.Descriptor instead.
 func (*MonitorRouterResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{35}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *MonitorRouterResponse) GetEvents() []*Event {
@@ -2511,12 +2615,20 @@ const file_eidolon_v1_router_proto_rawDesc = "" +
 	"\x13ListMapCacheRequest\x12\x10\n" +
 	"\x03eid\x18\x01 \x01(\tR\x03eid\"K\n" +
 	"\x14ListMapCacheResponse\x123\n" +
-	"\aentries\x18\x01 \x03(\v2\x19.eidolon.v1.MapCacheEntryR\aentries\"\xe4\x01\n" +
+	"\aentries\x18\x01 \x03(\v2\x19.eidolon.v1.MapCacheEntryR\aentries\"\x93\x02\n" +
 	"\rMapCacheEntry\x12*\n" +
 	"\x06record\x18\x01 \x01(\v2\x12.eidolon.v1.RecordR\x06record\x128\n" +
 	"\tinstalled\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tinstalled\x124\n" +
 	"\aexpires\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x127\n" +
-	"\tlast_used\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\blastUsed\")\n" +
+	"\tlast_used\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\blastUsed\x12-\n" +
+	"\atraffic\x18\x05 \x01(\v2\x13.eidolon.v1.TrafficR\atraffic\"\x81\x01\n" +
+	"\aTraffic\x12\x1f\n" +
+	"\vpackets_out\x18\x01 \x01(\x04R\n" +
+	"packetsOut\x12\x1b\n" +
+	"\tbytes_out\x18\x02 \x01(\x04R\bbytesOut\x12\x1d\n" +
+	"\n" +
+	"packets_in\x18\x03 \x01(\x04R\tpacketsIn\x12\x19\n" +
+	"\bbytes_in\x18\x04 \x01(\x04R\abytesIn\")\n" +
 	"\x15LookupMapCacheRequest\x12\x10\n" +
 	"\x03eid\x18\x01 \x01(\tR\x03eid\"I\n" +
 	"\x16LookupMapCacheResponse\x12/\n" +
@@ -2565,7 +2677,7 @@ const file_eidolon_v1_router_proto_rawDesc = "" +
 	"\x0eremote_locator\x18\x04 \x01(\v2\x19.eidolon.v1.RemoteLocatorR\rremoteLocator\"\x1b\n" +
 	"\x19ListRemoteLocatorsRequest\"`\n" +
 	"\x1aListRemoteLocatorsResponse\x12B\n" +
-	"\x0fremote_locators\x18\x01 \x03(\v2\x19.eidolon.v1.RemoteLocatorR\x0eremoteLocators\"\xa8\x03\n" +
+	"\x0fremote_locators\x18\x01 \x03(\v2\x19.eidolon.v1.RemoteLocatorR\x0eremoteLocators\"\xd7\x03\n" +
 	"\rRemoteLocator\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x0e\n" +
 	"\x02up\x18\x02 \x01(\bR\x02up\x12\x1a\n" +
@@ -2579,7 +2691,8 @@ const file_eidolon_v1_router_proto_rawDesc = "" +
 	"\tlast_used\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\blastUsed\x12A\n" +
 	"\x0fround_trip_time\x18\t \x01(\v2\x19.google.protobuf.DurationR\rroundTripTime\x12-\n" +
 	"\x05paths\x18\n" +
-	" \x03(\v2\x17.eidolon.v1.LocatorPathR\x05paths\"\x88\x02\n" +
+	" \x03(\v2\x17.eidolon.v1.LocatorPathR\x05paths\x12-\n" +
+	"\atraffic\x18\v \x01(\v2\x13.eidolon.v1.TrafficR\atraffic\"\x88\x02\n" +
 	"\vLocatorPath\x12\x14\n" +
 	"\x05local\x18\x01 \x01(\tR\x05local\x12\x0e\n" +
 	"\x02up\x18\x02 \x01(\bR\x02up\x12\x1a\n" +
@@ -2591,7 +2704,7 @@ const file_eidolon_v1_router_proto_rawDesc = "" +
 	"\x0fround_trip_time\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\rroundTripTime\"\x1a\n" +
 	"\x18ListLocalLocatorsRequest\"\\\n" +
 	"\x19ListLocalLocatorsResponse\x12?\n" +
-	"\x0elocal_locators\x18\x01 \x03(\v2\x18.eidolon.v1.LocalLocatorR\rlocalLocators\"\xaf\x04\n" +
+	"\x0elocal_locators\x18\x01 \x03(\v2\x18.eidolon.v1.LocalLocatorR\rlocalLocators\"\xde\x04\n" +
 	"\fLocalLocator\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1c\n" +
 	"\tinterface\x18\x02 \x01(\tR\tinterface\x123\n" +
@@ -2611,7 +2724,8 @@ const file_eidolon_v1_router_proto_rawDesc = "" +
 	"\n" +
 	"paths_down\x18\r \x01(\rR\tpathsDown\x129\n" +
 	"\n" +
-	"last_reply\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\tlastReplyB\x0f\n" +
+	"last_reply\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\tlastReply\x12-\n" +
+	"\atraffic\x18\x0f \x01(\v2\x13.eidolon.v1.TrafficR\atrafficB\x0f\n" +
 	"\r_set_priorityB\r\n" +
 	"\v_set_weight\"/\n" +
 	"\x13DrainLocatorRequest\x12\x18\n" +
@@ -2677,7 +2791,7 @@ func file_eidolon_v1_router_proto_rawDescGZIP() []byte {
 }
 
 var file_eidolon_v1_router_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_eidolon_v1_router_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_eidolon_v1_router_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_eidolon_v1_router_proto_goTypes = []any{
 	(RegistrationState)(0),               // 0: eidolon.v1.RegistrationState
 	(LocalLocatorState)(0),               // 1: eidolon.v1.LocalLocatorState
@@ -2694,113 +2808,117 @@ var file_eidolon_v1_router_proto_goTypes = []any{
 	(*ListMapCacheRequest)(nil),          // 12: eidolon.v1.ListMapCacheRequest
 	(*ListMapCacheResponse)(nil),         // 13: eidolon.v1.ListMapCacheResponse
 	(*MapCacheEntry)(nil),                // 14: eidolon.v1.MapCacheEntry
-	(*LookupMapCacheRequest)(nil),        // 15: eidolon.v1.LookupMapCacheRequest
-	(*LookupMapCacheResponse)(nil),       // 16: eidolon.v1.LookupMapCacheResponse
-	(*ClearMapCacheRequest)(nil),         // 17: eidolon.v1.ClearMapCacheRequest
-	(*ClearMapCacheResponse)(nil),        // 18: eidolon.v1.ClearMapCacheResponse
-	(*ExplainFlowRequest)(nil),           // 19: eidolon.v1.ExplainFlowRequest
-	(*ExplainFlowResponse)(nil),          // 20: eidolon.v1.ExplainFlowResponse
-	(*PendingResolution)(nil),            // 21: eidolon.v1.PendingResolution
-	(*LocatorUse)(nil),                   // 22: eidolon.v1.LocatorUse
-	(*ListRemoteLocatorsRequest)(nil),    // 23: eidolon.v1.ListRemoteLocatorsRequest
-	(*ListRemoteLocatorsResponse)(nil),   // 24: eidolon.v1.ListRemoteLocatorsResponse
-	(*RemoteLocator)(nil),                // 25: eidolon.v1.RemoteLocator
-	(*LocatorPath)(nil),                  // 26: eidolon.v1.LocatorPath
-	(*ListLocalLocatorsRequest)(nil),     // 27: eidolon.v1.ListLocalLocatorsRequest
-	(*ListLocalLocatorsResponse)(nil),    // 28: eidolon.v1.ListLocalLocatorsResponse
-	(*LocalLocator)(nil),                 // 29: eidolon.v1.LocalLocator
-	(*DrainLocatorRequest)(nil),          // 30: eidolon.v1.DrainLocatorRequest
-	(*DrainLocatorResponse)(nil),         // 31: eidolon.v1.DrainLocatorResponse
-	(*UndrainLocatorRequest)(nil),        // 32: eidolon.v1.UndrainLocatorRequest
-	(*UndrainLocatorResponse)(nil),       // 33: eidolon.v1.UndrainLocatorResponse
-	(*SetLocatorRequest)(nil),            // 34: eidolon.v1.SetLocatorRequest
-	(*SetLocatorResponse)(nil),           // 35: eidolon.v1.SetLocatorResponse
-	(*MonitorRouterRequest)(nil),         // 36: eidolon.v1.MonitorRouterRequest
-	(*MonitorRouterResponse)(nil),        // 37: eidolon.v1.MonitorRouterResponse
-	(*Record)(nil),                       // 38: eidolon.v1.Record
-	(*timestamppb.Timestamp)(nil),        // 39: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),          // 40: google.protobuf.Duration
-	(*Locator)(nil),                      // 41: eidolon.v1.Locator
-	(*Event)(nil),                        // 42: eidolon.v1.Event
+	(*Traffic)(nil),                      // 15: eidolon.v1.Traffic
+	(*LookupMapCacheRequest)(nil),        // 16: eidolon.v1.LookupMapCacheRequest
+	(*LookupMapCacheResponse)(nil),       // 17: eidolon.v1.LookupMapCacheResponse
+	(*ClearMapCacheRequest)(nil),         // 18: eidolon.v1.ClearMapCacheRequest
+	(*ClearMapCacheResponse)(nil),        // 19: eidolon.v1.ClearMapCacheResponse
+	(*ExplainFlowRequest)(nil),           // 20: eidolon.v1.ExplainFlowRequest
+	(*ExplainFlowResponse)(nil),          // 21: eidolon.v1.ExplainFlowResponse
+	(*PendingResolution)(nil),            // 22: eidolon.v1.PendingResolution
+	(*LocatorUse)(nil),                   // 23: eidolon.v1.LocatorUse
+	(*ListRemoteLocatorsRequest)(nil),    // 24: eidolon.v1.ListRemoteLocatorsRequest
+	(*ListRemoteLocatorsResponse)(nil),   // 25: eidolon.v1.ListRemoteLocatorsResponse
+	(*RemoteLocator)(nil),                // 26: eidolon.v1.RemoteLocator
+	(*LocatorPath)(nil),                  // 27: eidolon.v1.LocatorPath
+	(*ListLocalLocatorsRequest)(nil),     // 28: eidolon.v1.ListLocalLocatorsRequest
+	(*ListLocalLocatorsResponse)(nil),    // 29: eidolon.v1.ListLocalLocatorsResponse
+	(*LocalLocator)(nil),                 // 30: eidolon.v1.LocalLocator
+	(*DrainLocatorRequest)(nil),          // 31: eidolon.v1.DrainLocatorRequest
+	(*DrainLocatorResponse)(nil),         // 32: eidolon.v1.DrainLocatorResponse
+	(*UndrainLocatorRequest)(nil),        // 33: eidolon.v1.UndrainLocatorRequest
+	(*UndrainLocatorResponse)(nil),       // 34: eidolon.v1.UndrainLocatorResponse
+	(*SetLocatorRequest)(nil),            // 35: eidolon.v1.SetLocatorRequest
+	(*SetLocatorResponse)(nil),           // 36: eidolon.v1.SetLocatorResponse
+	(*MonitorRouterRequest)(nil),         // 37: eidolon.v1.MonitorRouterRequest
+	(*MonitorRouterResponse)(nil),        // 38: eidolon.v1.MonitorRouterResponse
+	(*Record)(nil),                       // 39: eidolon.v1.Record
+	(*timestamppb.Timestamp)(nil),        // 40: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),          // 41: google.protobuf.Duration
+	(*Locator)(nil),                      // 42: eidolon.v1.Locator
+	(*Event)(nil),                        // 43: eidolon.v1.Event
 }
 var file_eidolon_v1_router_proto_depIdxs = []int32{
 	4,  // 0: eidolon.v1.ListDatabaseMappingsResponse.database_mappings:type_name -> eidolon.v1.DatabaseMapping
-	38, // 1: eidolon.v1.DatabaseMapping.record:type_name -> eidolon.v1.Record
+	39, // 1: eidolon.v1.DatabaseMapping.record:type_name -> eidolon.v1.Record
 	5,  // 2: eidolon.v1.DatabaseMapping.registrations:type_name -> eidolon.v1.DatabaseRegistration
 	0,  // 3: eidolon.v1.DatabaseRegistration.state:type_name -> eidolon.v1.RegistrationState
-	39, // 4: eidolon.v1.DatabaseRegistration.last_sent:type_name -> google.protobuf.Timestamp
-	39, // 5: eidolon.v1.DatabaseRegistration.last_notify:type_name -> google.protobuf.Timestamp
-	39, // 6: eidolon.v1.DatabaseRegistration.next:type_name -> google.protobuf.Timestamp
-	40, // 7: eidolon.v1.DatabaseRegistration.round_trip_time:type_name -> google.protobuf.Duration
+	40, // 4: eidolon.v1.DatabaseRegistration.last_sent:type_name -> google.protobuf.Timestamp
+	40, // 5: eidolon.v1.DatabaseRegistration.last_notify:type_name -> google.protobuf.Timestamp
+	40, // 6: eidolon.v1.DatabaseRegistration.next:type_name -> google.protobuf.Timestamp
+	41, // 7: eidolon.v1.DatabaseRegistration.round_trip_time:type_name -> google.protobuf.Duration
 	8,  // 8: eidolon.v1.ListMapServersResponse.map_servers:type_name -> eidolon.v1.MapServer
-	39, // 9: eidolon.v1.MapServer.last_sent:type_name -> google.protobuf.Timestamp
-	39, // 10: eidolon.v1.MapServer.last_notify:type_name -> google.protobuf.Timestamp
-	40, // 11: eidolon.v1.MapServer.round_trip_time:type_name -> google.protobuf.Duration
+	40, // 9: eidolon.v1.MapServer.last_sent:type_name -> google.protobuf.Timestamp
+	40, // 10: eidolon.v1.MapServer.last_notify:type_name -> google.protobuf.Timestamp
+	41, // 11: eidolon.v1.MapServer.round_trip_time:type_name -> google.protobuf.Duration
 	11, // 12: eidolon.v1.ListMapResolversResponse.map_resolvers:type_name -> eidolon.v1.MapResolver
-	40, // 13: eidolon.v1.MapResolver.round_trip_time:type_name -> google.protobuf.Duration
-	39, // 14: eidolon.v1.MapResolver.last_reply:type_name -> google.protobuf.Timestamp
+	41, // 13: eidolon.v1.MapResolver.round_trip_time:type_name -> google.protobuf.Duration
+	40, // 14: eidolon.v1.MapResolver.last_reply:type_name -> google.protobuf.Timestamp
 	14, // 15: eidolon.v1.ListMapCacheResponse.entries:type_name -> eidolon.v1.MapCacheEntry
-	38, // 16: eidolon.v1.MapCacheEntry.record:type_name -> eidolon.v1.Record
-	39, // 17: eidolon.v1.MapCacheEntry.installed:type_name -> google.protobuf.Timestamp
-	39, // 18: eidolon.v1.MapCacheEntry.expires:type_name -> google.protobuf.Timestamp
-	39, // 19: eidolon.v1.MapCacheEntry.last_used:type_name -> google.protobuf.Timestamp
-	14, // 20: eidolon.v1.LookupMapCacheResponse.entry:type_name -> eidolon.v1.MapCacheEntry
-	4,  // 21: eidolon.v1.ExplainFlowResponse.database_mapping:type_name -> eidolon.v1.DatabaseMapping
-	14, // 22: eidolon.v1.ExplainFlowResponse.entry:type_name -> eidolon.v1.MapCacheEntry
-	21, // 23: eidolon.v1.ExplainFlowResponse.resolution:type_name -> eidolon.v1.PendingResolution
-	22, // 24: eidolon.v1.ExplainFlowResponse.locators:type_name -> eidolon.v1.LocatorUse
-	39, // 25: eidolon.v1.PendingResolution.next:type_name -> google.protobuf.Timestamp
-	41, // 26: eidolon.v1.LocatorUse.locator:type_name -> eidolon.v1.Locator
-	25, // 27: eidolon.v1.LocatorUse.remote_locator:type_name -> eidolon.v1.RemoteLocator
-	25, // 28: eidolon.v1.ListRemoteLocatorsResponse.remote_locators:type_name -> eidolon.v1.RemoteLocator
-	39, // 29: eidolon.v1.RemoteLocator.last_probe:type_name -> google.protobuf.Timestamp
-	39, // 30: eidolon.v1.RemoteLocator.last_reply:type_name -> google.protobuf.Timestamp
-	39, // 31: eidolon.v1.RemoteLocator.last_used:type_name -> google.protobuf.Timestamp
-	40, // 32: eidolon.v1.RemoteLocator.round_trip_time:type_name -> google.protobuf.Duration
-	26, // 33: eidolon.v1.RemoteLocator.paths:type_name -> eidolon.v1.LocatorPath
-	39, // 34: eidolon.v1.LocatorPath.last_probe:type_name -> google.protobuf.Timestamp
-	39, // 35: eidolon.v1.LocatorPath.last_reply:type_name -> google.protobuf.Timestamp
-	40, // 36: eidolon.v1.LocatorPath.round_trip_time:type_name -> google.protobuf.Duration
-	29, // 37: eidolon.v1.ListLocalLocatorsResponse.local_locators:type_name -> eidolon.v1.LocalLocator
-	1,  // 38: eidolon.v1.LocalLocator.state:type_name -> eidolon.v1.LocalLocatorState
-	39, // 39: eidolon.v1.LocalLocator.held_until:type_name -> google.protobuf.Timestamp
-	39, // 40: eidolon.v1.LocalLocator.last_left:type_name -> google.protobuf.Timestamp
-	39, // 41: eidolon.v1.LocalLocator.last_reply:type_name -> google.protobuf.Timestamp
-	29, // 42: eidolon.v1.DrainLocatorResponse.local_locators:type_name -> eidolon.v1.LocalLocator
-	29, // 43: eidolon.v1.UndrainLocatorResponse.local_locators:type_name -> eidolon.v1.LocalLocator
-	29, // 44: eidolon.v1.SetLocatorResponse.local_locators:type_name -> eidolon.v1.LocalLocator
-	42, // 45: eidolon.v1.MonitorRouterResponse.events:type_name -> eidolon.v1.Event
-	2,  // 46: eidolon.v1.RouterService.ListDatabaseMappings:input_type -> eidolon.v1.ListDatabaseMappingsRequest
-	6,  // 47: eidolon.v1.RouterService.ListMapServers:input_type -> eidolon.v1.ListMapServersRequest
-	9,  // 48: eidolon.v1.RouterService.ListMapResolvers:input_type -> eidolon.v1.ListMapResolversRequest
-	12, // 49: eidolon.v1.RouterService.ListMapCache:input_type -> eidolon.v1.ListMapCacheRequest
-	15, // 50: eidolon.v1.RouterService.LookupMapCache:input_type -> eidolon.v1.LookupMapCacheRequest
-	17, // 51: eidolon.v1.RouterService.ClearMapCache:input_type -> eidolon.v1.ClearMapCacheRequest
-	23, // 52: eidolon.v1.RouterService.ListRemoteLocators:input_type -> eidolon.v1.ListRemoteLocatorsRequest
-	27, // 53: eidolon.v1.RouterService.ListLocalLocators:input_type -> eidolon.v1.ListLocalLocatorsRequest
-	30, // 54: eidolon.v1.RouterService.DrainLocator:input_type -> eidolon.v1.DrainLocatorRequest
-	32, // 55: eidolon.v1.RouterService.UndrainLocator:input_type -> eidolon.v1.UndrainLocatorRequest
-	34, // 56: eidolon.v1.RouterService.SetLocator:input_type -> eidolon.v1.SetLocatorRequest
-	19, // 57: eidolon.v1.RouterService.ExplainFlow:input_type -> eidolon.v1.ExplainFlowRequest
-	36, // 58: eidolon.v1.RouterService.MonitorRouter:input_type -> eidolon.v1.MonitorRouterRequest
-	3,  // 59: eidolon.v1.RouterService.ListDatabaseMappings:output_type -> eidolon.v1.ListDatabaseMappingsResponse
-	7,  // 60: eidolon.v1.RouterService.ListMapServers:output_type -> eidolon.v1.ListMapServersResponse
-	10, // 61: eidolon.v1.RouterService.ListMapResolvers:output_type -> eidolon.v1.ListMapResolversResponse
-	13, // 62: eidolon.v1.RouterService.ListMapCache:output_type -> eidolon.v1.ListMapCacheResponse
-	16, // 63: eidolon.v1.RouterService.LookupMapCache:output_type -> eidolon.v1.LookupMapCacheResponse
-	18, // 64: eidolon.v1.RouterService.ClearMapCache:output_type -> eidolon.v1.ClearMapCacheResponse
-	24, // 65: eidolon.v1.RouterService.ListRemoteLocators:output_type -> eidolon.v1.ListRemoteLocatorsResponse
-	28, // 66: eidolon.v1.RouterService.ListLocalLocators:output_type -> eidolon.v1.ListLocalLocatorsResponse
-	31, // 67: eidolon.v1.RouterService.DrainLocator:output_type -> eidolon.v1.DrainLocatorResponse
-	33, // 68: eidolon.v1.RouterService.UndrainLocator:output_type -> eidolon.v1.UndrainLocatorResponse
-	35, // 69: eidolon.v1.RouterService.SetLocator:output_type -> eidolon.v1.SetLocatorResponse
-	20, // 70: eidolon.v1.RouterService.ExplainFlow:output_type -> eidolon.v1.ExplainFlowResponse
-	37, // 71: eidolon.v1.RouterService.MonitorRouter:output_type -> eidolon.v1.MonitorRouterResponse
-	59, // [59:72] is the sub-list for method output_type
-	46, // [46:59] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	39, // 16: eidolon.v1.MapCacheEntry.record:type_name -> eidolon.v1.Record
+	40, // 17: eidolon.v1.MapCacheEntry.installed:type_name -> google.protobuf.Timestamp
+	40, // 18: eidolon.v1.MapCacheEntry.expires:type_name -> google.protobuf.Timestamp
+	40, // 19: eidolon.v1.MapCacheEntry.last_used:type_name -> google.protobuf.Timestamp
+	15, // 20: eidolon.v1.MapCacheEntry.traffic:type_name -> eidolon.v1.Traffic
+	14, // 21: eidolon.v1.LookupMapCacheResponse.entry:type_name -> eidolon.v1.MapCacheEntry
+	4,  // 22: eidolon.v1.ExplainFlowResponse.database_mapping:type_name -> eidolon.v1.DatabaseMapping
+	14, // 23: eidolon.v1.ExplainFlowResponse.entry:type_name -> eidolon.v1.MapCacheEntry
+	22, // 24: eidolon.v1.ExplainFlowResponse.resolution:type_name -> eidolon.v1.PendingResolution
+	23, // 25: eidolon.v1.ExplainFlowResponse.locators:type_name -> eidolon.v1.LocatorUse
+	40, // 26: eidolon.v1.PendingResolution.next:type_name -> google.protobuf.Timestamp
+	42, // 27: eidolon.v1.LocatorUse.locator:type_name -> eidolon.v1.Locator
+	26, // 28: eidolon.v1.LocatorUse.remote_locator:type_name -> eidolon.v1.RemoteLocator
+	26, // 29: eidolon.v1.ListRemoteLocatorsResponse.remote_locators:type_name -> eidolon.v1.RemoteLocator
+	40, // 30: eidolon.v1.RemoteLocator.last_probe:type_name -> google.protobuf.Timestamp
+	40, // 31: eidolon.v1.RemoteLocator.last_reply:type_name -> google.protobuf.Timestamp
+	40, // 32: eidolon.v1.RemoteLocator.last_used:type_name -> google.protobuf.Timestamp
+	41, // 33: eidolon.v1.RemoteLocator.round_trip_time:type_name -> google.protobuf.Duration
+	27, // 34: eidolon.v1.RemoteLocator.paths:type_name -> eidolon.v1.LocatorPath
+	15, // 35: eidolon.v1.RemoteLocator.traffic:type_name -> eidolon.v1.Traffic
+	40, // 36: eidolon.v1.LocatorPath.last_probe:type_name -> google.protobuf.Timestamp
+	40, // 37: eidolon.v1.LocatorPath.last_reply:type_name -> google.protobuf.Timestamp
+	41, // 38: eidolon.v1.LocatorPath.round_trip_time:type_name -> google.protobuf.Duration
+	30, // 39: eidolon.v1.ListLocalLocatorsResponse.local_locators:type_name -> eidolon.v1.LocalLocator
+	1,  // 40: eidolon.v1.LocalLocator.state:type_name -> eidolon.v1.LocalLocatorState
+	40, // 41: eidolon.v1.LocalLocator.held_until:type_name -> google.protobuf.Timestamp
+	40, // 42: eidolon.v1.LocalLocator.last_left:type_name -> google.protobuf.Timestamp
+	40, // 43: eidolon.v1.LocalLocator.last_reply:type_name -> google.protobuf.Timestamp
+	15, // 44: eidolon.v1.LocalLocator.traffic:type_name -> eidolon.v1.Traffic
+	30, // 45: eidolon.v1.DrainLocatorResponse.local_locators:type_name -> eidolon.v1.LocalLocator
+	30, // 46: eidolon.v1.UndrainLocatorResponse.local_locators:type_name -> eidolon.v1.LocalLocator
+	30, // 47: eidolon.v1.SetLocatorResponse.local_locators:type_name -> eidolon.v1.LocalLocator
+	43, // 48: eidolon.v1.MonitorRouterResponse.events:type_name -> eidolon.v1.Event
+	2,  // 49: eidolon.v1.RouterService.ListDatabaseMappings:input_type -> eidolon.v1.ListDatabaseMappingsRequest
+	6,  // 50: eidolon.v1.RouterService.ListMapServers:input_type -> eidolon.v1.ListMapServersRequest
+	9,  // 51: eidolon.v1.RouterService.ListMapResolvers:input_type -> eidolon.v1.ListMapResolversRequest
+	12, // 52: eidolon.v1.RouterService.ListMapCache:input_type -> eidolon.v1.ListMapCacheRequest
+	16, // 53: eidolon.v1.RouterService.LookupMapCache:input_type -> eidolon.v1.LookupMapCacheRequest
+	18, // 54: eidolon.v1.RouterService.ClearMapCache:input_type -> eidolon.v1.ClearMapCacheRequest
+	24, // 55: eidolon.v1.RouterService.ListRemoteLocators:input_type -> eidolon.v1.ListRemoteLocatorsRequest
+	28, // 56: eidolon.v1.RouterService.ListLocalLocators:input_type -> eidolon.v1.ListLocalLocatorsRequest
+	31, // 57: eidolon.v1.RouterService.DrainLocator:input_type -> eidolon.v1.DrainLocatorRequest
+	33, // 58: eidolon.v1.RouterService.UndrainLocator:input_type -> eidolon.v1.UndrainLocatorRequest
+	35, // 59: eidolon.v1.RouterService.SetLocator:input_type -> eidolon.v1.SetLocatorRequest
+	20, // 60: eidolon.v1.RouterService.ExplainFlow:input_type -> eidolon.v1.ExplainFlowRequest
+	37, // 61: eidolon.v1.RouterService.MonitorRouter:input_type -> eidolon.v1.MonitorRouterRequest
+	3,  // 62: eidolon.v1.RouterService.ListDatabaseMappings:output_type -> eidolon.v1.ListDatabaseMappingsResponse
+	7,  // 63: eidolon.v1.RouterService.ListMapServers:output_type -> eidolon.v1.ListMapServersResponse
+	10, // 64: eidolon.v1.RouterService.ListMapResolvers:output_type -> eidolon.v1.ListMapResolversResponse
+	13, // 65: eidolon.v1.RouterService.ListMapCache:output_type -> eidolon.v1.ListMapCacheResponse
+	17, // 66: eidolon.v1.RouterService.LookupMapCache:output_type -> eidolon.v1.LookupMapCacheResponse
+	19, // 67: eidolon.v1.RouterService.ClearMapCache:output_type -> eidolon.v1.ClearMapCacheResponse
+	25, // 68: eidolon.v1.RouterService.ListRemoteLocators:output_type -> eidolon.v1.ListRemoteLocatorsResponse
+	29, // 69: eidolon.v1.RouterService.ListLocalLocators:output_type -> eidolon.v1.ListLocalLocatorsResponse
+	32, // 70: eidolon.v1.RouterService.DrainLocator:output_type -> eidolon.v1.DrainLocatorResponse
+	34, // 71: eidolon.v1.RouterService.UndrainLocator:output_type -> eidolon.v1.UndrainLocatorResponse
+	36, // 72: eidolon.v1.RouterService.SetLocator:output_type -> eidolon.v1.SetLocatorResponse
+	21, // 73: eidolon.v1.RouterService.ExplainFlow:output_type -> eidolon.v1.ExplainFlowResponse
+	38, // 74: eidolon.v1.RouterService.MonitorRouter:output_type -> eidolon.v1.MonitorRouterResponse
+	62, // [62:75] is the sub-list for method output_type
+	49, // [49:62] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_eidolon_v1_router_proto_init() }
@@ -2810,16 +2928,16 @@ func file_eidolon_v1_router_proto_init() {
 	}
 	file_eidolon_v1_event_proto_init()
 	file_eidolon_v1_model_proto_init()
-	file_eidolon_v1_router_proto_msgTypes[18].OneofWrappers = []any{}
-	file_eidolon_v1_router_proto_msgTypes[27].OneofWrappers = []any{}
-	file_eidolon_v1_router_proto_msgTypes[32].OneofWrappers = []any{}
+	file_eidolon_v1_router_proto_msgTypes[19].OneofWrappers = []any{}
+	file_eidolon_v1_router_proto_msgTypes[28].OneofWrappers = []any{}
+	file_eidolon_v1_router_proto_msgTypes[33].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_eidolon_v1_router_proto_rawDesc), len(file_eidolon_v1_router_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   36,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

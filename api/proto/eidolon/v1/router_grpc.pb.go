@@ -55,7 +55,8 @@ type RouterServiceClient interface {
 	LookupMapCache(ctx context.Context, in *LookupMapCacheRequest, opts ...grpc.CallOption) (*LookupMapCacheResponse, error)
 	// ClearMapCache removes entries; the next packets ask again.
 	ClearMapCache(ctx context.Context, in *ClearMapCacheRequest, opts ...grpc.CallOption) (*ClearMapCacheResponse, error)
-	// ListRemoteLocators returns the locators of other sites that are probed.
+	// ListRemoteLocators returns the locators of other sites that are probed or
+	// that packets were sent to.
 	ListRemoteLocators(ctx context.Context, in *ListRemoteLocatorsRequest, opts ...grpc.CallOption) (*ListRemoteLocatorsResponse, error)
 	// ListLocalLocators returns the locators of this router: the addresses of its
 	// uplinks.
@@ -259,7 +260,8 @@ type RouterServiceServer interface {
 	LookupMapCache(context.Context, *LookupMapCacheRequest) (*LookupMapCacheResponse, error)
 	// ClearMapCache removes entries; the next packets ask again.
 	ClearMapCache(context.Context, *ClearMapCacheRequest) (*ClearMapCacheResponse, error)
-	// ListRemoteLocators returns the locators of other sites that are probed.
+	// ListRemoteLocators returns the locators of other sites that are probed or
+	// that packets were sent to.
 	ListRemoteLocators(context.Context, *ListRemoteLocatorsRequest) (*ListRemoteLocatorsResponse, error)
 	// ListLocalLocators returns the locators of this router: the addresses of its
 	// uplinks.
