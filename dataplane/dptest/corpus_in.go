@@ -225,16 +225,19 @@ func (b *builder) inAddresses() {
 	b.rejects("outer source 169.254.1.1", dataplane.DropOuterSource, d)
 }
 
-// inECN: RFC 6040 section 4.2, each of the 16 pairs.
+// decapECN is the table of RFC 6040 section 4.2 as [inner][outer], in the order
+// Not-ECT, ECT(1), ECT(0), CE of the values.
+var decapECN = [4][4]uint8{
+	{0, 0, 0, ecnDrop},
+	{1, 1, 1, 3},
+	{2, 1, 2, 3},
+	{3, 3, 3, 3},
+}
+
+const ecnDrop = 4
+
+// inECN: each of the 16 pairs, for each pair of families.
 func (b *builder) inECN() {
-	const drop = 4
-	// [inner][outer], in the order Not-ECT, ECT(1), ECT(0), CE of the values.
-	table := [4][4]uint8{
-		{0, 0, 0, drop},
-		{1, 1, 1, 3},
-		{2, 1, 2, 3},
-		{3, 3, 3, 3},
-	}
 	for inner := range 4 {
 		for outer := range 4 {
 			for _, rloc := range []netip.Addr{Far4, Far6} {
@@ -246,7 +249,7 @@ func (b *builder) inECN() {
 					d := from(rloc, 0, p.Bytes())
 					d.TOS = 0x28 | uint8(outer)
 					name := fmt.Sprintf("%s in %s, %s in %s", ecnNames[inner], ecnNames[outer], family(p), family(Inner{Src: rloc}))
-					if want := table[inner][outer]; want == drop {
+					if want := decapECN[inner][outer]; want == ecnDrop {
 						b.rejects(name, dataplane.DropCongestion, d)
 					} else {
 						p.TOS = 0x28 | want

@@ -137,3 +137,14 @@ func (d Datagram) same(b []byte) error {
 	}
 	return nil
 }
+
+// source returns the source address of an IP packet.
+func source(b []byte) (netip.Addr, bool) {
+	switch {
+	case len(b) >= 20 && b[0]>>4 == 4:
+		return netip.AddrFrom4([4]byte(b[12:])), true
+	case len(b) >= 40 && b[0]>>4 == 6:
+		return netip.AddrFrom16([16]byte(b[8:])), true
+	}
+	return netip.Addr{}, false
+}

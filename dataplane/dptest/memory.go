@@ -14,6 +14,7 @@ var Memory = Factory{New: func(_ testing.TB, s *State) Plane { return newMemory(
 
 // memory is the core of a plane between fakes.
 type memory struct {
+	fib   *dataplane.FIB
 	fwd   *dataplane.Forwarder
 	under *Underlay
 	out   map[uint32]*dataplane.Encap
@@ -28,11 +29,11 @@ func newMemory(s *State) *memory {
 		under: NewUnderlay(), out: make(map[uint32]*dataplane.Encap), hosts: make(map[uint32]*Host),
 		now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), drops: make(map[dataplane.DropReason]uint64),
 	}
-	fib := dataplane.NewFIB()
-	s.Tell(fib, m.now)
+	m.fib = dataplane.NewFIB()
+	s.Tell(m.fib, m.now)
 	cfg := s.Config
 	cfg.Now = func() time.Time { return m.now }
-	m.fwd = dataplane.NewForwarder(fib, cfg)
+	m.fwd = dataplane.NewForwarder(m.fib, cfg)
 	writers := make(map[uint32]dataplane.HostWriter)
 	for _, iid := range s.Instances() {
 		m.hosts[iid] = NewHost()

@@ -148,8 +148,8 @@ func newWire(t testing.TB, s *State, start Start, device func(uint32) string) *w
 			break
 		}
 		var err error
-		for range 20 {
-			if err = w.settle(0, six, &Outcome{}, 250*time.Millisecond); err == nil {
+		for range 100 {
+			if err = w.settle(0, six, &Outcome{}, 50*time.Millisecond); err == nil {
 				break
 			}
 		}
@@ -301,17 +301,6 @@ func (w *wire) settle(iid uint32, six bool, o *Outcome, timeout time.Duration) e
 		return fmt.Errorf("the way in: %w", err)
 	}
 	return nil
-}
-
-// source returns the source address of an IP packet.
-func source(b []byte) (netip.Addr, bool) {
-	switch {
-	case len(b) >= 20 && b[0]>>4 == 4:
-		return netip.AddrFrom4([4]byte(b[12:])), true
-	case len(b) >= 40 && b[0]>>4 == 6:
-		return netip.AddrFrom16([16]byte(b[8:])), true
-	}
-	return netip.Addr{}, false
 }
 
 // chatter is what IPv6 kernels say to their neighbours.

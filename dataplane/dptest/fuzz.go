@@ -1,0 +1,356 @@
+package dptest
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/eidolon-lisp/eidolon/dataplane"
+)
+
+// Fuzz plays random packets on the core and looks at what must always hold:
+// each packet goes on or has one reason why not, what goes out is a sound
+// datagram, and another site's core makes the same packet of it. Then planes of
+// the other factories play the same packets, and have to come to the same. What
+// the corpus has is where the fuzzer begins.
+func Fuzz(f *testing.F, others ...Factory) {
+	z := fuzzer{peer: newPeer(), others: others}
+	for _, s := range States() {
+		z.core = append(z.core, newMemory(s))
+		planes := make([]Plane, len(others))
+		for i, o := range others {
+			planes[i] = o.New(f, s)
+		}
+		z.planes = append(z.planes, planes)
+	}
+	for _, c := range Corpus() {
+		state := slices.Index(States(), c.State)
+		instance := slices.Index(allInstances(), c.IID)
+		if c.Out != nil {
+			f.Add(uint8(state), uint8(instance), false, uint8(0), uint8(64), uint8(0), c.Out)
+			continue
+		}
+		if d, err := ParseDatagram(c.In); err == nil {
+			f.Add(uint8(state), uint8(instance), true, uint8(max(0, slices.Index(outerSources, d.Src))), d.TTL, d.TOS, slices.Concat(d.Header[:], d.Inner))
+		}
+	}
+	f.Fuzz(func(t *testing.T, state, instance uint8, in bool, from, ttl, tos uint8, pkt []byte) {
+		c := Case{Name: "random", State: States()[int(state)%len(States())], IID: allInstances()[int(instance)%len(allInstances())]}
+		if len(pkt) == 0 || len(pkt) > 65535-48 {
+			return
+		}
+		if !in {
+			c.Out = pkt
+		} else {
+			src := outerSources[int(from)%len(outerSources)]
+			c.In = udpPacket(src, ttl, tos, pkt)
+		}
+		if err := z.play(t, int(state)%len(States()), &c); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// outerSources are whom random datagrams come from.
+var outerSources = []netip.Addr{Far4, Far6, Other4, Other6, addr("198.51.100.9"), addr("224.0.0.1"), addr("fe80::1"), Ours4}
+
+func allInstances() []uint32 { return allStates().open.Instances() }
+
+// udpPacket is an IP packet to us with the UDP payload, whatever it is.
+func udpPacket(src netip.Addr, ttl, tos uint8, payload []byte) []byte {
+	dst := Ours4
+	if src.Is6() {
+		dst = Ours6
+	}
+	return Inner{Src: src, Dst: dst, SrcPort: 50000, DstPort: lispPort, TTL: ttl, NoTTL: true, TOS: tos, Payload: payload}.Bytes()
+}
+
+type fuzzer struct {
+	core   []*memory // by state
+	planes [][]Plane // by state, then factory
+	others []Factory
+	peer   *memory
+}
+
+// newPeer is the core of a site that has the EIDs of all others, and no
+// mappings.
+func newPeer() *memory {
+	s := &State{Sources: sources(addr("192.0.2.99"), addr("2001:db8:ffff::99"))}
+	m := newMemory(s)
+	var locals []dataplane.LocalEID
+	for _, iid := range []string{"", "[7]", "[16777215]"} {
+		for _, p := range []string{"10.2.0.0/15", "10.4.0.0/15", "10.6.0.0/16", "10.12.0.0/14", "2001:db8:2::/47", "2001:db8:4::/47", "2001:db8:6::/48"} {
+			locals = append(locals, dataplane.LocalEID{EID: eid(iid + p)})
+		}
+	}
+	m.fib.SetLocal(locals)
+	return m
+}
+
+// play plays a packet on the core of a state, completes the case by what came of
+// it, and plays that on the other planes.
+func (z *fuzzer) play(t *testing.T, state int, c *Case) error {
+	m := z.core[state]
+	var o Outcome
+	if c.Out != nil {
+		o = m.Encap(c.IID, slices.Clone(c.Out))
+	} else {
+		o = m.Decap(c.IID, slices.Clone(c.In))
+	}
+	var reasons uint64
+	for r, n := range o.Drops {
+		c.Drop = r
+		reasons += n
+	}
+	what := fmt.Sprintf("%d sent, %d to the host, drops %v", len(o.Sent), len(o.Host), o.Drops)
+	var err error
+	switch {
+	case reasons > 1, reasons == 0 && len(o.Sent)+len(o.Host) == 0, reasons == 1 && len(o.Sent) > 0:
+		return fmt.Errorf("not one fate: %s", what)
+	case c.Out != nil && reasons == 0:
+		err = z.wentOut(c, o)
+	case c.Out != nil && len(o.Host) > 0:
+		err = answered(c.Out, o.Host)
+	case c.In != nil && reasons == 0:
+		err = wentIn(c, o)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return z.compare(state, c, o)
+}
+
+// wentOut looks at what the core made of a packet that it sent.
+func (z *fuzzer) wentOut(c *Case, o Outcome) error {
+	var pieces [][]byte
+	for i, b := range o.Sent {
+		d, err := ParseDatagram(b)
+		if err != nil {
+			return fmt.Errorf("packet %d: %w", i, err)
+		}
+		c.Sent = append(c.Sent, d)
+		pieces = append(pieces, d.Inner)
+		if d.Src != Ours4 && d.Src != Ours6 || d.Src.Is4() != d.Dst.Is4() {
+			return fmt.Errorf("packet %d is from %v to %v", i, d.Src, d.Dst)
+		}
+		want := iidHeader(c.IID)
+		if c.State.Config.MapVersioning { // the versions are looked at in the corpus
+			want[0], want[1], want[2], want[3] = d.Header[0], d.Header[1], d.Header[2], d.Header[3]
+		}
+		if d.Header != want {
+			return fmt.Errorf("packet %d has the LISP header %x", i, d.Header)
+		}
+		// The other site makes the same packet of it.
+		if d.Header[0]&0x10 != 0 {
+			d.Header[0], d.Header[1], d.Header[2], d.Header[3] = d.Header[0]&^0x10, 0, 0, 0
+		}
+		back := z.peer.Decap(c.IID, d.Bytes())
+		if len(back.Host) != 1 || !bytes.Equal(back.Host[0], d.Inner) {
+			return fmt.Errorf("packet %d: the other site makes %x of it, drops %v", i, back.Host, back.Drops)
+		}
+	}
+	if len(pieces) > 1 {
+		return samePieces(c.Out, pieces)
+	}
+	if c.State.Config.MSSClamp {
+		return sameButMSS(c.Out, pieces[0])
+	}
+	if !bytes.Equal(pieces[0], c.Out) {
+		return fmt.Errorf("the inner packet was changed: %x", pieces[0])
+	}
+	return nil
+}
+
+// samePieces compares an IPv4 packet with its fragments.
+func samePieces(pkt []byte, pieces [][]byte) error {
+	hlen := int(pkt[0]&15) * 4
+	word := binary.BigEndian.Uint16(pkt[6:])
+	if pkt[0]>>4 != 4 || word&0x4000 != 0 {
+		return fmt.Errorf("%d pieces of a packet that must not be fragmented", len(pieces))
+	}
+	var payload []byte
+	for i, p := range pieces {
+		h, w := int(p[0]&15)*4, binary.BigEndian.Uint16(p[6:])
+		switch {
+		case int(binary.BigEndian.Uint16(p[2:])) != len(p) || sum(p[:h]) != 0:
+			return fmt.Errorf("piece %d has a wrong length or checksum", i)
+		case int(w&0x1fff)*8 != int(word&0x1fff)*8+len(payload):
+			return fmt.Errorf("piece %d is at %d, after %d octets", i, int(w&0x1fff)*8, len(payload))
+		case w&0x2000 == 0 != (i == len(pieces)-1 && word&0x2000 == 0), w&0xc000 != word&0xc000:
+			return fmt.Errorf("piece %d has the flags %#x", i, w>>13)
+		case p[1] != pkt[1], !bytes.Equal(p[4:6], pkt[4:6]), !bytes.Equal(p[8:10], pkt[8:10]), !bytes.Equal(p[12:20], pkt[12:20]):
+			return fmt.Errorf("piece %d has another header", i)
+		case i == 0 && !bytes.Equal(p[20:h], pkt[20:hlen]), h > hlen:
+			return fmt.Errorf("piece %d has other options", i)
+		case i < len(pieces)-1 && (len(p)-h)%8 != 0:
+			return fmt.Errorf("piece %d has %d octets", i, len(p)-h)
+		}
+		payload = append(payload, p[h:]...)
+	}
+	if !bytes.Equal(payload, pkt[hlen:]) {
+		return fmt.Errorf("the pieces are not the packet")
+	}
+	return nil
+}
+
+// sameButMSS compares packets of which the second may have a smaller maximum
+// segment size, and so another TCP checksum, which is right if it was.
+func sameButMSS(was, is []byte) error {
+	if bytes.Equal(was, is) {
+		return nil
+	}
+	if len(was) != len(is) {
+		return fmt.Errorf("the length was changed to %d", len(is))
+	}
+	at, n := -1, 0
+	for i := range was {
+		if was[i] != is[i] {
+			if at < 0 {
+				at = i
+			}
+			n++
+		}
+	}
+	// The checksum and one option: 2 octets each, but options may be repeated.
+	if at < 20+16 || n > 2+2*10 {
+		return fmt.Errorf("%d octets were changed, from %d on", n, at)
+	}
+	// Both have the same sum over everything behind the addresses.
+	if a, b := sum(was[20:]), sum(is[20:]); a != b && a^b != 0xffff {
+		return fmt.Errorf("the TCP checksum does not fit: %#x, was %#x", b, a)
+	}
+	return nil
+}
+
+// wentIn looks at what the core made of a datagram that it took.
+func wentIn(c *Case, o Outcome) error {
+	c.Host = o.Host
+	if len(o.Host) != 1 {
+		return fmt.Errorf("%d packets of one", len(o.Host))
+	}
+	d, _ := ParseDatagram(c.In)
+	got, was := o.Host[0], slices.Clone(d.Inner)
+	if c.State.Config.MSSClamp && len(got) == len(was) {
+		h := 40
+		if was[0]>>4 == 4 {
+			h = int(was[0]&15) * 4
+		}
+		if err := sameButMSS(slices.Concat(make([]byte, 20), was[h:]), slices.Concat(make([]byte, 20), got[h:])); err != nil {
+			return err
+		}
+		copy(was[h:], got[h:])
+	}
+	ecn := func(inner uint8) uint8 {
+		if want := decapECN[inner&3][d.TOS&3]; want != ecnDrop {
+			return d.TOS&^3 | want
+		}
+		return 0xff // had to be dropped
+	}
+	if was[0]>>4 == 4 {
+		right := sum(was[:int(was[0]&15)*4]) == 0
+		was[1], was[8] = ecn(was[1]), min(was[8], d.TTL)
+		if right {
+			sumHeader(was)
+		} else if sum(got[:int(got[0]&15)*4]) == 0 && !bytes.Equal(was, got) {
+			return fmt.Errorf("a wrong checksum became right")
+		} else {
+			copy(was[10:12], got[10:12])
+		}
+	} else {
+		class := ecn(was[0]<<4 | was[1]>>4)
+		was[0], was[1] = was[0]&0xf0|class>>4, was[1]&0x0f|class<<4
+		was[7] = min(was[7], d.TTL)
+	}
+	if !bytes.Equal(got, was) {
+		return fmt.Errorf("it became\n%x\nwant\n%x", got, was)
+	}
+	return nil
+}
+
+// answered looks at the ICMP message about a packet.
+func answered(pkt []byte, host [][]byte) error {
+	if len(host) != 1 {
+		return fmt.Errorf("%d messages", len(host))
+	}
+	m := host[0]
+	src, ok := source(pkt)
+	if !ok {
+		return fmt.Errorf("an answer to no packet")
+	}
+	from, _ := source(m)
+	h, proto := 20, byte(ICMP)
+	to := netip.AddrFrom4([4]byte(m[16:]))
+	if m[0]>>4 == 6 {
+		h, proto, to = 40, m[6], netip.AddrFrom16([16]byte(m[24:]))
+	}
+	switch {
+	case to != src || from.Is4() != src.Is4() || proto == 0:
+		return fmt.Errorf("a message from %v to %v", from, to)
+	case src.Is4() && (sum(m[:20]) != 0 || sum(m[20:]) != 0), src.Is6() && sumTransport(from, to, ICMPv6, m[h:]) != 0:
+		return fmt.Errorf("a message with a wrong checksum: %x", m)
+	case !bytes.HasPrefix(pkt, m[h+8:]):
+		return fmt.Errorf("a message about another packet: %x", m)
+	}
+	return nil
+}
+
+// compare plays a case, which is what the core made of a packet, on the other
+// planes.
+func (z *fuzzer) compare(state int, c *Case, o Outcome) error {
+	for i, p := range z.planes[state] {
+		f, c := z.others[i], *c
+		if f.Routes {
+			// What a router hands to the core is another packet.
+			switch pkt := routed(c.Out); {
+			case c.Out == nil:
+				if len(o.Host) > 0 && ttl(o.Host[0]) <= 1 {
+					c.Around = Stopped
+				}
+			case pkt == nil:
+				c.Around = Stopped
+			case len(pkt) < len(c.Out):
+				c.Around = Changed
+			}
+		}
+		play, pkt := p.Encap, c.Out
+		if c.In != nil {
+			play, pkt = p.Decap, c.In
+		}
+		got := play(c.IID, slices.Clone(pkt))
+		if err := c.check(f, got); err != nil {
+			return fmt.Errorf("the core: %d sent, %d to the host, drops %v; but plane %d: %w", len(o.Sent), len(o.Host), o.Drops, i, err)
+		}
+	}
+	return nil
+}
+
+// ttl returns the TTL of a packet.
+func ttl(pkt []byte) uint8 {
+	if pkt[0]>>4 == 4 {
+		return pkt[8]
+	}
+	return pkt[7]
+}
+
+// routed returns the part of a packet that a router forwards; nil when it does
+// not.
+func routed(pkt []byte) []byte {
+	switch {
+	case len(pkt) >= 20 && pkt[0]>>4 == 4:
+		hlen, n := int(pkt[0]&15)*4, int(binary.BigEndian.Uint16(pkt[2:]))
+		if hlen < 20 || n < hlen || n > len(pkt) || sum(pkt[:hlen]) != 0 || pkt[8] <= 1 {
+			return nil
+		}
+		return pkt[:n]
+	case len(pkt) >= 40 && pkt[0]>>4 == 6:
+		n := 40 + int(binary.BigEndian.Uint16(pkt[4:]))
+		if n > len(pkt) || pkt[7] <= 1 {
+			return nil
+		}
+		return pkt[:n]
+	}
+	return nil
+}
