@@ -18,6 +18,7 @@ type arm struct {
 	// start sets it up in a world; it may take a while until packets pass.
 	start func(ctx context.Context, s *site) error
 	plane string // of xtr, empty for others
+	other bool   // xtr is that of another build
 }
 
 const plainArm = "plain"
@@ -28,6 +29,8 @@ var arms = []arm{
 	{name: "wireguard", what: "wireguard-go, with encryption", start: startWireguard},
 	{name: "tun", what: "Eidolon, TUN plane", start: startEidolon, plane: "tun"},
 	{name: "bpf", what: "Eidolon, eBPF plane", start: startEidolon, plane: "bpf"},
+	{name: "tun-other", what: "Eidolon, TUN plane of another build (-other)", start: startEidolon, plane: "tun", other: true},
+	{name: "bpf-other", what: "Eidolon, eBPF plane of another build (-other)", start: startEidolon, plane: "bpf", other: true},
 }
 
 func armNames() (list []string) {

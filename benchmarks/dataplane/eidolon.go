@@ -36,6 +36,9 @@ const (
 // subscribed to the right site's EID-prefix (RFC 9437), the mappings inside are
 // put into the map-server, and it publishes them.
 func startEidolon(ctx context.Context, s *site) error {
+	if s.arm.other && s.job.Other == "" {
+		return fmt.Errorf("-other names no build: %w", errUnavailable)
+	}
 	f := families[s.outside]
 	config := fmt.Sprintf("listen: [%q]\nstate_dir: %s\napi: {socket: %s}\nlog: {level: %s}\n",
 		netip.AddrPortFrom(f.mapServer, 4342), filepath.Join(s.dir, "state"), s.socket("core"), s.level())
@@ -90,7 +93,7 @@ func (s *site) check(ctx context.Context, config string) error {
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		return err
 	}
-	out, err := exec.CommandContext(ctx, filepath.Join(s.job.Programs, "xtr"), "check", "--config", path).CombinedOutput()
+	out, err := exec.CommandContext(ctx, s.program("xtr"), "check", "--config", path).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%s: %w", strings.TrimSpace(string(out)), errUnavailable)
 	}
@@ -107,7 +110,15 @@ func (s *site) daemon(ctx context.Context, node, program, config string) error {
 	if program == "mapserver" {
 		role = "" // it forwards nothing
 	}
-	return s.launch(node, role, exec.CommandContext(ctx, filepath.Join(s.job.Programs, program), "run", "--config", path))
+	return s.launch(node, role, exec.CommandContext(ctx, s.program(program), "run", "--config", path))
+}
+
+// program is the file of a daemon.
+func (s *site) program(name string) string {
+	if s.arm.other && name == "xtr" {
+		return filepath.Join(s.job.Other, name)
+	}
+	return filepath.Join(s.job.Programs, name)
 }
 
 func dialDaemon(socket string) (*grpc.ClientConn, error) {

@@ -79,6 +79,7 @@ type options struct {
 	time      time.Duration
 	mappings  int
 	programs  string
+	other     string
 	wireguard string
 	verbose   bool
 }
@@ -97,6 +98,7 @@ func parse(args []string, usage io.Writer) (options, error) {
 	groups := fs.String("groups", strings.Join(groupNames(), ","), "groups of cases")
 	cases := fs.String("cases", strings.Join(caseNames(), ","), "cases that are measured")
 	fs.StringVar(&o.programs, "programs", "", "`directory` with xtr and mapserver, instead of building them")
+	fs.StringVar(&o.other, "other", "", "`directory` with xtr of another build, to compare with")
 	fs.StringVar(&o.wireguard, "wireguard", "", "`file` of wireguard-go (default: wireguard-go or wireguard in the path)")
 	fs.BoolVar(&o.verbose, "v", false, "show what the daemons say")
 	if err := fs.Parse(args); err != nil {
@@ -200,7 +202,7 @@ func measure(ctx context.Context, o options) error {
 			continue
 		}
 		j := job{Group: g.name, Arms: o.arms, Asked: o.asked, Cases: o.cases, Rounds: o.rounds, Time: o.time, Mappings: o.mappings,
-			Programs: programs, Wireguard: o.wireguard, Dir: dir, Verbose: o.verbose}
+			Programs: programs, Other: o.other, Wireguard: o.wireguard, Dir: dir, Verbose: o.verbose}
 		if err := spawn(ctx, j, func(m message) {
 			if m.Sample != nil {
 				res.add(*m.Sample)

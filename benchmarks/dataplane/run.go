@@ -31,6 +31,7 @@ type job struct {
 	Time      time.Duration
 	Mappings  int // of the large table
 	Programs  string
+	Other     string // directory with another xtr
 	Wireguard string
 	Dir       string
 	Verbose   bool
@@ -58,7 +59,7 @@ var groups = []group{
 		cases: []string{"tcp1", "tcp1-free", "tcp4", "udp1400", "small", "both", "rtt", "wire", "wire-gro"}},
 	{name: "ipv6", what: "IPv6 outside", outside: 6, arms: armNames(),
 		cases: []string{"tcp1", "tcp1-free", "tcp4", "udp1400", "small", "both", "rtt"}},
-	{name: "table", what: "many mappings", outside: 4, arms: []string{plainArm, "tun", "bpf"}, large: true,
+	{name: "table", what: "many mappings", outside: 4, arms: []string{plainArm, "tun", "bpf", "tun-other", "bpf-other"}, large: true,
 		cases: []string{"small", "flows", "uniform"}},
 }
 

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"runtime"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -46,6 +47,11 @@ func run(ctx context.Context, path string) error {
 	hangups := make(chan os.Signal, 1) // before SIGHUP could end the process
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
+	// The threads of the plane wait in the kernel, mostly not for long. Where all
+	// could run at once none of them has to be replaced meanwhile, which costs
+	// more than their work on a packet.
+	cpus := runtime.GOMAXPROCS(0)
+	runtime.GOMAXPROCS(2 * cpus)
 	cfg, err := config.LoadXTR(path)
 	if err != nil {
 		return err
@@ -82,7 +88,7 @@ func run(ctx context.Context, path string) error {
 	u := &uplinks{watcher: watcher, sockets: udp.NewSet(), site: x, log: log}
 	defer u.sockets.Close()
 	listening := u.listen(states)
-	plane, err = tun.New(planeConfig(cfg, rlocs, log), fib)
+	plane, err = tun.New(planeConfig(cfg, rlocs, cpus, log), fib)
 	if err != nil {
 		return errors.Join(err, watcher.Close())
 	}
@@ -246,9 +252,10 @@ var sourceChecks = map[config.SourceCheck]dataplane.SourceCheck{
 	config.SourceOff: dataplane.SourcesUnchecked, config.SourceLoose: dataplane.SourcesLoose, config.SourceStrict: dataplane.SourcesStrict,
 }
 
-func planeConfig(cfg *config.XTR, rlocs []netip.Addr, log *slog.Logger) tun.Config {
+func planeConfig(cfg *config.XTR, rlocs []netip.Addr, cpus int, log *slog.Logger) tun.Config {
 	c := tun.Config{
 		Sources:       rlocs,
+		Queues:        min(cpus, tun.MaxQueues),
 		Table:         cfg.Plane.RouteTable,
 		UplinkMTU:     cfg.Plane.UplinkMTU,
 		MapVersioning: cfg.MapVersioning,

@@ -55,7 +55,7 @@ func Available() error {
 
 // openTUN opens the device that TUN devices are made with.
 func openTUN() (int, error) {
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
 		return -1, fmt.Errorf("open /dev/net/tun: %w: load the kernel module (modprobe tun), or in a container pass the device (--device /dev/net/tun)", err)
@@ -102,13 +102,11 @@ func openQueue(name string, first, multi bool) (*queue, error) {
 			return nil, fmt.Errorf("enable offloads on TUN device %s: %w", name, err)
 		}
 	}
-	file := os.NewFile(uintptr(fd), "/dev/net/tun")
-	rc, err := file.SyscallConn()
+	q, err := newQueue(fd, uso)
 	if err != nil {
-		file.Close()
-		return nil, fmt.Errorf("poll TUN device %s: %w", name, err)
+		return nil, fmt.Errorf("TUN device %s: %w", name, err)
 	}
-	return newQueue(file, rc, uso), nil
+	return q, nil
 }
 
 const (
@@ -120,8 +118,8 @@ const (
 	// readPackets is how many packets one Read takes from the kernel.
 	readPackets = 64
 	// readBytes is after how many octets it stops: a few packets of many
-	// segments, so that their segments fill whole datagrams' runs.
-	readBytes = 128 << 10
+	// segments, which fill a batch.
+	readBytes = 192 << 10
 	// headLen is the room for LISP header, IP header and transport header of a
 	// segment.
 	headLen = dataplane.Headroom + 40 + 60 + 148
@@ -130,18 +128,24 @@ const (
 // queue is one queue of a device. It implements dataplane.Host: Read for one
 // goroutine, Write for any.
 type queue struct {
-	file   *os.File
-	rc     syscall.RawConn
-	c      *dataplane.Counters // may be nil
-	closed atomic.Bool
+	// Neither is known to the runtime's poller, see socket.
+	file, stop *os.File // the device; an eventfd that ends waiting
+	rc, stopRC syscall.RawConn
+	c          *dataplane.Counters // may be nil
+	closed     atomic.Bool
 
 	// Of Read.
 	raw    [readPackets]rawPacket
-	got    int // raw packets read
-	next   int // the one to be handed over next
+	got    int  // raw packets read
+	next   int  // the one to be handed over next
+	total  int  // octets of those that were read
+	block  bool // the read may wait for a packet
 	split  splitter
 	heads  [dataplane.MaxBatch][headLen]byte
-	readFn func(fd uintptr) bool
+	empty  bool // the last read found nothing more
+	readFn func(fd uintptr)
+	pollFn func(stop uintptr)
+	poll   [2]unix.PollFd
 	rerrno unix.Errno
 
 	// Of Write, under mu.
@@ -149,7 +153,7 @@ type queue struct {
 	gro     coalescer
 	iovs    []unix.Iovec
 	vnet    vnetHeader
-	writeFn func(fd uintptr) bool
+	writeFn func(fd uintptr)
 	werrno  unix.Errno
 }
 
@@ -162,8 +166,24 @@ type rawPacket struct {
 	iov  [2]unix.Iovec
 }
 
-func newQueue(file *os.File, rc syscall.RawConn, uso bool) *queue {
-	q := &queue{file: file, rc: rc}
+// newQueue takes the descriptor over.
+func newQueue(fd int, uso bool) (*queue, error) {
+	q := &queue{file: os.NewFile(uintptr(fd), "/dev/net/tun")}
+	stop, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("eventfd: %w", err), q.file.Close())
+	}
+	q.stop = os.NewFile(uintptr(stop), "eventfd")
+	q.rc, err = q.file.SyscallConn()
+	if err == nil {
+		q.stopRC, err = q.stop.SyscallConn()
+	}
+	if err == nil {
+		err = unix.SetNonblock(fd, true) // only now, so that the poller does not take it
+	}
+	if err != nil {
+		return nil, errors.Join(err, q.Close())
+	}
 	q.gro.udp = uso
 	for i := range q.raw {
 		r := &q.raw[i]
@@ -173,19 +193,22 @@ func newQueue(file *os.File, rc syscall.RawConn, uso bool) *queue {
 		r.iov[1].Base = &r.buf[dataplane.Headroom]
 		r.iov[1].SetLen(maxPacket)
 	}
-	q.readFn = q.readAll
-	q.writeFn = q.writeOne
-	return q
+	q.readFn, q.pollFn, q.writeFn = q.readAll, q.wait, q.writeOne
+	return q, nil
 }
 
 // Close ends Read and Write. The device goes with its last queue.
 func (q *queue) Close() error {
 	q.closed.Store(true)
-	return q.file.Close()
+	_, err := q.stop.Write([]byte{1, 0, 0, 0, 0, 0, 0, 0})
+	return errors.Join(err, q.stop.Close(), q.file.Close())
 }
 
-// Read implements dataplane.HostReader.
+// Read implements dataplane.HostReader. As long as there is something to read
+// it fills pkts, so that a packet of many segments goes on where the last one
+// ended.
 func (q *queue) Read(pkts []dataplane.HostPacket) (n int, err error) {
+	q.recycle()
 	for {
 		for n < len(pkts) && (q.split.active() || q.next < q.got) {
 			if !q.split.active() {
@@ -199,23 +222,46 @@ func (q *queue) Read(pkts []dataplane.HostPacket) (n int, err error) {
 			pkts[n] = q.split.segment(&q.heads[n])
 			n++
 		}
-		if n > 0 {
+		if n == len(pkts) || n > 0 && (q.empty || q.got == readPackets || q.total > readBytes) {
 			return n, nil
 		}
-		q.got, q.next, q.rerrno = 0, 0, 0
-		err := q.rc.Read(q.readFn)
+		before := q.got
+		q.block, q.rerrno = n == 0, 0
+		err := q.rc.Control(q.readFn)
 		switch {
-		case q.closed.Load():
-			return 0, os.ErrClosed
-		case err != nil || q.rerrno == unix.EBADFD: // the poller knows only that something is wrong
-			return 0, errDeviceGone
-		case q.rerrno != 0 && q.got == 0:
-			return 0, fmt.Errorf("read: %w", q.rerrno)
+		case err != nil || q.closed.Load():
+			err = os.ErrClosed
+		case q.rerrno == unix.EBADFD:
+			err = errDeviceGone
+		case q.rerrno != 0:
+			err = fmt.Errorf("read: %w", q.rerrno)
+		}
+		if err != nil && q.got == before {
+			return n, err
 		}
 		if q.c != nil {
-			q.c.Add(dataplane.HostReads, uint64(q.got))
+			q.c.Add(dataplane.HostReads, uint64(q.got-before))
 		}
 	}
+}
+
+// recycle gives the room of packets that were handed over back, but for one
+// that is not cut to the end yet.
+func (q *queue) recycle() {
+	switch {
+	case q.next < q.got:
+		return // only now: those that follow keep their places
+	case !q.split.active():
+		q.got = 0
+	case q.got > 1:
+		// It goes to the first place, so that the same few buffers are used
+		// again, which are in the cache.
+		a, b := &q.raw[0], &q.raw[q.got-1]
+		a.buf, b.buf = b.buf, a.buf
+		a.iov[1].Base, b.iov[1].Base = b.iov[1].Base, a.iov[1].Base
+		q.got = 1
+	}
+	q.next, q.total = q.got, 0
 }
 
 var errDeviceGone = errors.New("the TUN device was removed")
@@ -240,30 +286,43 @@ func (q *queue) start(r *rawPacket, p *dataplane.HostPacket) (split bool) {
 	return true
 }
 
-// readAll is called by the poller. It takes what is there, but stops when there
-// is enough to do.
-func (q *queue) readAll(fd uintptr) bool {
-	for total := 0; q.got < readPackets; {
+// readAll takes what is there, but stops when there is enough to do. It waits
+// for the first packet, if it may.
+func (q *queue) readAll(fd uintptr) {
+	for begin := q.got; q.got < readPackets && q.total <= readBytes; {
+		if q.empty && q.block {
+			q.poll[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
+			if q.stopRC.Control(q.pollFn) != nil || q.closed.Load() {
+				return
+			}
+			q.empty = false
+		}
 		r := &q.raw[q.got]
 		n, _, errno := unix.Syscall(unix.SYS_READV, fd, uintptr(unsafe.Pointer(&r.iov[0])), uintptr(len(r.iov)))
 		switch {
 		case errno == unix.EINTR:
 			continue
 		case errno == unix.EAGAIN:
-			return q.got > 0
+			if q.empty = true; q.got > begin || !q.block {
+				return
+			}
+			continue
 		case errno != 0:
 			q.rerrno = errno
-			return true
+			return
 		case int(n) <= vnetLen:
 			continue
 		}
 		r.n = int(n) - vnetLen
 		q.got++
-		if total += r.n; total > readBytes {
-			break
-		}
+		q.total += r.n
 	}
-	return true
+}
+
+// wait blocks until the device has a packet or Close was called.
+func (q *queue) wait(stop uintptr) {
+	q.poll[1] = unix.PollFd{Fd: int32(stop), Events: unix.POLLIN}
+	unix.Ppoll(q.poll[:], nil, nil) // what a signal has interrupted finds nothing to read, and waits again
 }
 
 // Write implements dataplane.HostWriter. Packets of one flow that follow each
@@ -283,8 +342,8 @@ func (q *queue) Write(pkts [][]byte) (n int, err error) {
 			}
 			q.gather(batch, g)
 			q.werrno = 0
-			if werr := q.rc.Write(q.writeFn); werr != nil {
-				return n, werr
+			if q.rc.Control(q.writeFn) != nil {
+				return n, os.ErrClosed
 			}
 			if q.werrno != 0 {
 				err = q.werrno
@@ -315,18 +374,15 @@ func (q *queue) gather(batch [][]byte, g *group) {
 	}
 }
 
-func (q *queue) writeOne(fd uintptr) bool {
+func (q *queue) writeOne(fd uintptr) {
 	for {
 		_, _, errno := unix.Syscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&q.iovs[0])), uintptr(len(q.iovs)))
-		switch errno {
-		case unix.EINTR:
+		if errno == unix.EINTR {
 			continue
-		case unix.EAGAIN:
-			return false
 		}
 		q.werrno = errno
 		runtime.KeepAlive(q)
-		return true
+		return
 	}
 }
 

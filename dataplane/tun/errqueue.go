@@ -2,8 +2,12 @@ package tun
 
 import (
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"net/netip"
+	"os"
 	"slices"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -29,7 +33,59 @@ func (t *teller) tell(fwd *dataplane.Forwarder, path dataplane.Path, c *dataplan
 	}
 }
 
-// watchErrors reads the error queue of a sending socket until it is closed. It
+// errorWatch waits for messages in the error queues of sockets.
+type errorWatch struct {
+	sockets []*socket
+	// Of an epoll instance that has the sockets, so that only errors wake: the
+	// runtime's poller would wake for each datagram that has left too.
+	file *os.File
+	rc   syscall.RawConn
+}
+
+func newErrorWatch(sockets []*socket) (*errorWatch, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err == nil {
+		err = unix.SetNonblock(fd, true) // for the runtime's poller to take it
+	}
+	if err != nil {
+		return nil, fmt.Errorf("watch the errors of sockets: %w", err)
+	}
+	w := &errorWatch{sockets: sockets, file: os.NewFile(uintptr(fd), "epoll")}
+	if w.rc, err = w.file.SyscallConn(); err != nil {
+		return nil, errors.Join(err, w.file.Close())
+	}
+	for i, s := range sockets {
+		err := s.use(func(sock uintptr) {
+			ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(i)} // and errors, always
+			err = unix.EpollCtl(fd, unix.EPOLL_CTL_ADD, int(sock), &ev)
+		})
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("watch the errors of a socket: %w", err), w.file.Close())
+		}
+	}
+	return w, nil
+}
+
+func (w *errorWatch) close() { w.file.Close() }
+
+// run calls f with each socket that has something to read or an error, until
+// close.
+func (w *errorWatch) run(f func(s *socket)) {
+	var events [sourcePorts + 1]unix.EpollEvent
+	n := 0
+	wait := func(fd uintptr) bool {
+		var err error
+		n, err = unix.EpollWait(int(fd), events[:], 0)
+		return err == nil && n > 0
+	}
+	for w.rc.Read(wait) == nil {
+		for _, ev := range events[:n] {
+			f(w.sockets[ev.Fd])
+		}
+	}
+}
+
+// errorReader reads the error queues of the sending sockets of one address. It
 // lowers the path MTU of locators toward which packets were too big, and tells
 // the paths of packets that could not be delivered.
 //
@@ -38,56 +94,64 @@ func (t *teller) tell(fwd *dataplane.Forwarder, path dataplane.Path, c *dataplan
 // 4341 of a locator in use; and of an MTU, that it is smaller than what we
 // believe. The FIB does not go below its floor (RFC 9300 section 7.2, RFC 6936
 // section 4).
-func (p *Plane) watchErrors(src netip.Addr, s *socket) {
-	var (
-		name rawName
-		quot [64]byte
-		ctl  [512]byte
-		n    int
-	)
-	iov := unix.Iovec{Base: &quot[0]}
-	iov.SetLen(len(quot))
-	var hdr [1]mmsghdr
-	read := func(fd uintptr) bool {
-		h := &hdr[0].hdr
-		h.Name, h.Namelen = &name[0], uint32(len(name))
-		h.Iov = &iov
-		h.SetIovlen(1)
-		h.Control, h.Flags = &ctl[0], 0
-		h.SetControllen(len(ctl))
-		var errno unix.Errno
-		n, errno = recvmmsg(fd, hdr[:], unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
-		if errno == 0 {
-			return true
+type errorReader struct {
+	p    *Plane
+	src  netip.Addr
+	told teller
+
+	name rawName
+	quot [64]byte
+	ctl  [512]byte
+	iov  unix.Iovec
+	hdr  [1]mmsghdr
+}
+
+// read empties the error queue of s.
+func (r *errorReader) read(s *socket) {
+	for more := true; more; {
+		if s.use(func(fd uintptr) { more = r.next(fd) }) != nil {
+			return
 		}
-		// Whatever came as data is thrown away, so that it can't stay there.
-		for range 64 {
-			if _, _, err := unix.Recvfrom(int(fd), nil, unix.MSG_DONTWAIT|unix.MSG_TRUNC); err == unix.EAGAIN {
-				break
-			}
+		if !more {
+			return
 		}
-		n = 0
-		return errno != unix.EAGAIN
-	}
-	var told teller
-	for s.readable(read) == nil {
-		if n == 0 {
-			continue
-		}
-		dst, port := name.get()
-		e, ok := parseError(ctl[:hdr[0].hdr.Controllen])
+		dst, port := r.name.get()
+		e, ok := parseError(r.ctl[:r.hdr[0].hdr.Controllen])
 		if !ok || !validTarget(e, dst, port) {
 			continue
 		}
 		switch {
 		case e.mtu > 0:
-			if p.fib.LowerMTU(dst, e.mtu, time.Now()) {
-				p.c.Add(dataplane.MTULowered, 1)
+			if r.p.fib.LowerMTU(dst, e.mtu, time.Now()) {
+				r.p.c.Add(dataplane.MTULowered, 1)
 			}
-		case p.fib.InUse(dst):
-			told.tell(p.fwd, dataplane.Path{Local: src, Remote: dst}, p.c)
+		case r.p.fib.InUse(dst):
+			r.told.tell(r.p.fwd, dataplane.Path{Local: r.src, Remote: dst}, r.p.c)
 		}
 	}
+}
+
+// next takes a message from the error queue, and reports whether there was one.
+func (r *errorReader) next(fd uintptr) bool {
+	r.iov.Base = &r.quot[0]
+	r.iov.SetLen(len(r.quot))
+	h := &r.hdr[0].hdr
+	h.Name, h.Namelen = &r.name[0], uint32(len(r.name))
+	h.Iov = &r.iov
+	h.SetIovlen(1)
+	h.Control, h.Flags = &r.ctl[0], 0
+	h.SetControllen(len(r.ctl))
+	if _, errno := recvmmsg(fd, r.hdr[:], unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT); errno == 0 {
+		return true
+	}
+	// Whatever came as data is thrown away, so that it can't stay there; and
+	// the error that an ICMP message left on the socket is taken.
+	for range 64 {
+		if _, _, err := unix.Recvfrom(int(fd), nil, unix.MSG_DONTWAIT|unix.MSG_TRUNC); err == unix.EAGAIN {
+			break
+		}
+	}
+	return false
 }
 
 // socketError is what a message says of a packet.

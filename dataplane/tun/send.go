@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"sync/atomic"
 
@@ -44,6 +43,7 @@ type pool struct {
 	fragment *socket
 	// noSegmentation is set once the kernel or the device refused UDP_SEGMENT.
 	noSegmentation atomic.Bool
+	errors         *errorWatch
 }
 
 // openPool binds the sockets. The UDP checksum stays on. Over IPv4 and IPv6
@@ -58,7 +58,10 @@ func openPool(src netip.Addr) (*pool, error) {
 			return nil, err
 		}
 	}
-	if p.fragment, err = openPort(src, false); err != nil {
+	if p.fragment, err = openPort(src, false); err == nil {
+		p.errors, err = newErrorWatch(p.sockets())
+	}
+	if err != nil {
 		p.close()
 		return nil, err
 	}
@@ -102,6 +105,9 @@ func (p *pool) sockets() []*socket {
 }
 
 func (p *pool) close() {
+	if p.errors != nil {
+		p.errors.close()
+	}
 	for _, s := range p.sockets() {
 		if s != nil {
 			s.close()
@@ -117,13 +123,17 @@ type sender struct {
 	told  teller
 
 	msgs  [dataplane.MaxBatch]message
-	hdrs  [dataplane.MaxBatch]mmsghdr
-	iovs  [2 * dataplane.MaxBatch]unix.Iovec // of each packet two
 	count int
+	iovs  [2 * dataplane.MaxBatch]unix.Iovec // of each packet two
+	// Messages of one socket go with one system call. Those are chained here,
+	// and laid out in the order of the chains.
+	chains []chain
+	hdrs   [dataplane.MaxBatch]mmsghdr
+	order  [dataplane.MaxBatch]int16 // which message a header is of
 
 	// Arguments and results of write, which is set once so that no closure is
 	// made for each call.
-	write    func(fd uintptr) bool
+	write    func(fd uintptr)
 	from, to int
 	errno    unix.Errno
 }
@@ -133,28 +143,38 @@ type message struct {
 	pool     *pool
 	sock     *socket
 	first, n int // packets
+	vectors  int
 	name     rawName
+	nameLen  uint32
 	ctl      control
+	next     int16 // of the same socket, -1 at the end
+}
+
+// chain is the messages of one socket, in their order.
+type chain struct {
+	sock        *socket
+	first, last int16
 }
 
 func newSender(pools *atomic.Pointer[[]*pool], fwd *dataplane.Forwarder) *sender {
-	s := &sender{pools: pools, fwd: fwd}
-	s.write = func(fd uintptr) bool {
-		for s.from < s.to {
+	s := &sender{pools: pools, fwd: fwd, chains: make([]chain, 0, dataplane.MaxBatch)}
+	s.write = func(fd uintptr) {
+		for tries := 0; s.from < s.to; {
 			n, errno := sendmmsg(fd, s.hdrs[s.from:s.to], unix.MSG_DONTWAIT)
 			switch {
 			case errno == 0:
 				s.c.Add(dataplane.SendCalls, 1)
 				s.from += n
+				tries = 0
 			case errno == unix.EINTR:
-			case errno == unix.EAGAIN:
-				return false // wait until the send buffer has room
+			case errno == unix.EAGAIN && tries < roomTries:
+				tries++
+				waitRoom(fd)
 			default:
 				s.errno = errno
-				return true
+				return
 			}
 		}
-		return true
 	}
 	return s
 }
@@ -163,13 +183,14 @@ func newSender(pools *atomic.Pointer[[]*pool], fwd *dataplane.Forwarder) *sender
 func (s *sender) Send(pkts []dataplane.Packet) {
 	for len(pkts) > 0 {
 		n := s.build(pkts[:min(len(pkts), dataplane.MaxBatch)])
-		for from := 0; from < s.count; {
-			to := from + 1
-			for to < s.count && s.msgs[to].sock == s.msgs[from].sock {
+		to := 0
+		for _, c := range s.chains {
+			from := to
+			for k := c.first; k >= 0; k = s.msgs[k].next {
+				s.layOut(to, k)
 				to++
 			}
 			s.transmit(pkts, from, to)
-			from = to
 		}
 		pkts = pkts[n:]
 	}
@@ -177,7 +198,7 @@ func (s *sender) Send(pkts []dataplane.Packet) {
 
 // build makes messages of pkts, all of it.
 func (s *sender) build(pkts []dataplane.Packet) int {
-	s.count = 0
+	s.count, s.chains = 0, s.chains[:0]
 	for i := 0; i < len(pkts); {
 		p := &pkts[i]
 		pool := s.find(p.Src)
@@ -236,9 +257,9 @@ func (s *sender) add(pool *pool, pkts []dataplane.Packet, i, n int) {
 	if p.Fragmentable {
 		m.sock = pool.fragment
 	}
-	vectors := 0
+	m.vectors = 0
 	for j := i; j < i+n; j++ {
-		vectors += s.vectors(2*i+vectors, &pkts[j])
+		m.vectors += s.vectors(2*i+m.vectors, &pkts[j])
 	}
 	m.ctl.reset()
 	if p.Dst.Is4() {
@@ -251,10 +272,24 @@ func (s *sender) add(pool *pool, pkts []dataplane.Packet, i, n int) {
 	if n > 1 {
 		m.ctl.add(unix.IPPROTO_UDP, unix.UDP_SEGMENT, uint32(p.Len()), 2)
 	}
-	h := &s.hdrs[k].hdr
-	h.Name, h.Namelen = &m.name[0], m.name.put(p.Dst, encap.Port)
-	h.Iov = &s.iovs[2*i]
-	h.SetIovlen(vectors)
+	m.nameLen = m.name.put(p.Dst, encap.Port)
+	m.next = -1
+	for at := len(s.chains) - 1; at >= 0; at-- {
+		if c := &s.chains[at]; c.sock == m.sock {
+			s.msgs[c.last].next, c.last = int16(k), int16(k)
+			return
+		}
+	}
+	s.chains = append(s.chains, chain{m.sock, int16(k), int16(k)})
+}
+
+// layOut makes a header of message k.
+func (s *sender) layOut(at int, k int16) {
+	m, h := &s.msgs[k], &s.hdrs[at].hdr
+	s.order[at] = k
+	h.Name, h.Namelen = &m.name[0], m.nameLen
+	h.Iov = &s.iovs[2*m.first]
+	h.SetIovlen(m.vectors)
 	h.Control = &m.ctl.buf[0]
 	h.SetControllen(m.ctl.n)
 	h.Flags = 0
@@ -272,6 +307,9 @@ func (s *sender) vectors(k int, p *dataplane.Packet) int {
 	return 2
 }
 
+// message returns that of a header.
+func (s *sender) message(at int) *message { return &s.msgs[s.order[at]] }
+
 // transmit sends messages from to to, all of one socket. A message that the
 // kernel refuses costs none of the others.
 func (s *sender) transmit(pkts []dataplane.Packet, from, to int) {
@@ -279,9 +317,9 @@ func (s *sender) transmit(pkts []dataplane.Packet, from, to int) {
 	at, tries := from, 0
 	for s.from < s.to {
 		s.errno = 0
-		if err := s.msgs[from].sock.writable(s.write); err != nil {
+		if s.message(from).sock.use(s.write) != nil {
 			for ; s.from < s.to; s.from++ {
-				s.lose(pkts, s.from, lostBy(err))
+				s.lose(pkts, s.from, dataplane.DropSendNoSocket)
 			}
 			return
 		}
@@ -294,12 +332,12 @@ func (s *sender) transmit(pkts []dataplane.Packet, from, to int) {
 		if tries++; tries < sendTries {
 			continue
 		}
-		if s.msgs[at].n > 1 {
+		if s.message(at).n > 1 {
 			s.oneByOne(pkts, at)
 		} else {
 			s.lose(pkts, at, dropOf(s.errno))
 		}
-		if p := &pkts[s.msgs[at].first]; p.Drop == dataplane.DropSendUnreachable {
+		if p := &pkts[s.message(at).first]; p.Drop == dataplane.DropSendUnreachable {
 			s.told.tell(s.fwd, dataplane.Path{Local: p.Src, Remote: p.Dst}, s.c)
 		}
 		s.from = at + 1
@@ -311,7 +349,7 @@ func (s *sender) transmit(pkts []dataplane.Packet, from, to int) {
 // that works, and the refusal was of the kind that a device without the
 // checksum offload makes, no more runs are tried on this pool.
 func (s *sender) oneByOne(pkts []dataplane.Packet, k int) {
-	m, refused := &s.msgs[k], s.errno
+	m, refused := s.message(k), s.errno
 	first, n, ok := m.first, m.n, false
 	m.ctl.n -= unix.CmsgSpace(2) // UDP_SEGMENT was the last
 	h := &s.hdrs[k].hdr
@@ -322,8 +360,8 @@ func (s *sender) oneByOne(pkts []dataplane.Packet, k int) {
 		drop := dataplane.DropSendError
 		for range sendTries {
 			s.from, s.to, s.errno = k, k+1, 0
-			if err := m.sock.writable(s.write); err != nil {
-				drop = lostBy(err)
+			if m.sock.use(s.write) != nil {
+				drop = dataplane.DropSendNoSocket
 				break
 			}
 			if s.errno == 0 {
@@ -340,18 +378,10 @@ func (s *sender) oneByOne(pkts []dataplane.Packet, k int) {
 }
 
 func (s *sender) lose(pkts []dataplane.Packet, k int, drop dataplane.DropReason) {
-	m := &s.msgs[k]
+	m := s.message(k)
 	for i := m.first; i < m.first+m.n; i++ {
 		pkts[i].Drop = drop
 	}
-}
-
-// lostBy names why a socket could not be used at all.
-func lostBy(err error) dataplane.DropReason {
-	if errors.Is(err, net.ErrClosed) {
-		return dataplane.DropSendNoSocket
-	}
-	return dataplane.DropSendBuffer
 }
 
 // dropOf names an error of sending.
@@ -363,7 +393,7 @@ func dropOf(errno unix.Errno) dataplane.DropReason {
 		return dataplane.DropSendUnreachable
 	case unix.EPERM, unix.EACCES:
 		return dataplane.DropSendDenied
-	case unix.ENOBUFS, unix.ENOMEM:
+	case unix.ENOBUFS, unix.ENOMEM, unix.EAGAIN:
 		return dataplane.DropSendBuffer
 	}
 	return dataplane.DropSendError

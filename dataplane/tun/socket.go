@@ -14,7 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// socket is a non-blocking UDP socket that waits in the runtime's poller.
+// socket is a UDP socket that the runtime's poller does not know: it would wake
+// for each datagram that has left, and costs more than a thread that waits in
+// the kernel.
 type socket struct {
 	file   *os.File
 	rc     syscall.RawConn
@@ -35,7 +37,7 @@ func listenUDP(local netip.AddrPort, opts []option) (*socket, error) {
 		family = unix.AF_INET6
 		opts = append([]option{{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1, "IPV6_V6ONLY", false}}, opts...)
 	}
-	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_UDP)
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP)
 	if err != nil {
 		return nil, fmt.Errorf("open a UDP socket: %w", err)
 	}
@@ -53,60 +55,40 @@ func listenUDP(local netip.AddrPort, opts []option) (*socket, error) {
 	}
 	if s.rc, err = file.SyscallConn(); err != nil {
 		file.Close()
-		return nil, fmt.Errorf("poll UDP %v: %w", local, err)
+		return nil, fmt.Errorf("UDP %v: %w", local, err)
 	}
 	return s, nil
 }
 
+// close ends the use of the socket, and what waits to receive. The descriptor
+// goes when nobody uses it any more.
 func (s *socket) close() {
 	s.closed.Store(true)
+	s.rc.Control(func(fd uintptr) { unix.Shutdown(int(fd), unix.SHUT_RDWR) }) // wakes, though it says that there is no connection
 	s.file.Close()
 }
 
-// Limits of waiting beside the poller.
-const (
-	pollPause = time.Millisecond
-	pollTries = 1000
-)
-
-// readable calls f when the socket may be readable, until f returns true. It
-// fails only after close.
-func (s *socket) readable(f func(fd uintptr) bool) error {
-	for {
-		err := s.rc.Read(f)
-		if err == nil || s.closed.Load() {
-			return err
-		}
-		if s.beside(f) {
-			return nil
-		}
-		time.Sleep(pollPause)
-	}
-}
-
-// writable calls f when the socket may be writable, until f returns true. It
-// fails after close, or when there is no room for a second.
-func (s *socket) writable(f func(fd uintptr) bool) error {
-	err := s.rc.Write(f)
-	for range pollTries {
-		if err == nil || s.closed.Load() || s.beside(f) {
-			break
-		}
-		time.Sleep(pollPause)
-		err = s.rc.Write(f)
-	}
-	if s.closed.Load() {
+// use calls f, which may block. After close it fails.
+func (s *socket) use(f func(fd uintptr)) error {
+	if s.rc.Control(f) != nil || s.closed.Load() {
 		return net.ErrClosed
 	}
-	return err
+	return nil
 }
 
-// beside calls f without the poller. A socket whose only event is an error, as
-// one with a full send buffer and a message in its error queue, is not polled
-// by the runtime until its next event.
-func (s *socket) beside(f func(fd uintptr) bool) (done bool) {
-	err := s.rc.Control(func(fd uintptr) { done = f(fd) })
-	return err == nil && done
+// Limits of waiting for room to send.
+const (
+	roomPause = time.Millisecond
+	roomTries = 1000
+)
+
+// waitRoom waits a little until the socket may have room to send. A message in
+// its error queue ends poll at once, until the queue is read.
+func waitRoom(fd uintptr) {
+	p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+	if n, err := unix.Poll(p[:], int(roomPause/time.Millisecond)); err != nil || n > 0 && p[0].Revents&unix.POLLOUT == 0 {
+		time.Sleep(roomPause)
+	}
 }
 
 func sockaddr(a netip.AddrPort) unix.Sockaddr {

@@ -33,7 +33,8 @@ const DefaultTable = 4341
 
 // Limits and intervals that are ours.
 const (
-	maxQueues = 8
+	// MaxQueues is the largest number of queues that a plane makes by itself.
+	MaxQueues = 8
 	// bindInterval is how often an address that was missing is tried again.
 	bindInterval = 100 * time.Millisecond
 	// mtuInterval is how often the MTU of uplinks and routes is read again.
@@ -227,7 +228,7 @@ func (c *Config) complete() error {
 		c.Table = DefaultTable
 	}
 	if c.Queues <= 0 {
-		c.Queues = min(runtime.GOMAXPROCS(0), maxQueues)
+		c.Queues = min(runtime.GOMAXPROCS(0), MaxQueues)
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -469,9 +470,8 @@ func (p *Plane) Run(ctx context.Context) error {
 					return w.Run(r)
 				})
 			}
-			for _, s := range b.pool.sockets() {
-				workers.Go(func() { p.watchErrors(b.addr, s) })
-			}
+			r := &errorReader{p: p, src: b.addr}
+			workers.Go(func() { b.pool.errors.run(r.read) })
 		}
 	}
 	startSockets()
