@@ -289,6 +289,7 @@ func (q *queue) start(r *rawPacket, p *dataplane.HostPacket) (split bool) {
 // readAll takes what is there, but stops when there is enough to do. It waits
 // for the first packet, if it may.
 func (q *queue) readAll(fd uintptr) {
+	yielded := false
 	for begin := q.got; q.got < readPackets && q.total <= readBytes; {
 		if q.empty && q.block {
 			q.poll[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
@@ -303,6 +304,13 @@ func (q *queue) readAll(fd uintptr) {
 		case errno == unix.EINTR:
 			continue
 		case errno == unix.EAGAIN:
+			if q.got > begin && !yielded {
+				// Few so far: who makes them may be waiting for this CPU, and
+				// many at once cost less each.
+				yielded = true
+				unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+				continue
+			}
 			if q.empty = true; q.got > begin || !q.block {
 				return
 			}
