@@ -10,8 +10,8 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
-	"runtime"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 

@@ -77,7 +77,7 @@ func openReceivers(a netip.Addr, n int, c func() *dataplane.Counters) ([]*receiv
 			return nil, err
 		}
 		if i == 0 && n > 1 {
-			s.rc.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
+			s.use(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
 		}
 		list = append(list, newReceiver(s, a, c()))
 	}
@@ -105,7 +105,7 @@ func newReceiver(s *socket, local netip.Addr, c *dataplane.Counters) *receiver {
 // buffer was full.
 func (r *receiver) drops() (n uint64) {
 	const skMeminfoDrops = 8 // SK_MEMINFO_DROPS, the last of the array
-	r.rc.Control(func(fd uintptr) {
+	r.use(func(fd uintptr) {
 		var info [skMeminfoDrops + 1]uint32
 		size := uint32(unsafe.Sizeof(info))
 		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO,

@@ -5,9 +5,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
+	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 	"unsafe"
 
@@ -18,8 +17,8 @@ import (
 // for each datagram that has left, and costs more than a thread that waits in
 // the kernel.
 type socket struct {
-	file   *os.File
-	rc     syscall.RawConn
+	fd     int
+	mu     sync.RWMutex // held for reading by who uses fd
 	closed atomic.Bool
 }
 
@@ -41,36 +40,40 @@ func listenUDP(local netip.AddrPort, opts []option) (*socket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open a UDP socket: %w", err)
 	}
-	file := os.NewFile(uintptr(fd), "udp "+local.String())
-	s := &socket{file: file}
 	for _, o := range opts {
 		if err := unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil && !o.optional {
-			file.Close()
+			unix.Close(fd)
 			return nil, fmt.Errorf("set %s on the UDP socket of %v: %w", o.what, local, err)
 		}
 	}
 	if err := unix.Bind(fd, sockaddr(local)); err != nil {
-		file.Close()
+		unix.Close(fd)
 		return nil, fmt.Errorf("bind UDP %v: %w", local, err)
 	}
-	if s.rc, err = file.SyscallConn(); err != nil {
-		file.Close()
-		return nil, fmt.Errorf("UDP %v: %w", local, err)
-	}
-	return s, nil
+	return &socket{fd: fd}, nil
 }
 
-// close ends the use of the socket, and what waits to receive. The descriptor
-// goes when nobody uses it any more.
+// close ends the use of the socket, also by what waits to receive. When it
+// returns the port is free.
 func (s *socket) close() {
-	s.closed.Store(true)
-	s.rc.Control(func(fd uintptr) { unix.Shutdown(int(fd), unix.SHUT_RDWR) }) // wakes, though it says that there is no connection
-	s.file.Close()
+	if s.closed.Swap(true) {
+		return
+	}
+	unix.Shutdown(s.fd, unix.SHUT_RDWR) // wakes, though it says that there is no connection
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	unix.Close(s.fd)
 }
 
 // use calls f, which may block. After close it fails.
 func (s *socket) use(f func(fd uintptr)) error {
-	if s.rc.Control(f) != nil || s.closed.Load() {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.closed.Load() {
+		return net.ErrClosed
+	}
+	f(uintptr(s.fd))
+	if s.closed.Load() {
 		return net.ErrClosed
 	}
 	return nil

@@ -172,7 +172,7 @@ func TestRunLength(t *testing.T) {
 func TestSegmentationRefused(t *testing.T) {
 	w := newWire(t, loopbacks[0], 1)
 	for _, s := range w.pool.sockets() { // makes the kernel answer EINVAL
-		check(t, s.rc.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_NO_CHECK, 1) }))
+		check(t, s.use(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_NO_CHECK, 1) }))
 	}
 	batch := slices.Repeat([]dataplane.Packet{w.packet(0, make([]byte, 1000))}, 50)
 	batch = append(batch, w.packet(1<<8, make([]byte, 1000)))
@@ -254,7 +254,7 @@ func TestSendErrorsAreNamed(t *testing.T) {
 // an empty datagram is dropped by name.
 func TestZeroChecksumAndEmpty(t *testing.T) {
 	w := newWire(t, loopbacks[1], 1)
-	check(t, w.pool.ports[0].rc.Control(func(fd uintptr) {
+	check(t, w.pool.ports[0].use(func(fd uintptr) {
 		unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_NO_CHECK6_TX, 1)
 		to := &unix.SockaddrInet6{Port: encap.Port, Addr: netip.IPv6Loopback().As16()}
 		unix.Sendto(int(fd), []byte("no checksum"), 0, to)
@@ -269,7 +269,7 @@ func TestZeroChecksumAndEmpty(t *testing.T) {
 // What a full socket buffer cost is known.
 func TestReceiveDropsAreCounted(t *testing.T) {
 	w := newWire(t, loopbacks[0], 1)
-	check(t, w.recvs[0].rc.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4096) }))
+	check(t, w.recvs[0].use(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4096) }))
 	for range 50 {
 		w.send.Send([]dataplane.Packet{w.packet(0, make([]byte, 1000))})
 	}
@@ -283,7 +283,7 @@ func TestSourcePorts(t *testing.T) {
 	w := newWire(t, loopbacks[0], 3)
 	ports := make(map[int]bool)
 	for _, s := range w.pool.sockets() {
-		check(t, s.rc.Control(func(fd uintptr) {
+		check(t, s.use(func(fd uintptr) {
 			if sa, err := unix.Getsockname(int(fd)); err == nil {
 				ports[sa.(*unix.SockaddrInet4).Port] = true
 			}

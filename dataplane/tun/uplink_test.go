@@ -163,6 +163,9 @@ func TestAddressesComeAndGo(t *testing.T) {
 	for range 20 {
 		a.rlocs()
 		a.rlocs(two, rlocA4, rlocA4)
+		if m := a.state().Missing; len(m) > 0 { // the ports of before were free
+			t.Fatalf("missing %v", m)
+		}
 	}
 	if now := a.state(); workers(now) < workers(was) {
 		t.Errorf("counters went back from %v to %v", was.Stats, now.Stats)
