@@ -2,6 +2,7 @@ package uplink
 
 import (
 	"context"
+	"encoding/binary"
 	"net"
 	"net/netip"
 	"slices"
@@ -343,4 +344,90 @@ func TestPointToPoint(t *testing.T) {
 		}
 		r.wait("ppp0", false)
 	}
+}
+
+// advertise sends a router advertisement (RFC 4861) as the provider of up1: of
+// itself as default router, and of a prefix to make addresses from.
+func (r *rig) advertise(prefix string, preferred time.Duration) {
+	r.t.Helper()
+	seconds := func(b []byte, d time.Duration) { binary.BigEndian.PutUint32(b, uint32(d/time.Second)) }
+	msg := make([]byte, 16+32)
+	msg[0], msg[4] = 134, 64 // type, hop limit
+	binary.BigEndian.PutUint16(msg[6:], 1800)
+	p, option := netip.MustParsePrefix(prefix), msg[16:]
+	option[0], option[1], option[2], option[3] = 3, 4, byte(p.Bits()), 0xc0 // on-link, autonomous
+	seconds(option[4:], 3*time.Hour)
+	seconds(option[8:], preferred)
+	copy(option[16:], p.Addr().AsSlice())
+	if err := r.p1.Do(func() error {
+		l, err := netlink.LinkByName("r")
+		if err != nil {
+			return err
+		}
+		fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMPV6)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_HOPS, 255); err != nil {
+			return err
+		}
+		to := &unix.SockaddrInet6{Addr: netip.MustParseAddr("ff02::1").As16(), ZoneId: uint32(l.Attrs().Index)}
+		return unix.Sendto(fd, msg, 0, to)
+	}); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// TestRouterAdvertisement: an address that a router advertisement brings is
+// used, with the router as gateway; one that is deprecated goes behind others.
+func TestRouterAdvertisement(t *testing.T) {
+	r := newRig(t)
+	for s, v := range map[string]string{
+		"net.ipv6.conf.up1.accept_ra": "2", "net.ipv6.conf.up1.autoconf": "1", "net.ipv6.conf.up1.accept_ra_defrtr": "1", "net.ipv6.conf.up1.accept_ra_pinfo": "1",
+		"net.ipv6.conf.up1.addr_gen_mode": "0", "net.ipv6.conf.up1.use_tempaddr": "0", "net.ipv6.conf.up1.accept_dad": "0",
+	} {
+		if err := r.router.SetSysctl(s, v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var mac net.HardwareAddr
+	var gateway string
+	r.do(func() error {
+		l, err := netlink.LinkByName("up1")
+		mac = l.Attrs().HardwareAddr
+		return err
+	})
+	for deadline := time.Now().Add(5 * time.Second); gateway == ""; time.Sleep(10 * time.Millisecond) {
+		if err := r.p1.Do(func() error {
+			l, err := netlink.LinkByName("r")
+			if err != nil {
+				return err
+			}
+			addrs, err := netlink.AddrList(l, unix.AF_INET6)
+			for _, a := range addrs {
+				if a.IP.IsLinkLocalUnicast() && a.Flags&unix.IFA_F_TENTATIVE == 0 {
+					gateway = a.IP.String()
+				}
+			}
+			return err
+		}); err != nil || time.Now().After(deadline) {
+			t.Fatalf("the provider has no link-local address: %v", err)
+		}
+	}
+	auto := func(prefix string) string { // RFC 4291 appendix A
+		b := netip.MustParsePrefix(prefix).Addr().As16()
+		copy(b[8:], []byte{mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]})
+		return netip.AddrFrom16(b).String()
+	}
+	const one, other = "2001:db8:77::/64", "2001:db8:78::/64"
+	r.run(both)
+	r.advertise(one, time.Hour)
+	r.wait("up1", true, "192.0.2.1", auto(one))
+	r.eventually(auto(one), "2001:db8:ffff::9", "up1", gateway)
+	r.advertise(other, time.Hour)
+	r.wait("up1", true, "192.0.2.1", auto(other), auto(one)) // as the kernel lists them
+	r.advertise(other, 0)
+	r.wait("up1", true, "192.0.2.1", auto(one), auto(other))
+	r.eventually(auto(other), "2001:db8:ffff::9", "up1", gateway)
 }
