@@ -17,6 +17,7 @@ import (
 
 	"github.com/eidolon-lisp/eidolon/dataplane"
 	"github.com/eidolon-lisp/eidolon/internal/netns"
+	"github.com/eidolon-lisp/eidolon/mapping"
 )
 
 // second gives xtrA another uplink to the core, and returns its address.
@@ -422,4 +423,60 @@ func TestMTUOfSeveralUplinks(t *testing.T) {
 	want(1380)
 	a.rlocs(rlocA4)
 	want(1500)
+}
+
+// TestDrainLosesNothing: while streams go both ways over two uplinks, the peer
+// stops sending to one of them and the site from it, as when its locator is
+// drained, then both come back, several times: nothing is lost, and in between
+// nothing comes by the drained one.
+func TestDrainLosesNothing(t *testing.T) {
+	tp := newTopology(t)
+	two := tp.second(t)
+	cfg := configA(rlocB4)
+	cfg.Sources = []netip.Addr{rlocA4, two}
+	a := startXTR(t, tp.xtrA, cfg)
+	locators := func(first uint8) []mapping.Locator {
+		return []mapping.Locator{mapping.MakeLocator(rlocA4, first, 50), mapping.MakeLocator(two, 1, 50)}
+	}
+	cfg = configB(rlocA4)
+	cfg.Entries = []entry{{EID: eidA4, Locators: locators(1)}}
+	b := startXTR(t, tp.xtrB, cfg)
+	if err := connects(t, tp, hostB4); err != nil { // neighbours are known
+		t.Fatal(err)
+	}
+	received := func(link string) (n uint64) {
+		t.Helper()
+		check(t, tp.xtrA.Do(func() error {
+			l, err := netlink.LinkByName(link)
+			if err == nil {
+				n = l.Attrs().Statistics.RxPackets
+			}
+			return err
+		}))
+		return n
+	}
+	out, in := stream(t, tp.hostA, hostA4, tp.hostB, hostB4), stream(t, tp.hostB, hostB4, tp.hostA, hostA4)
+	for range 3 {
+		time.Sleep(100 * time.Millisecond)
+		b.apply(entry{EID: eidA4, Locators: locators(255)})
+		a.sources(two)
+		time.Sleep(50 * time.Millisecond) // what is on its way
+		up, up2 := received("up"), received("up2")
+		deadline := time.Now().Add(10 * time.Second)
+		for received("up2") < up2+50 && time.Now().Before(deadline) {
+			time.Sleep(10 * time.Millisecond)
+		}
+		if n, n2 := received("up")-up, received("up2")-up2; n > 5 || n2 < 50 { // neighbours ask for each other
+			t.Errorf("while one is drained, %d packets came by it and %d by the other", n, n2)
+		}
+		a.sources(rlocA4, two)
+		b.apply(entry{EID: eidA4, Locators: locators(1)})
+	}
+	for name, stop := range map[string]func() ([]uint64, uint64){"out": out, "in": in} {
+		if lost, sent := stop(); len(lost) > 0 || sent < 150 {
+			t.Errorf("%s: of %d packets %d are lost: %v", name, sent, len(lost), lost)
+		}
+	}
+	onlyDrops(t, a.state())
+	onlyDrops(t, b.state())
 }
