@@ -155,14 +155,15 @@ const (
 )
 
 // patience is how long a run waits for the streams to come back. BGP's hold
-// timer is 90 s, and may begin anew when the neighbour is heard for a while; a
+// timer is 90 s, and may begin anew when the neighbour is heard for a while;
+// TCP, which doubles its time each time, tries again 204 s after the failure. A
 // session that has nothing to go to is not waited for so long.
 func (a arm) patience() time.Duration {
 	switch {
 	case a.bgp && a.detector:
 		return 60 * time.Second
 	case a.bgp:
-		return 180 * time.Second
+		return 240 * time.Second
 	case a.eidolon:
 		return 60 * time.Second
 	case a.mptcp:
