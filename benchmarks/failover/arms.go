@@ -421,6 +421,13 @@ func (g *trial) startPA() error {
 		return fmt.Errorf("s: %w", err)
 	}
 	for _, node := range []string{"hs", "hr"} {
+		// The kernel keeps what came out of order over the other subflow in the
+		// receive buffer, a small record as about a kilobyte, and gives nothing
+		// of it up when it is full: with its 128 KiB there is no room left for
+		// the record that is missed, and the connection stands still for ever.
+		if err := w.ns[node].SetSysctl("net.ipv4.tcp_rmem", "4096 4194304 33554432"); err != nil {
+			return err
+		}
 		if err := w.ns[node].Do(func() error { return mptcpLimits(4, 4) }); err != nil {
 			return fmt.Errorf("%s: %w", node, err)
 		}

@@ -240,6 +240,13 @@ Control messages are counted on the wire, in all nodes, as they leave the node t
 after the streams were back; octets are those of IP packets, TCP's own included. What a node loses into a black hole at its
 own end of the link is not on the wire.
 
+The hosts with Multipath TCP have receive buffers of 4 MiB. With the kernel's 128 KiB, connections with 80 ms stood still for
+ever: what the second subflow brings out of order while the first is lost, in records of 64 octets that count as about a
+kilobyte each, fills the buffer, and the kernel then drops the record that is missed each time it is sent again.
+
+A session that is not back when the run ends counts as not surviving. TCP doubles the time between its tries, so that after
+an outage of BGP's hold timer (90 s after the last keepalive) its next one is 204 s after the failure.
+
 GoBGP v3 has neither MRAI nor BFD: its updates leave at once, which is faster than routers with a minimum route
 advertisement interval. All BGP arms close the session when carrier or the own address is lost, as routers do and GoBGP does
 not by itself. Routers prefer what customers say, and tell peers and providers nothing else (Gao and Rexford): the other
