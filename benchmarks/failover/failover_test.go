@@ -482,6 +482,63 @@ func TestOneEndConnects(t *testing.T) {
 	}
 }
 
+// A session that was closed without need is back within two turns of GoBGP's
+// idle time, also when the ends begin half a turn after each other.
+func TestSessionComesBack(t *testing.T) {
+	ns := netns.Fresh(t, 2)
+	if err := netns.Veth(ns[0], "c2", ns[1], "c1", mtu); err != nil {
+		t.Fatal(err)
+	}
+	g := &trial{w: &world{ns: map[string]*netns.NS{"c1": ns[0], "c2": ns[1]}}, dir: t.TempDir()}
+	defer g.stop()
+	configs := speakerConfigs(false, false)
+	for n := range configs {
+		if g.w.ns[n] == nil {
+			delete(configs, n)
+		}
+	}
+	for n, other := range map[string]string{"c1": "c2", "c2": "c1"} {
+		c := configs[n]
+		c.Neighbors = slices.DeleteFunc(c.Neighbors, func(x neighborConfig) bool { return x.AS != asOf[other] })
+		peer := configs[other].Neighbors[slices.IndexFunc(configs[other].Neighbors, func(x neighborConfig) bool { return x.AS == c.AS })]
+		if err := g.w.ns[n].AddAddress(other, netip.PrefixFrom(peer.Addr, 30)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := g.startSpeakers(t.Context(), configs); err != nil {
+		t.Fatal(err)
+	}
+	shut := func(n string) {
+		if _, err := g.speakers[n].ask(speakerRequest{Op: "close", To: configs[n].Neighbors[0].Addr}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	begin := time.Now()
+	shut("c1")
+	time.Sleep(3 * time.Second)
+	shut("c2")
+	for {
+		up := 0
+		for n, s := range g.speakers {
+			r, err := s.ask(speakerRequest{Op: "state"})
+			if err != nil {
+				t.Fatal(n, err)
+			}
+			up += r.Established
+		}
+		if up == 2 {
+			break
+		}
+		if time.Since(begin) > 25*time.Second {
+			t.Fatal("the session is not back after 25 s")
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	if time.Since(begin) < 4*time.Second {
+		t.Error("the session was never closed")
+	}
+}
+
 // One run of BGP with all that belongs to it: sessions come up, best paths get
 // into the kernels, the second provider takes over, and messages are counted.
 func TestRun(t *testing.T) {

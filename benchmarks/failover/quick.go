@@ -16,7 +16,7 @@ var quickCells = []cell{
 	{"eidolon-pubsub", "hole-in", 0},
 	{"bgp", "carrier", 0},
 	{"bgp-fast", "hole-out", 0},
-	{"mptcp", "carrier", 0},
+	{"mptcp", "hole-out", 80},
 	{"single", "carrier", 0},
 	{"eidolon", teName, 0},
 	{"bgp", teName, 0},

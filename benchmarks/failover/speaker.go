@@ -86,9 +86,9 @@ var exported = fmt.Sprintf("%d:%d", exportedAS, exportedValue)
 
 // speakerRequest is a line to a running speaker, speakerReply its answer.
 type speakerRequest struct {
-	Op     string // state, announce, withdraw
+	Op     string // state, announce, withdraw, close
 	Prefix netip.Prefix
-	To     netip.Addr // announce: only to this neighbour
+	To     netip.Addr // announce: only to this neighbour; close: the session with it
 }
 
 type speakerReply struct {
@@ -358,6 +358,8 @@ func (s *speaker) serve(ctx context.Context, req speakerRequest) speakerReply {
 		if path, err = apiPath(req.Prefix); err == nil {
 			err = s.bgp.DeletePath(ctx, &api.DeletePathRequest{Family: unicast4, Path: path})
 		}
+	case "close": // as a detector does that is wrong; it opens it again
+		err = s.bgp.DisablePeer(ctx, &api.DisablePeerRequest{Address: req.To.String()})
 	default:
 		err = fmt.Errorf("there is no request %q", req.Op)
 	}
