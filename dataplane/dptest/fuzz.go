@@ -30,21 +30,28 @@ func Fuzz(f *testing.F, others ...Factory) {
 		state := slices.Index(States(), c.State)
 		instance := slices.Index(allInstances(), c.IID)
 		if c.Out != nil {
-			f.Add(uint8(state), uint8(instance), false, uint8(0), uint8(64), uint8(0), c.Out)
+			f.Add(uint8(state), uint8(instance), false, false, uint8(0), uint8(64), uint8(0), c.Out)
 			continue
 		}
 		if d, err := ParseDatagram(c.In); err == nil {
-			f.Add(uint8(state), uint8(instance), true, uint8(max(0, slices.Index(outerSources, d.Src))), d.TTL, d.TOS, slices.Concat(d.Header[:], d.Inner))
+			f.Add(uint8(state), uint8(instance), true, false, uint8(max(0, slices.Index(outerSources, d.Src))), d.TTL, d.TOS, slices.Concat(d.Header[:], d.Inner))
 		}
 	}
-	f.Fuzz(func(t *testing.T, state, instance uint8, in bool, from, ttl, tos uint8, pkt []byte) {
+	f.Fuzz(func(t *testing.T, state, instance uint8, in, sums bool, from, ttl, tos uint8, pkt []byte) {
 		c := Case{Name: "random", State: States()[int(state)%len(States())], IID: allInstances()[int(instance)%len(allInstances())]}
 		if len(pkt) == 0 || len(pkt) > 65535-48 {
 			return
 		}
+		pkt = slices.Clone(pkt)
 		if !in {
+			if sums {
+				rightSum(pkt)
+			}
 			c.Out = pkt
 		} else {
+			if sums && len(pkt) > 8 {
+				rightSum(pkt[8:])
+			}
 			src := outerSources[int(from)%len(outerSources)]
 			c.In = udpPacket(src, ttl, tos, pkt)
 		}
@@ -58,6 +65,13 @@ func Fuzz(f *testing.F, others ...Factory) {
 var outerSources = []netip.Addr{Far4, Far6, Other4, Other6, addr("198.51.100.9"), addr("224.0.0.1"), addr("fe80::1"), Ours4}
 
 func allInstances() []uint32 { return allStates().open.Instances() }
+
+// rightSum gives an IPv4 header the checksum that it should have.
+func rightSum(pkt []byte) {
+	if len(pkt) >= 20 && pkt[0]>>4 == 4 && int(pkt[0]&15)*4 <= len(pkt) && pkt[0]&15 >= 5 {
+		sumHeader(pkt)
+	}
+}
 
 // udpPacket is an IP packet to us with the UDP payload, whatever it is.
 func udpPacket(src netip.Addr, ttl, tos uint8, payload []byte) []byte {
@@ -303,21 +317,23 @@ func (z *fuzzer) compare(state int, c *Case, o Outcome) error {
 	for i, p := range z.planes[state] {
 		f, c := z.others[i], *c
 		if f.Routes {
-			// What a router hands to the core is another packet.
+			// What a router hands to the core, or gets from it, is another packet.
 			switch pkt := routed(c.Out); {
-			case c.Out == nil:
-				if len(o.Host) > 0 && ttl(o.Host[0]) <= 1 {
+			case c.In != nil:
+				if len(o.Host) > 0 && routed(o.Host[0]) == nil {
 					c.Around = Stopped
 				}
 			case pkt == nil:
 				c.Around = Stopped
 			case len(pkt) < len(c.Out):
 				c.Around = Changed
+			case !belongs(state, c.IID, pkt):
+				continue
 			}
 		}
 		play, pkt := p.Encap, c.Out
 		if c.In != nil {
-			play, pkt = p.Decap, c.In
+			play, pkt = p.Decap, withoutSum(c.In)
 		}
 		got := play(c.IID, slices.Clone(pkt))
 		if err := c.check(f, got); err != nil {
@@ -327,12 +343,16 @@ func (z *fuzzer) compare(state int, c *Case, o Outcome) error {
 	return nil
 }
 
-// ttl returns the TTL of a packet.
-func ttl(pkt []byte) uint8 {
-	if pkt[0]>>4 == 4 {
-		return pkt[8]
+// belongs reports whether a router takes a packet for one of the instance, which
+// it does by the source.
+func belongs(state int, iid uint32, pkt []byte) bool {
+	src, _ := source(pkt)
+	for _, l := range States()[state].Locals() {
+		if l.EID.Prefix.Contains(src) {
+			return l.EID.IID == iid
+		}
 	}
-	return pkt[7]
+	return true
 }
 
 // routed returns the part of a packet that a router forwards; nil when it does
