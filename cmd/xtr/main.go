@@ -112,7 +112,7 @@ func run(ctx context.Context, path string) error {
 		return x.Run(ctx, u.sockets, misses)
 	})
 	g.Go(func() error { return u.run(planeCtx, states, listening) })
-	g.Go(func() error { return watchTraffic(ctx, fib, plane.Unreachable(), x) })
+	g.Go(func() error { return watchTraffic(ctx, fib, plane.Unreachable(), u.counters, x) })
 	r := &reloader{path: path, first: cfg, servers: control.MapServers, site: x, log: log, watch: func(c *config.XTR) {
 		watcher.Configure(uplinkConfig(c, log))
 	}}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/eidolon-lisp/eidolon/dataplane"
@@ -58,6 +59,8 @@ type uplinks struct {
 	sockets *udp.Set
 	site    uplinkUser
 	log     *slog.Logger
+
+	names atomic.Pointer[[]string] // of the interfaces
 }
 
 // controlUplinks returns the states as the control plane knows them.
@@ -79,6 +82,11 @@ func addresses(states []uplink.State) (list []netip.Addr) {
 
 // listen opens the control plane's sockets; done is false when some could not.
 func (u *uplinks) listen(states []uplink.State) (done bool) {
+	var names []string
+	for _, s := range states {
+		names = append(names, s.Name)
+	}
+	u.names.Store(&names)
 	var addrs []netip.AddrPort
 	for _, a := range addresses(states) {
 		addrs = append(addrs, netip.AddrPortFrom(a, wire.Port))
@@ -124,6 +132,14 @@ func (u *uplinks) change(states []uplink.State) (done bool) {
 	return done
 }
 
+// counters appends what the uplinks carried so far.
+func (u *uplinks) counters(buf []uplink.Counters) []uplink.Counters {
+	if names := u.names.Load(); names != nil {
+		return u.watcher.AppendCounters(buf, *names)
+	}
+	return buf
+}
+
 // useSources gives the plane what the control plane found out of the uplinks and
 // of the paths from there.
 func useSources(fib *dataplane.FIB) func([]xtr.Source, []xtr.Path) {
@@ -147,22 +163,41 @@ const trafficRound = 50 * time.Millisecond
 // trafficUser is what of an xTR hears of traffic.
 type trafficUser interface {
 	Traffic([]xtr.Traffic)
+	UplinkTraffic([]xtr.UplinkTraffic)
 	Unreachable(xtr.Path)
 }
 
-// watchTraffic tells x what the plane forwards, and which paths ICMP calls
-// unreachable, until ctx ends.
-func watchTraffic(ctx context.Context, fib *dataplane.FIB, unreachable <-chan dataplane.Path, x trafficUser) error {
+// watchTraffic tells x what the plane forwards and what the uplinks carry, and
+// which paths ICMP calls unreachable, until ctx ends.
+func watchTraffic(ctx context.Context, fib *dataplane.FIB, unreachable <-chan dataplane.Path, counters func([]uplink.Counters) []uplink.Counters, x trafficUser) error {
 	round := time.NewTicker(trafficRound)
 	defer round.Stop()
 	var active []dataplane.Activity
 	var traffic []xtr.Traffic
 	before, now := make(map[mapping.EID]dataplane.Activity), make(map[mapping.EID]dataplane.Activity)
+	var carried []uplink.Counters
+	var uplinks []xtr.UplinkTraffic
+	last := make(map[string]uplink.Counters)
 	for {
 		select {
 		case p := <-unreachable:
 			x.Unreachable(xtr.Path(p))
 		case <-round.C:
+			carried, uplinks = counters(carried[:0]), uplinks[:0]
+			any := false
+			for _, c := range carried {
+				if b, known := last[c.Name]; known && c.Sent >= b.Sent && c.Received >= b.Received {
+					uplinks = append(uplinks, xtr.UplinkTraffic{Name: c.Name, Sent: c.Sent - b.Sent, Received: c.Received - b.Received})
+					any = any || c != b
+				}
+			}
+			clear(last)
+			for _, c := range carried {
+				last[c.Name] = c
+			}
+			if any {
+				x.UplinkTraffic(uplinks)
+			}
 			active, traffic = fib.Active(active[:0]), traffic[:0]
 			clear(now)
 			for _, a := range active {

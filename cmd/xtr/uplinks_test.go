@@ -105,12 +105,14 @@ func TestUplinks(t *testing.T) {
 
 // heard records what the control plane hears of traffic.
 type heard struct {
+	uplinks     []xtr.UplinkTraffic
 	traffic     []xtr.Traffic
 	unreachable []xtr.Path
 }
 
-func (h *heard) Traffic(list []xtr.Traffic) { h.traffic = append(h.traffic, list...) }
-func (h *heard) Unreachable(p xtr.Path)     { h.unreachable = append(h.unreachable, p) }
+func (h *heard) Traffic(list []xtr.Traffic)             { h.traffic = append(h.traffic, list...) }
+func (h *heard) UplinkTraffic(list []xtr.UplinkTraffic) { h.uplinks = append(h.uplinks, list...) }
+func (h *heard) Unreachable(p xtr.Path)                 { h.unreachable = append(h.unreachable, p) }
 
 // TestWatchTraffic: what entries carried since the last round is told, and
 // nothing when they carried nothing.
@@ -126,7 +128,12 @@ func TestWatchTraffic(t *testing.T) {
 		var h heard
 		ctx, cancel := context.WithCancel(t.Context())
 		unreachable := make(chan dataplane.Path)
-		go watchTraffic(ctx, fib, unreachable, &h)
+		var up uplink.Counters
+		counters := func(buf []uplink.Counters) []uplink.Counters {
+			up.Name, up.Sent, up.Received = "eth2", up.Sent+3, up.Received+1
+			return append(buf, up)
+		}
+		go watchTraffic(ctx, fib, unreachable, counters, &h)
 		path := dataplane.Path{Local: local, Remote: remote}
 		unreachable <- path
 		time.Sleep(trafficRound / 2) // between two rounds
@@ -143,6 +150,9 @@ func TestWatchTraffic(t *testing.T) {
 		// What the first round saw is where counting begins.
 		if want := []xtr.Traffic{{EID: eid, Sent: 2}, {EID: eid, Sent: 2}}; !slices.Equal(h.traffic, want) {
 			t.Errorf("traffic %+v, want %+v", h.traffic, want)
+		}
+		if len(h.uplinks) < 10 || h.uplinks[0] != (xtr.UplinkTraffic{Name: "eth2", Sent: 3, Received: 1}) {
+			t.Errorf("uplinks %+v", h.uplinks)
 		}
 		if !slices.Equal(h.unreachable, []xtr.Path{xtr.Path(path)}) {
 			t.Errorf("unreachable %v", h.unreachable)

@@ -83,7 +83,8 @@ type State struct {
 	Addrs []netip.Addr
 }
 
-// Watcher knows the uplinks. Its methods but Configure are for one goroutine.
+// Watcher knows the uplinks. Its methods but Configure and AppendCounters are for
+// one goroutine.
 type Watcher struct {
 	cfg    Config
 	log    *slog.Logger
@@ -129,6 +130,25 @@ func Open(cfg Config) (*Watcher, error) {
 func (w *Watcher) Configure(cfg Config) {
 	w.next.Store(&cfg)
 	w.kick()
+}
+
+// Counters are the packets that an uplink carried since its interface is there,
+// whatever they are.
+type Counters struct {
+	Name           string
+	Sent, Received uint64
+}
+
+// AppendCounters appends the counters of the named interfaces, of those that
+// are there, to buf. It may be called from any goroutine.
+func (w *Watcher) AppendCounters(buf []Counters, names []string) []Counters {
+	for _, name := range names {
+		if l, err := w.h.LinkByName(name); err == nil && l.Attrs().Statistics != nil {
+			st := l.Attrs().Statistics
+			buf = append(buf, Counters{name, st.TxPackets, st.RxPackets})
+		}
+	}
+	return buf
 }
 
 func (w *Watcher) kick() {

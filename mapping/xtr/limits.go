@@ -89,7 +89,8 @@ const (
 	unconfirmedTries = 3
 
 	// Probes: one path is probed once in 10 s, and up to 5 times at once when
-	// it is suspected, or more to end a doubt, which counts for later; all RLOCs together once a second at rest, 8 times a second
+	// it is suspected, or more to end a doubt, which counts for later; one that is
+	// down is tried every 10 s; all RLOCs together once a second at rest, 8 times a second
 	// by paths that are new, in bursts of 16, and 16 times a second while
 	// suspected, in bursts of 64.
 	probeEach           = 10 * time.Second

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/eidolon-lisp/eidolon/mapping"
 	"github.com/eidolon-lisp/eidolon/mapping/wire"
 )
 
@@ -432,5 +433,94 @@ func TestPeerSuspicionEnds(t *testing.T) {
 	}
 	if got := len(r.probes) - start; got < 1 || got > 3 {
 		t.Errorf("%d probes for 20 of the peer in 4 s, want 1 to 3", got)
+	}
+}
+
+// TestDeadPeerIsNotOurUplink: the only site that is reached by an uplink does
+// not answer any more, from any uplink. That is no sign that the uplink is dead.
+func TestDeadPeerIsNotOurUplink(t *testing.T) {
+	etr3 := addr("2001:db8:3::7")
+	r := newPathRig(t, func(cfg *Config) {
+		cfg.Uplinks = []Uplink{{Name: "eth2", Up: true, Addrs: []netip.Addr{up1a}}, {Name: "eth3", Up: true, Addrs: []netip.Addr{own6}}}
+		cfg.Databases[0].Uplinks[1] = UplinkLocator{Interface: "eth3", IPv6: true, Priority: 1, Weight: 30}
+	})
+	r.learn(addr("10.3.0.1"), &mapping.Record{EID: eid("10.3.0.0/16"), TTL: 1440, Authoritative: true,
+		Locators: []mapping.Locator{mapping.MakeLocator(etr3, 1, 100)}})
+	dead := false
+	r.lost = func(from, to netip.Addr) bool { return dead && (from == etr3 || to == etr3) }
+	for d := 50 * time.Millisecond; d < time.Minute; d += 50 * time.Millisecond {
+		dead = d > 20*time.Second
+		r.pass(d)
+		if d%(5*time.Second) == 0 {
+			r.used("10.2.0.0/16", "10.3.0.0/16")
+		}
+		there := Traffic{EID: eid("10.3.0.0/16"), Sent: 50, Received: 50}
+		if dead {
+			there.Received = 0
+		}
+		r.m.traffic(r.now, []Traffic{{EID: eid("10.2.0.0/16"), Sent: 50, Received: 50}, there})
+		r.collect()
+	}
+	if r.stat(rlocsDown) == 0 {
+		t.Error("the site that is gone was not noticed")
+	}
+	if n := r.stat(uplinksDown); n != 0 || len(r.sources) != 2 {
+		t.Errorf("%d uplinks were called dead, sources %v", n, r.sources)
+	}
+}
+
+// TestUplinkNothingComesBy: nothing comes in by one uplink any more; what comes
+// in of each site still varies too much to tell.
+func TestUplinkNothingComesBy(t *testing.T) {
+	r := newPathRig(t, nil)
+	n := uint64(0)
+	step := func(lost bool) {
+		n++
+		at := r.now.Sub(zeroTime) + 50*time.Millisecond
+		r.pass(at)
+		up1 := UplinkTraffic{Name: "eth2", Sent: 40, Received: n % 3 * 30}
+		if lost {
+			up1.Received = 0
+		}
+		up2 := UplinkTraffic{Name: "eth3", Sent: 40, Received: (n + 1) % 3 * 30}
+		r.m.traffic(r.now, []Traffic{{EID: eid("10.2.0.0/16"), Sent: 80, Received: up1.Received + up2.Received}})
+		r.m.uplinkTraffic(r.now, []UplinkTraffic{up1, up2})
+		r.collect()
+		r.pass(at)
+	}
+	for range 200 {
+		step(false)
+	}
+	if n := r.stat(suspicionsUplink); n != 0 {
+		t.Errorf("%d suspicions before anything happened", n)
+	}
+	r.lost = func(from, to netip.Addr) bool { return to == up1a }
+	start := r.now
+	for !slices.Equal(r.sends(), []netip.Addr{up2a}) && r.now.Sub(start) < 5*time.Second {
+		step(true)
+	}
+	if took := r.now.Sub(start); took > 700*time.Millisecond {
+		t.Errorf("took %v", took)
+	}
+	if r.stat(suspicionsUplink) == 0 {
+		t.Error("the uplink was not suspected")
+	}
+}
+
+// TestFailureAfterReturn: a path that comes back after a while and fails again
+// at once is found to be down as soon as before.
+func TestFailureAfterReturn(t *testing.T) {
+	r := newPathRig(t, nil)
+	r.stream(20*time.Second, always(true))
+	for range 3 {
+		r.lost = func(from, to netip.Addr) bool { return from == up1a || to == up1a }
+		took := r.converge(always(false), func() bool { return slices.Equal(r.sends(), []netip.Addr{up2a}) })
+		if limit := time.Second + 2*r.rtt; took > limit {
+			t.Errorf("found after %v, at most %v allowed", took, limit)
+		}
+		r.stream(r.now.Sub(zeroTime)+10*time.Second, always(true))
+		r.lost = func(from, to netip.Addr) bool { return false }
+		r.converge(always(true), func() bool { return len(r.sources) == 2 })
+		r.stream(r.now.Sub(zeroTime)+time.Second, always(true))
 	}
 }

@@ -43,7 +43,10 @@ type prober struct {
 	// others than when machine.settle looked.
 	moved bool
 	flows map[mapping.EID]*flow
-	hints map[Path]hint // of peers that probe us
+	// uplinks is the traffic of all entries, and whatever else there is, by the
+	// names of the uplinks.
+	uplinks map[string]*flow
+	hints   map[Path]hint // of peers that probe us
 	// failing is told of a local RLOC from which a probe was lost.
 	failing func(now time.Time, l *localRLOC)
 
@@ -242,12 +245,14 @@ func (p *prober) fire(now time.Time, r *probed) (changes []mapping.CacheChange) 
 		return changes
 	}
 	path := Path{r.local, r.addr}
-	if at := p.each.readyAt(path); at.After(now) && !p.inDoubt(r) {
+	if at := p.each.readyAt(path); at.After(now) && !p.inDoubt(r) && !r.down {
 		p.schedule(r, at)
 		return changes
 	}
 	all.take(now, struct{}{})
-	p.each.take(now, path)
+	if !r.down { // that has a pace of its own, and is to be testable when it is back
+		p.each.take(now, path)
+	}
 	r.suspect = false
 	p.schedule(r, now.Add(p.patience(r)))
 	p.probe(now, r, eid)

@@ -83,6 +83,7 @@ const (
 	uplinksUp
 	uplinksDamped
 	suspicionsTraffic
+	suspicionsUplink
 	suspicionsICMP
 	suspicionsPeer
 	rlocsUp
@@ -190,6 +191,7 @@ var counterNames = [numCounters]string{
 	uplinksUp:                    "uplinks_up",
 	uplinksDamped:                "uplinks_damped",
 	suspicionsTraffic:            "suspicions_traffic",
+	suspicionsUplink:             "suspicions_uplink",
 	suspicionsICMP:               "suspicions_icmp",
 	suspicionsPeer:               "suspicions_peer",
 	rlocsUp:                      "rlocs_up",

@@ -1,20 +1,23 @@
 package xtr
 
 import (
+	"cmp"
 	"math"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/eidolon-lisp/eidolon/mapping"
 )
 
-// What makes a path suspect before its next probe is due: traffic that goes one
-// way only where it went both ways, or of which markedly less comes than did,
-// an ICMP message, an SMR of the peer, and a peer that probes us in quick
-// succession, which shows that it does not hear our replies. None of these proves anything, and all but the first can be
-// forged: what follows is a probe, within the budget of its path.
+// What makes a path suspect before its next probe is due: traffic of an entry, or
+// of an uplink, that goes one way only where it went both ways, or of which
+// markedly less comes than did, an ICMP message, an SMR of the peer, and a peer
+// that probes us in quick succession, which shows that it does not hear our
+// replies. None of these proves anything, and all but the first can be forged:
+// what follows is a probe, within the budget of its path.
 
-// flow is what traffic by one entry of the map-cache looks like.
+// flow is what traffic by one entry of the map-cache, or by an uplink, looks like.
 type flow struct {
 	// waiting is since when packets go out and none came in; zero if the last
 	// one came in.
@@ -49,34 +52,98 @@ func (p *prober) traffic(now time.Time, list []Traffic) {
 			f = &flow{}
 			p.flows[t.EID] = f
 		}
-		gap := now.Sub(f.last)
-		if gap > flowIdle { // another conversation
-			*f = flow{again: f.again, backoff: f.backoff}
-		}
+		f.begin(now)
 		if _, ok := p.cache.Get(t.EID); ok && !f.probed {
 			f.probed = true // so that the round-trip times are known before they are needed
 			p.used(now, []mapping.EID{t.EID})
 		}
+		fell := f.falls(now.Sub(f.last), t.Received)
 		f.last = now
-		fell := f.falls(gap, t.Received)
-		switch {
-		case t.Received > 0:
-			f.heard(now)
-			if !fell || now.Before(f.again) {
-				continue
-			}
-		case f.waiting.IsZero():
-			f.waiting = now
-			continue
-		case f.both < flowTwoWay || now.Sub(f.waiting) < f.patience() || now.Before(f.again):
+		if silent := f.silent(now, t.Sent, t.Received); !silent && !fell || now.Before(f.again) {
 			continue
 		}
-		f.backoff = min(max(2*f.backoff, suspectAgain), suspectAgainMax)
-		f.again = now.Add(f.backoff)
+		f.doubt(now)
 		p.stats.inc(suspicionsTraffic)
 		p.used(now, []mapping.EID{t.EID})
 		p.suspectEntry(now, t.EID)
 	}
+}
+
+// uplinkTraffic notes what went and came by the uplinks since the last call. It
+// tells when nothing comes in by one of them, which is lost in the traffic of an
+// entry that uses several.
+func (p *prober) uplinkTraffic(now time.Time, list []UplinkTraffic) {
+	if p.cfg.RLOCProbing.Off {
+		return
+	}
+	flows := make(map[string]*flow, len(list))
+	for _, t := range list {
+		f := p.uplinks[t.Name]
+		if f == nil {
+			f = &flow{}
+		}
+		flows[t.Name] = f
+		if t.Sent == 0 && t.Received == 0 {
+			continue
+		}
+		f.begin(now)
+		f.last = now
+		if !f.silent(now, t.Sent, t.Received) || now.Before(f.again) {
+			continue
+		}
+		f.doubt(now)
+		p.stats.inc(suspicionsUplink)
+		for _, l := range p.locals.list {
+			if l.uplink == t.Name && l.up {
+				p.suspectLocal(now, l.addr)
+			}
+		}
+	}
+	p.uplinks = flows
+}
+
+// suspectLocal tests some of the paths from a local RLOC, those that were used
+// last.
+func (p *prober) suspectLocal(now time.Time, local netip.Addr) {
+	var list []*probed
+	for path, r := range p.paths {
+		if path.Local == local && !r.down {
+			list = append(list, r)
+		}
+	}
+	slices.SortFunc(list, func(a, b *probed) int { return cmp.Or(b.lastUsed.Compare(a.lastUsed), a.addr.Compare(b.addr)) })
+	for _, r := range list[:min(len(list), confirmPaths)] {
+		p.test(now, r)
+	}
+}
+
+// begin makes f another conversation if there was nothing for long.
+func (f *flow) begin(now time.Time) {
+	if now.Sub(f.last) > flowIdle {
+		*f = flow{again: f.again, backoff: f.backoff}
+	}
+}
+
+// silent notes what went out and came in, and reports whether nothing has come
+// in for longer than usual, though packets go out and came in before.
+func (f *flow) silent(now time.Time, sent, received uint64) bool {
+	switch {
+	case received > 0:
+		f.heard(now)
+		return false
+	case f.waiting.IsZero():
+		if sent > 0 {
+			f.waiting = now
+		}
+		return false
+	}
+	return f.both >= flowTwoWay && now.Sub(f.waiting) >= f.patience()
+}
+
+// doubt puts off the next suspicion.
+func (f *flow) doubt(now time.Time) {
+	f.backoff = min(max(2*f.backoff, suspectAgain), suspectAgainMax)
+	f.again = now.Add(f.backoff)
 }
 
 // heard notes that packets came in.
@@ -190,9 +257,10 @@ func (p *prober) probedBy(now time.Time, local, peer netip.Addr) {
 }
 
 // judge finds the uplinks of this router that do not carry packets though they
-// have a carrier: a path from there is down, or Info-Requests have no answer,
-// none that was tested since works, and from another uplink one does. Before it
-// blames the uplink for one path, it tests a few others.
+// have a carrier: a path from there is down and its site answers another uplink,
+// or Info-Requests have no answer and by another uplink something has; and none
+// that was tested since works. Before it blames the uplink for one path, it
+// tests a few others.
 func (p *prober) judge(now time.Time) {
 	for _, l := range p.locals.list {
 		if !l.up {
@@ -208,10 +276,11 @@ func (p *prober) judge(now time.Time) {
 			continue
 		}
 		since, failed := p.firstFailure(l.addr)
-		if !failed && l.info.failures >= infoTries {
+		failed = failed && p.reachedByOthers(l.addr, since)
+		if !failed && l.info.failures >= infoTries && p.othersReplied(l.addr, l.info.failing) {
 			since, failed = l.info.failing, true
 		}
-		if !failed || p.replied(l.addr, since) || p.informed(l, since) || !p.othersReplied(l.addr, since) || p.confirm(now, l.addr, since) {
+		if !failed || p.replied(l.addr, since) || p.informed(l, since) || p.confirm(now, l.addr, since) {
 			continue
 		}
 		l.dead, l.deadSince, p.moved = true, now, true
@@ -255,6 +324,30 @@ func (p *prober) informed(l *localRLOC, since time.Time) bool {
 		}
 	}
 	return down < confirmPaths
+}
+
+// reachedByOthers reports whether a site that can't be reached from local, by a
+// path that is down, answered another RLOC of this router since. If it answers
+// none of them, it is not our uplink that is dead.
+func (p *prober) reachedByOthers(local netip.Addr, since time.Time) bool {
+	sites := make(map[mapping.EID]bool)
+	for path, r := range p.paths {
+		if path.Local == local && r.down {
+			for _, e := range r.eids {
+				sites[e] = true
+			}
+		}
+	}
+	for _, o := range p.paths {
+		l := p.locals.get(o.local)
+		if o.local == local || l == nil || !l.up || l.dead || !o.lastReply.After(since) {
+			continue
+		}
+		if slices.ContainsFunc(o.eids, func(e mapping.EID) bool { return sites[e] }) {
+			return true
+		}
+	}
+	return false
 }
 
 // othersReplied reports whether another RLOC of this router had a reply since.

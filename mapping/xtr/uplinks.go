@@ -53,6 +53,13 @@ type Traffic struct {
 	Sent, Received uint64
 }
 
+// UplinkTraffic is what went and came by an uplink since the last time, in
+// packets of any kind.
+type UplinkTraffic struct {
+	Name           string // the interface's
+	Sent, Received uint64
+}
+
 // localRLOC is an RLOC of this router.
 type localRLOC struct {
 	addr   netip.Addr
@@ -424,6 +431,15 @@ func (m *machine) traffic(now time.Time, list []Traffic) {
 			m.itr.cache.Seen(now, t.EID) // who a conversation has just begun with is told of changes, too
 		}
 		m.probes.traffic(now, list)
+		m.advance(now)
+	}
+}
+
+// uplinkTraffic notes what went and came by the uplinks.
+func (m *machine) uplinkTraffic(now time.Time, list []UplinkTraffic) {
+	m.advance(now)
+	if !m.stopping {
+		m.probes.uplinkTraffic(now, list)
 		m.advance(now)
 	}
 }

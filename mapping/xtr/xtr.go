@@ -150,6 +150,14 @@ func (x *XTR) Traffic(t []Traffic) {
 	x.poke()
 }
 
+// UplinkTraffic says what went and came by each uplink since the last call. Call
+// it as often as Traffic: an uplink that nothing comes in by any more, though
+// packets go out, makes its paths suspect. The slice stays the caller's.
+func (x *XTR) UplinkTraffic(t []UplinkTraffic) {
+	x.do(func(now time.Time) { x.m.uplinkTraffic(now, t) })
+	x.poke()
+}
+
 // PathMTUs says how large packets to the remote RLOCs in use may be. Call it in
 // rounds of 5 to 10 s: paths are measured, and Config.OnPathMTU hears of those
 // where such packets vanish without a message. The slice stays the caller's.
