@@ -242,7 +242,7 @@ own end of the link is not on the wire.
 
 The hosts with Multipath TCP have receive buffers of 4 MiB. With the kernel's 128 KiB, connections with 80 ms stood still for
 ever: what the second subflow brings out of order while the first is lost, in records of 64 octets that count as about a
-kilobyte each, fills the buffer, and the kernel then drops the record that is missed each time it is sent again.
+kilobyte each, fills the buffer; the record that is missed is sent again every 200 ms, as seen on the wire, and not taken.
 
 A session that is not back when the run ends counts as not surviving. TCP doubles the time between its tries, so that after
 an outage of BGP's hold timer (90 s after the last keepalive) its next one is 204 s after the failure.
