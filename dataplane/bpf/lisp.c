@@ -1,0 +1,944 @@
+//go:build ignore
+
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * LISP encapsulation and decapsulation (RFC 9300) at the ingress of Ethernet
+ * interfaces. Whatever a program can't decide, and whatever is an exception, it
+ * leaves alone: then the packet takes its ordinary way through the kernel to the
+ * TUN device or to the UDP socket of the user-space plane, which makes the
+ * verdict. Nothing is changed in a packet before it is certain that it can be
+ * forwarded, and none is dropped here.
+ */
+#include "tables.h"
+
+enum {
+	ETH_LEN = 14,
+	IP4_LEN = 20,
+	IP6_LEN = 40,
+	UDP_LEN = 8,
+	LISP_LEN = 8,
+	HEAD4 = IP4_LEN + UDP_LEN + LISP_LEN,
+	HEAD6 = IP6_LEN + UDP_LEN + LISP_LEN,
+
+	ETH_P_IP = 0x0800,
+	ETH_P_IPV6 = 0x86dd,
+
+	AF_INET = 2,
+	AF_INET6 = 10,
+
+	TCP = 6,
+	UDP = 17,
+	SCTP = 132,
+
+	LISP_PORT = 4341,
+	FIRST_PORT = 0xc000, /* of the dynamic range, RFC 6335 */
+
+	FLAG_N = 0x80,
+	FLAG_L = 0x40,
+	FLAG_V = 0x10,
+	FLAG_I = 0x08,
+	MASK_KEY = 0x03,
+
+	MAX_DATAGRAM = 65535,
+};
+
+struct eth {
+	__u8 dst[6], src[6];
+	__u16 proto;
+};
+
+struct ip4 {
+	__u8 vihl, tos;
+	__u16 len, id, frag;
+	__u8 ttl, proto;
+	__u16 sum;
+	__u32 src, dst;
+};
+
+struct ip6 {
+	__u32 word; /* version, traffic class, flow label */
+	__u16 len;
+	__u8 next, ttl;
+	__u32 src[4], dst[4];
+};
+
+struct udp {
+	__u16 src, dst, len, sum;
+};
+
+struct lisp {
+	__u32 first, second;
+};
+
+/* Filled in by user space before the programs are loaded. */
+const volatile __u32 shard_bits = 0;
+
+/* An inner packet, and what was decided about it. */
+struct packet {
+	__u32 src[4], dst[4];
+	__u32 ports;
+	__u8 v6, proto, tos, ttl;
+	__u8 has_ports, df;
+	__u16 header; /* octets of IP and transport headers that each segment has */
+	__u32 len;
+};
+
+#define ROUTED (1ULL << 24) /* of a line of hosts: the kernel would have given packets to the TUN device */
+#define ENTRY_MASK 0xffffffULL
+#define CHECK_SHIFT 25
+
+INLINE struct stats *stats_of_cpu(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&counts, &zero);
+}
+
+INLINE void add(__u64 *counter, __u64 n)
+{
+	__sync_fetch_and_add(counter, n);
+}
+
+INLINE __u32 shard(__u32 index)
+{
+	__u32 bits = shard_bits;
+
+	return index << bits | (bpf_get_smp_processor_id() & ((1U << bits) - 1));
+}
+
+/* touch puts an entry into what user space looks at next. */
+INLINE void touch(__u32 index)
+{
+	__u32 line = index / TOUCH_LINE;
+	struct touch *t = bpf_map_lookup_elem(&touched, &line);
+
+	if (t && !t->entry[index % TOUCH_LINE])
+		t->entry[index % TOUCH_LINE] = 1;
+}
+
+INLINE __u32 rotl(__u32 x, int n)
+{
+	return x << n | x >> (32 - n);
+}
+
+INLINE __u32 mix(__u32 h, __u32 k)
+{
+	k *= 0xcc9e2d51;
+	k = rotl(k, 15);
+	k *= 0x1b873593;
+	h ^= k;
+	h = rotl(h, 13);
+	return h * 5 + 0xe6546b64;
+}
+
+/* little reads a word that lies in network order as a little-endian one. */
+INLINE __u32 little(__u32 x)
+{
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	return x;
+#else
+	return __builtin_bswap32(x);
+#endif
+}
+
+/* flow_hash is Key.Hash of package encap. */
+INLINE __u32 flow_hash(const struct packet *p)
+{
+	__u32 h = 0, n;
+	int i;
+
+	if (p->v6) {
+#pragma unroll
+		for (i = 0; i < 4; i++)
+			h = mix(h, little(p->src[i]));
+#pragma unroll
+		for (i = 0; i < 4; i++)
+			h = mix(h, little(p->dst[i]));
+		n = 32;
+	} else {
+		h = mix(h, little(p->src[0]));
+		h = mix(h, little(p->dst[0]));
+		n = 8;
+	}
+	if (p->has_ports) {
+		h = mix(h, little(p->ports));
+		h = mix(h, (__u32)p->proto << 24);
+		n += 8;
+	}
+	h ^= n;
+	h ^= h >> 16;
+	h *= 0x85ebca6b;
+	h ^= h >> 13;
+	h *= 0xc2b2ae35;
+	h ^= h >> 16;
+	return h;
+}
+
+/* routable is Routable of package encap. */
+INLINE int routable(int v6, const __u32 *a)
+{
+	__u32 first = swap32(a[0]);
+
+	if (!v6) {
+		__u32 top = first >> 24;
+
+		return top != 0 && top != 127 && top < 224 && first >> 16 != 0xa9fe;
+	}
+	if (first >> 24 == 0xff || first >> 22 == 0xfe80 >> 6)
+		return 0;
+	return first || a[1] || a[2] || swap32(a[3]) > 1;
+}
+
+/* Makes room in the linear part for all headers that are looked at. */
+INLINE int pull(struct __sk_buff *skb, __u32 n)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+
+	if (data + n <= end)
+		return 0;
+	return bpf_skb_pull_data(skb, skb->len < n ? skb->len : n);
+}
+
+INLINE struct local *local_of(int v6, const __u32 *a)
+{
+	if (v6) {
+		struct local6 k = {.bits = 128, .addr = {a[0], a[1], a[2], a[3]}};
+
+		return bpf_map_lookup_elem(&locals6, &k);
+	} else {
+		struct local4 k = {.bits = 32, .addr = a[0]};
+
+		return bpf_map_lookup_elem(&locals4, &k);
+	}
+}
+
+/*
+ * find looks for the entry of an address: in the cache of hosts, then in the
+ * prefixes, whose answer is kept. A line of the cache is one word: the entry,
+ * and a mixture of what the key and the generation were, so that one that was
+ * recycled or is of another time is no hit. It returns 0 if there is no prefix.
+ */
+struct found {
+	struct host key;
+	__u32 index;
+	__u64 line;
+	__u8 routed;
+};
+
+INLINE __u64 mix64(__u64 x, __u64 w)
+{
+	x = (x ^ w) * 0x9e3779b97f4a7c15ULL;
+	return x ^ x >> 29;
+}
+
+INLINE int find(struct found *f, __u32 iid, int v6, const __u32 *a, struct stats *st)
+{
+	__u32 zero = 0, bucket, *all, *one, *index;
+	__u64 check, *line;
+
+	f->key.instance = iid | (v6 ? 1U << 31 : 0);
+	f->key.addr[0] = a[0];
+	f->key.addr[1] = v6 ? a[1] : 0;
+	f->key.addr[2] = v6 ? a[2] : 0;
+	f->key.addr[3] = v6 ? a[3] : 0;
+
+	/* User space computes the same: see bucket in sync.go. */
+	bucket = mix(mix(0, f->key.instance), v6 ? swap32(a[0]) : swap32(a[0]) >> 16);
+	bucket = 1 + ((bucket ^ bucket >> 15) & (GENERATIONS - 1));
+	all = bpf_map_lookup_elem(&generations, &zero);
+	one = bpf_map_lookup_elem(&generations, &bucket);
+	if (!all || !one)
+		return 0;
+	check = mix64(*(volatile __u32 *)all + *(volatile __u32 *)one, (__u64)f->key.instance << 32 | f->key.addr[0]);
+	if (v6) {
+		check = mix64(check, (__u64)a[1] << 32 | a[2]);
+		check = mix64(check, a[3]);
+	}
+	check = mix64(check, 0) & ~(ROUTED | ENTRY_MASK);
+
+	line = bpf_map_lookup_elem(&hosts, &f->key);
+	if (line) {
+		__u64 was = *(volatile __u64 *)line;
+
+		if ((was & ~(ROUTED | ENTRY_MASK)) == check) {
+			st->cache_hits++;
+			f->line = was;
+			f->index = was & ENTRY_MASK;
+			f->routed = !!(was & ROUTED);
+			return 1;
+		}
+	}
+	st->cache_misses++;
+	if (v6) {
+		struct eid6 k = {.bits = 160, .iid = swap32(iid), .addr = {a[0], a[1], a[2], a[3]}};
+
+		index = bpf_map_lookup_elem(&eids6, &k);
+	} else {
+		struct eid4 k = {.bits = 64, .iid = swap32(iid), .addr = a[0]};
+
+		index = bpf_map_lookup_elem(&eids4, &k);
+	}
+	if (!index)
+		return 0;
+	f->index = *index;
+	f->line = check | f->index;
+	f->routed = 0;
+	bpf_map_update_elem(&hosts, &f->key, &f->line, BPF_ANY);
+	return 1;
+}
+
+/* use returns the entry that was found, unless it has expired. */
+INLINE struct entry *use(const struct found *f)
+{
+	__u32 index = f->index;
+	struct entry *e;
+
+	if (!index)
+		return NULL;
+	e = bpf_map_lookup_elem(&entries, &index);
+	if (!e || *(volatile __u64 *)&e->expires <= bpf_ktime_get_boot_ns())
+		return NULL;
+	return e;
+}
+
+/*
+ * routed asks, once for each host in the cache, whether the kernel would have
+ * given the packet to the TUN device: what the router's own addresses, the
+ * operator's rules and other routes want comes first.
+ */
+INLINE int routed(struct __sk_buff *skb, struct found *f, const struct packet *p, const struct local *from)
+{
+	struct bpf_fib_lookup fib = {.family = p->v6 ? AF_INET6 : AF_INET, .ifindex = skb->ifindex};
+	__u64 line;
+	long ret;
+
+	if (f->routed)
+		return 1;
+	if (!routable(p->v6, p->dst) || local_of(p->v6, p->dst))
+		return 0;
+	__builtin_memcpy(fib.src, p->src, 16);
+	__builtin_memcpy(fib.dst, p->dst, 16);
+	ret = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	if ((ret != BPF_FIB_LKUP_RET_SUCCESS && ret != BPF_FIB_LKUP_RET_NO_NEIGH) || fib.ifindex != from->device)
+		return 0;
+	line = f->line | ROUTED;
+	bpf_map_update_elem(&hosts, &f->key, &line, BPF_ANY);
+	return 1;
+}
+
+/* parse reads the headers of an inner packet that begins at offset off; 0 means
+ * that the packet is for the slow path. */
+INLINE int parse(struct __sk_buff *skb, struct packet *p, __u32 off, int v6, int ports)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	void *l4;
+	__u8 proto;
+
+	p->v6 = v6;
+	p->has_ports = 0;
+	p->ports = 0;
+	if (v6) {
+		struct ip6 *ip = data + off;
+
+		if ((void *)(ip + 1) > end || swap32(ip->word) >> 28 != 6)
+			return 0;
+		p->len = IP6_LEN + swap16(ip->len);
+		p->tos = swap32(ip->word) >> 20;
+		p->ttl = ip->ttl;
+		p->df = 1;
+		__builtin_memcpy(p->src, ip->src, 16);
+		__builtin_memcpy(p->dst, ip->dst, 16);
+		proto = ip->next;
+		l4 = ip + 1;
+		p->header = IP6_LEN;
+		if (ports) {
+			switch (proto) {
+			case 0:
+			case 43:
+			case 44:
+			case 60: /* extension headers */
+				return 0;
+			}
+		}
+	} else {
+		struct ip4 *ip = data + off;
+
+		if ((void *)(ip + 1) > end || ip->vihl != 0x45)
+			return 0;
+		p->len = swap16(ip->len);
+		if (p->len < IP4_LEN)
+			return 0;
+		p->tos = ip->tos;
+		p->ttl = ip->ttl;
+		p->df = !!(ip->frag & swap16(0x4000));
+		p->src[0] = ip->src;
+		p->dst[0] = ip->dst;
+		p->src[1] = p->src[2] = p->src[3] = 0;
+		p->dst[1] = p->dst[2] = p->dst[3] = 0;
+		proto = ip->proto;
+		l4 = ip + 1;
+		p->header = IP4_LEN;
+		if (ip->frag & swap16(0x3fff)) {
+			if (skb->gso_size)
+				return 0;
+			p->proto = 0;
+			return 1;
+		}
+	}
+	p->proto = proto;
+	switch (proto) {
+	case TCP: {
+		__u8 *b = l4;
+
+		if (l4 + 20 > end || p->len < p->header + 20)
+			return 0;
+		__builtin_memcpy(&p->ports, b, 4);
+		p->has_ports = 1;
+		p->header += (b[12] >> 4) * 4;
+		if (b[13] & 0x02) { /* SYN */
+			__u32 zero = 0;
+			struct config *c = bpf_map_lookup_elem(&settings, &zero);
+
+			if (!c || c->clamp)
+				return 0;
+		}
+		break;
+	}
+	case UDP:
+		if (l4 + UDP_LEN > end || p->len < p->header + UDP_LEN)
+			return 0;
+		__builtin_memcpy(&p->ports, l4, 4);
+		p->has_ports = 1;
+		p->header += UDP_LEN;
+		break;
+	case SCTP:
+		if (l4 + 12 > end || p->len < p->header + 12 || skb->gso_size)
+			return 0;
+		__builtin_memcpy(&p->ports, l4, 4);
+		p->has_ports = 1;
+		break;
+	default:
+		if (skb->gso_size)
+			return 0;
+	}
+	return 1;
+}
+
+/* segment is the length of the largest packet that skb is, or will become. */
+INLINE __u32 segment(struct __sk_buff *skb, const struct packet *p)
+{
+	return skb->gso_size ? p->header + skb->gso_size : p->len;
+}
+
+INLINE __u16 fold(__u32 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}
+
+/* update replaces a 16-bit word under a checksum (RFC 1624, equation 3). */
+INLINE __u16 update(__u16 sum, __u16 was, __u16 is)
+{
+	return fold((__u16)~sum + (__u32)(__u16)~was + is);
+}
+
+/* via looks up the way of a packet and sends the frame on it later. */
+INLINE int leave(struct bpf_fib_lookup *fib)
+{
+	struct bpf_redir_neigh nh = {.nh_family = fib->family};
+
+	__builtin_memcpy(nh.nh, fib->dst, 16);
+	return bpf_redirect_neigh(fib->ifindex, &nh, sizeof(nh), 0);
+}
+
+INLINE __u16 header_sum(struct ip4 *ip)
+{
+	__u16 *w = (__u16 *)ip;
+
+	/* The word of the checksum itself is left out. */
+	return fold((__u32)w[0] + w[1] + w[2] + w[3] + w[4] + w[6] + w[7] + w[8] + w[9]);
+}
+
+INLINE int header_right(struct ip4 *ip)
+{
+	__u16 want = header_sum(ip);
+
+	/* 0 and -0 are one number (RFC 1624). */
+	return ip->sum == want || (ip->sum == 0xffff && want == 0);
+}
+
+/* put_headers writes the headers of UDP and LISP (RFC 9300 section 5.1). The UDP
+ * checksum is 0: RFC 9300 section 5.3, RFC 6936 section 4. */
+INLINE void put_headers(struct udp *udp, const struct packet *p, __u32 hash, __u32 pair, __u32 iid)
+{
+	struct lisp *lisp = (void *)(udp + 1);
+
+	udp->src = swap16(FIRST_PORT | (hash & 0x3fff));
+	udp->dst = swap16(LISP_PORT);
+	udp->len = swap16(p->len + UDP_LEN + LISP_LEN);
+	udp->sum = 0;
+	lisp->first = swap32((pair ? (__u32)FLAG_V << 24 | pair : 0) | (iid ? (__u32)FLAG_I << 24 : 0));
+	lisp->second = swap32(iid << 8);
+}
+
+/* forwarded takes 1 from the TTL, as a router does. */
+INLINE int forwarded(void *at, void *end, int v6)
+{
+	if (v6) {
+		struct ip6 *ip = at;
+
+		if ((void *)(ip + 1) > end)
+			return 0;
+		ip->ttl--;
+	} else {
+		struct ip4 *ip = at;
+		__u16 was;
+
+		if ((void *)(ip + 1) > end)
+			return 0;
+		was = *(__u16 *)&ip->ttl;
+		ip->ttl--;
+		ip->sum = update(ip->sum, was, *(__u16 *)&ip->ttl);
+	}
+	return 1;
+}
+
+INLINE void count_sent(void *table, __u32 index, __u64 packets, __u64 bytes)
+{
+	__u32 at = shard(index);
+	struct usage *u = bpf_map_lookup_elem(table, &at);
+
+	if (u) {
+		add(&u->packets, packets);
+		add(&u->bytes, bytes);
+	}
+}
+
+INLINE int encap(struct __sk_buff *skb, int v6)
+{
+	__u32 zero = 0, frame, hash, index, head, size, pair = 0;
+	struct bpf_fib_lookup fib = {};
+	struct stats *st = stats_of_cpu();
+	struct packet p;
+	struct found f;
+	struct config *cfg;
+	struct local *from;
+	struct entry *e;
+	struct rloc *r;
+	struct sources *s;
+	__u32 remote[4], local[4], outer6, iid;
+	__u64 bytes;
+	void *data, *end;
+	long ret;
+
+	if (!st || !(cfg = bpf_map_lookup_elem(&settings, &zero)))
+		return TC_ACT_UNSPEC;
+	pull(skb, ETH_LEN + (v6 ? IP6_LEN : IP4_LEN) + 20);
+	{
+		/* Most packets that are not of the site are told by their source. */
+		__u32 src[4] = {};
+
+		data = (void *)(long)skb->data;
+		end = (void *)(long)skb->data_end;
+		if (v6) {
+			struct ip6 *ip = data + ETH_LEN;
+
+			if ((void *)(ip + 1) > end)
+				return TC_ACT_UNSPEC;
+			__builtin_memcpy(src, ip->src, 16);
+		} else {
+			struct ip4 *ip = data + ETH_LEN;
+
+			if ((void *)(ip + 1) > end)
+				return TC_ACT_UNSPEC;
+			src[0] = ip->src;
+		}
+		from = local_of(v6, src);
+		if (!from || !routable(v6, src))
+			return TC_ACT_UNSPEC;
+	}
+	iid = from->iid;
+	if (!parse(skb, &p, ETH_LEN, v6, 1))
+		goto slow;
+	frame = skb->len - ETH_LEN;
+	if (p.ttl <= 1 || p.len > frame || (p.len < frame && skb->gso_size))
+		goto slow;
+	if (!find(&f, iid, v6, p.dst, st) || !(e = use(&f)) || !routed(skb, &f, &p, from))
+		goto slow;
+
+	hash = flow_hash(&p);
+	index = e->slots;
+	if (index) {
+		struct slots *t = bpf_map_lookup_elem(&slot_tables, &index);
+
+		if (!t)
+			goto slow;
+		index = t->rloc[hash % SLOTS];
+	} else {
+		index = e->rloc;
+	}
+	if (cfg->versioning && from->version && e->version) {
+		pair = from->version << 12 | e->version;
+	}
+	r = bpf_map_lookup_elem(&rlocs, &index);
+	if (!r)
+		goto slow;
+	outer6 = r->v6;
+	__builtin_memcpy(remote, r->addr, 16);
+	head = outer6 ? HEAD6 : HEAD4;
+	if (segment(skb, &p) + head > r->mtu || p.len + head > MAX_DATAGRAM)
+		goto slow;
+	size = r->source ? r->source : outer6 ? cfg->source6 : cfg->source4;
+	s = bpf_map_lookup_elem(&source_tables, &size);
+	if (!s || !size || !s->n)
+		goto slow;
+	size = s->slots[hash >> 16 & (SLOTS - 1)];
+	if (size >= MAX_SOURCES)
+		goto slow;
+	__builtin_memcpy(local, s->addr[size], 16);
+
+	fib.family = outer6 ? AF_INET6 : AF_INET;
+	fib.l4_protocol = UDP;
+	fib.sport = swap16(FIRST_PORT | (hash & 0x3fff));
+	fib.dport = swap16(LISP_PORT);
+	fib.ifindex = skb->ifindex;
+	__builtin_memcpy(fib.src, local, 16);
+	__builtin_memcpy(fib.dst, remote, 16);
+	ret = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	if (ret != BPF_FIB_LKUP_RET_SUCCESS && ret != BPF_FIB_LKUP_RET_NO_NEIGH)
+		goto slow;
+
+	if (p.len < frame && bpf_skb_change_tail(skb, ETH_LEN + p.len, 0))
+		goto slow;
+	if (bpf_skb_adjust_room(skb, head, BPF_ADJ_ROOM_MAC,
+				BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
+					(outer6 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4)))
+		goto slow;
+
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	if (outer6) {
+		struct ip6 *ip = data + ETH_LEN;
+
+		if (data + ETH_LEN + HEAD6 > end)
+			goto undone;
+		((struct eth *)data)->proto = swap16(ETH_P_IPV6);
+		ip->word = swap32(6U << 28 | (__u32)p.tos << 20 | (hash & 0xfffff));
+		ip->len = swap16(p.len + UDP_LEN + LISP_LEN);
+		ip->next = UDP;
+		ip->ttl = p.ttl - 1;
+		__builtin_memcpy(ip->src, local, 16);
+		__builtin_memcpy(ip->dst, remote, 16);
+		put_headers((void *)(ip + 1), &p, hash, pair, iid);
+		if (!forwarded(data + ETH_LEN + HEAD6, end, v6))
+			goto undone;
+	} else {
+		struct ip4 *ip = data + ETH_LEN;
+
+		if (data + ETH_LEN + HEAD4 > end)
+			goto undone;
+		((struct eth *)data)->proto = swap16(ETH_P_IP);
+		ip->vihl = 0x45;
+		ip->tos = p.tos;
+		ip->len = swap16(p.len + HEAD4);
+		ip->id = 0;
+		ip->frag = swap16(0x4000);
+		ip->ttl = p.ttl - 1;
+		ip->proto = UDP;
+		ip->src = local[0];
+		ip->dst = remote[0];
+		ip->sum = header_sum(ip);
+		put_headers((void *)(ip + 1), &p, hash, pair, iid);
+		if (!forwarded(data + ETH_LEN + HEAD4, end, v6))
+			goto undone;
+	}
+
+	size = skb->gso_size && skb->gso_segs ? skb->gso_segs : 1;
+	bytes = p.len + (size - 1) * p.header;
+	st->encap_packets += size;
+	st->encap_bytes += bytes;
+	count_sent(&usages, f.index, size, bytes);
+	count_sent(&rloc_usages, index, size, bytes);
+	touch(f.index);
+	return leave(&fib);
+undone:
+	st->undone++;
+	return TC_ACT_SHOT;
+slow:
+	st->slow_encap++;
+	return TC_ACT_UNSPEC;
+}
+
+/* What RFC 6040 section 4.2 says of an inner and an outer ECN field: the field
+ * of the packet that leaves the tunnel, DROP, or with ODD that no standard
+ * sender makes the pair. It is ecnTable of package encap. */
+enum {
+	ODD = 4,
+	DROP = 8,
+};
+
+INLINE __u8 combine(__u8 inner, __u8 outer)
+{
+	switch ((inner & 3) << 2 | (outer & 3)) {
+	case 0 << 2 | 0:
+		return 0;
+	case 0 << 2 | 1:
+	case 0 << 2 | 2:
+		return 0 | ODD;
+	case 0 << 2 | 3:
+		return DROP;
+	case 1 << 2 | 2:
+		return 1 | ODD;
+	case 1 << 2 | 3:
+	case 2 << 2 | 3:
+		return 3;
+	case 2 << 2 | 1:
+		return 1;
+	case 3 << 2 | 1:
+		return 3 | ODD;
+	}
+	return inner & 3;
+}
+
+/* listed reports whether an outer source is in the mapping of e. */
+INLINE int listed(const struct entry *e, const struct address *outer)
+{
+	if (e->set) {
+		struct member m = {.set = e->set, .addr = {outer->addr[0], outer->addr[1], outer->addr[2], outer->addr[3]}};
+
+		/* Members of both families are in one table: an IPv4 address is
+		 * told by the set's number, whose lowest bit is that of IPv6. */
+		m.set = e->set << 1 | (outer->family == 6);
+		return bpf_map_lookup_elem(&members, &m) != NULL;
+	} else {
+		__u32 index = e->rloc;
+		struct rloc *r = bpf_map_lookup_elem(&rlocs, &index);
+
+		return r && !!r->v6 == (outer->family == 6) && r->addr[0] == outer->addr[0] && r->addr[1] == outer->addr[1] &&
+		       r->addr[2] == outer->addr[2] && r->addr[3] == outer->addr[3];
+	}
+}
+
+/* decap takes a datagram of port 4341 to one of our locators, of which outer6
+ * tells the family, and whose inner packet is at offset off. */
+INLINE int inner(struct __sk_buff *skb, struct stats *st, const struct address *src, __u32 off, __u8 tos, __u8 ttl, int outer6, int v6)
+{
+	struct bpf_fib_lookup fib = {};
+	__u32 zero = 0, first, iid = 0, size;
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct lisp *lisp = data + off - LISP_LEN;
+	struct config *cfg = bpf_map_lookup_elem(&settings, &zero);
+	struct entry *e = NULL;
+	struct local *to;
+	struct packet p;
+	struct found f;
+	__u8 flags, ecn, known, *seen, one = 1;
+	__u64 flagbits;
+	long ret;
+
+	if (!cfg || (void *)(lisp + 1) > end)
+		goto slow;
+	first = swap32(lisp->first);
+	flags = first >> 24;
+	if (flags & FLAG_I)
+		iid = swap32(lisp->second) >> 8;
+	if (flags & MASK_KEY)
+		goto slow;
+	if (!parse(skb, &p, off, v6, 0))
+		goto slow;
+	if (ttl == 0 || p.ttl <= 1 || ttl <= 1 || p.len != skb->len - off)
+		goto slow;
+	ecn = combine(p.tos, tos);
+	if (ecn & DROP)
+		goto slow;
+	to = local_of(v6, p.dst);
+	if (!to || to->iid != iid || !routable(v6, p.dst) || !routable(v6, p.src) || local_of(v6, p.src))
+		goto slow;
+
+	known = find(&f, iid, v6, p.src, st);
+	if (known)
+		e = use(&f);
+	if (cfg->check != CHECK_OFF) {
+		if (known && !f.index)
+			goto slow;
+		if (!e && cfg->check == CHECK_STRICT)
+			goto slow;
+		if (e && !listed(e, src))
+			goto slow;
+	}
+	if ((flags & (FLAG_N | FLAG_V)) == FLAG_V) {
+		if (!cfg->versioning || !to->version || (first & 0xfff) != to->version)
+			goto slow;
+		if (e && (first >> 12 & 0xfff) && e->version && (first >> 12 & 0xfff) != e->version)
+			goto slow;
+	}
+
+	fib.family = v6 ? AF_INET6 : AF_INET;
+	fib.ifindex = skb->ifindex;
+	fib.tot_len = segment(skb, &p);
+	__builtin_memcpy(fib.src, p.src, 16);
+	__builtin_memcpy(fib.dst, p.dst, 16);
+	ret = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	if (ret != BPF_FIB_LKUP_RET_SUCCESS && ret != BPF_FIB_LKUP_RET_NO_NEIGH)
+		goto slow;
+
+	flagbits = BPF_F_ADJ_ROOM_FIXED_GSO;
+	if (outer6 && !v6)
+		flagbits |= BPF_F_ADJ_ROOM_DECAP_L3_IPV4;
+	if (!outer6 && v6)
+		flagbits |= BPF_F_ADJ_ROOM_DECAP_L3_IPV6;
+	if (bpf_skb_adjust_room(skb, -(__s32)(outer6 ? HEAD6 : HEAD4), BPF_ADJ_ROOM_MAC, flagbits))
+		goto slow;
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	if (v6) {
+		struct ip6 *ip = data + ETH_LEN;
+		__u32 class = (tos & ~3) | (ecn & 3);
+
+		if ((void *)(ip + 1) > end)
+			goto undone;
+		((struct eth *)data)->proto = swap16(ETH_P_IPV6);
+		ip->word = (ip->word & ~swap32(0xffU << 20)) | swap32(class << 20);
+		ip->ttl = (p.ttl < ttl ? p.ttl : ttl) - 1;
+	} else {
+		struct ip4 *ip = data + ETH_LEN;
+		__u16 was0, was8;
+
+		if ((void *)(ip + 1) > end)
+			goto undone;
+		((struct eth *)data)->proto = swap16(ETH_P_IP);
+		was0 = *(__u16 *)&ip->vihl;
+		was8 = *(__u16 *)&ip->ttl;
+		ip->tos = (tos & ~3) | (ecn & 3);
+		ip->ttl = (p.ttl < ttl ? p.ttl : ttl) - 1;
+		ip->sum = update(update(ip->sum, was0, *(__u16 *)&ip->vihl), was8, *(__u16 *)&ip->ttl);
+	}
+
+	size = skb->gso_size && skb->gso_segs ? skb->gso_segs : 1;
+	st->decap_packets += size;
+	st->decap_bytes += p.len + (size - 1) * p.header;
+	if (ecn & ODD)
+		st->ecn_unexpected += size;
+	if (flags & (FLAG_N | FLAG_L))
+		st->header_bits += size;
+	if (known && f.index && e) {
+		__u32 at = shard(f.index);
+		struct usage *u = bpf_map_lookup_elem(&usages, &at);
+
+		if (u)
+			add(&u->received, size);
+		touch(f.index);
+	}
+	seen = bpf_map_lookup_elem(&heard, src);
+	if (!seen && bpf_map_update_elem(&heard, src, &one, BPF_ANY))
+		st->heard_lost++;
+	return leave(&fib);
+undone:
+	st->undone++;
+	return TC_ACT_SHOT;
+slow:
+	st->slow_decap++;
+	return TC_ACT_UNSPEC;
+}
+
+INLINE int is_own(const struct address *a)
+{
+	return bpf_map_lookup_elem(&own, a) != NULL;
+}
+
+/* decap takes what may be a datagram to one of our locators. 1 in the end
+ * means that it is none. */
+INLINE int decap(struct __sk_buff *skb, int outer6)
+{
+	struct address src = {}, dst = {};
+	struct stats *st = stats_of_cpu();
+	void *data, *end;
+	__u32 off = ETH_LEN + (outer6 ? HEAD6 : HEAD4), len;
+	struct udp *udp;
+	__u8 tos, ttl, version;
+
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	if (outer6) {
+		struct ip6 *ip = data + ETH_LEN;
+
+		udp = (void *)(ip + 1);
+		if ((void *)(udp + 1) > end || ip->next != UDP || udp->dst != swap16(LISP_PORT))
+			return 1;
+	} else {
+		struct ip4 *ip = data + ETH_LEN;
+
+		udp = (void *)(ip + 1);
+		if ((void *)(udp + 1) > end || ip->vihl != 0x45 || ip->proto != UDP || ip->frag & swap16(0x3fff) ||
+		    udp->dst != swap16(LISP_PORT))
+			return 1;
+	}
+	if (!st)
+		return TC_ACT_UNSPEC;
+	pull(skb, off + IP6_LEN + 20);
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	if (outer6) {
+		struct ip6 *ip = data + ETH_LEN;
+
+		udp = (void *)(ip + 1);
+		if (data + off + IP4_LEN > end)
+			goto slow;
+		src.family = dst.family = 6;
+		__builtin_memcpy(src.addr, ip->src, 16);
+		__builtin_memcpy(dst.addr, ip->dst, 16);
+		tos = swap32(ip->word) >> 20;
+		ttl = ip->ttl;
+		len = IP6_LEN + swap16(ip->len);
+	} else {
+		struct ip4 *ip = data + ETH_LEN;
+
+		udp = (void *)(ip + 1);
+		if (data + off + IP4_LEN > end || !header_right(ip))
+			goto slow;
+		src.family = dst.family = 4;
+		src.addr[0] = ip->src;
+		dst.addr[0] = ip->dst;
+		tos = ip->tos;
+		ttl = ip->ttl;
+		len = swap16(ip->len);
+	}
+	/* A datagram with a checksum is verified by the kernel on its way to the
+	 * socket, as is one whose lengths do not agree. */
+	if (!is_own(&dst))
+		return 1;
+	if (udp->sum || len != skb->len - ETH_LEN || swap16(udp->len) != len - (outer6 ? IP6_LEN : IP4_LEN) || is_own(&src) ||
+	    !routable(outer6, src.addr))
+		goto slow;
+	version = *(__u8 *)(data + off) >> 4;
+	if (version == 4)
+		return inner(skb, st, &src, off, tos, ttl, outer6, 0);
+	if (version == 6)
+		return inner(skb, st, &src, off, tos, ttl, outer6, 1);
+slow:
+	st->slow_decap++;
+	return TC_ACT_UNSPEC;
+}
+
+SEC("tc")
+int ingress(struct __sk_buff *skb)
+{
+	int ret;
+
+	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
+		return TC_ACT_UNSPEC;
+	if (skb->protocol == swap16(ETH_P_IP)) {
+		pull(skb, ETH_LEN + IP4_LEN + UDP_LEN);
+		ret = decap(skb, 0);
+		return ret == 1 ? encap(skb, 0) : ret;
+	}
+	if (skb->protocol == swap16(ETH_P_IPV6)) {
+		pull(skb, ETH_LEN + IP6_LEN + UDP_LEN);
+		ret = decap(skb, 1);
+		return ret == 1 ? encap(skb, 1) : ret;
+	}
+	return TC_ACT_UNSPEC;
+}
+
+const char license_text[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The tables between user space, which writes them, and the programs. A change
+ * of anything here is a change of LayoutVersion in pins.go: pinned tables of
+ * another version are not adopted.
+ *
+ * Addresses are in network order in four words; an IPv4 address is the first
+ * and the rest is 0. Where both families meet in one key, a bit tells them apart.
+ */
+#pragma once
+#include "kernel.h"
+
+enum {
+	SLOTS = 256,	   /* dataplane.Slots */
+	MAX_SOURCES = 8,   /* of one family; more are left to the slow path */
+	GENERATIONS = 4096, /* a power of 2 */
+	TOUCH_LINE = 64,
+
+	/* Sizes that user space replaces by what the configuration wants. */
+	DEFAULT_ENTRIES = 1024,
+};
+
+/* What is counted for each CPU, see dataplane.Counter. */
+struct stats {
+	__u64 encap_packets, encap_bytes;
+	__u64 decap_packets, decap_bytes;
+	__u64 ecn_unexpected;
+	__u64 header_bits;
+	__u64 heard_lost;
+	__u64 cache_hits, cache_misses;
+	__u64 slow_encap, slow_decap; /* left to the slow path */
+	__u64 undone;		      /* dropped: the kernel did what it does not do */
+};
+
+enum {
+	CHECK_OFF,
+	CHECK_LOOSE,
+	CHECK_STRICT,
+};
+
+struct config {
+	__u32 source4, source6; /* indices of sources, 0: none */
+	__u32 check;		/* of inner sources, CHECK_… */
+	__u32 versioning;
+	__u32 clamp; /* TCP SYNs are the slow path's */
+	__u32 pad;
+};
+
+/* A prefix of the site. */
+struct local {
+	__u32 iid;
+	__u32 device; /* index of the instance's TUN device */
+	__u32 version;
+};
+
+/* What is done with packets to one EID-prefix. It does not change in place but
+ * for expires. Entry 0 is the slow path's: the prefix has a mapping, and
+ * something about it is not for the programs. */
+struct entry {
+	__u64 expires; /* in ns since boot */
+	__u32 rloc;    /* with slots 0 */
+	__u32 slots;
+	__u32 set; /* of the mapping's locators in members; 0: rloc alone */
+	__u32 version;
+};
+
+struct rloc {
+	__u32 addr[4];
+	__u32 v6;
+	__u32 mtu;
+	__u32 source; /* 0: that of the family */
+	__u32 pad;
+};
+
+struct slots {
+	__u32 rloc[SLOTS];
+};
+
+struct sources {
+	__u32 n;
+	__u32 addr[MAX_SOURCES][4];
+	__u8 slots[SLOTS];
+};
+
+struct usage {
+	__u64 packets, bytes, received, pad;
+};
+
+struct address {
+	__u32 family; /* 4 or 6 */
+	__u32 addr[4];
+};
+
+struct eid4 {
+	__u32 bits; /* 32 and the prefix length */
+	__u32 iid;
+	__u32 addr;
+};
+
+struct eid6 {
+	__u32 bits;
+	__u32 iid;
+	__u32 addr[4];
+};
+
+struct local4 {
+	__u32 bits;
+	__u32 addr;
+};
+
+struct local6 {
+	__u32 bits;
+	__u32 addr[4];
+};
+
+struct host {
+	__u32 instance; /* IID, and the highest bit for IPv6 */
+	__u32 addr[4];
+};
+
+struct member {
+	__u32 set;
+	__u32 addr[4];
+};
+
+struct touch {
+	__u8 entry[TOUCH_LINE];
+};
+
+#define TABLE(name, kind, k, v, n, f)             \
+	struct {                                  \
+		__uint(type, BPF_MAP_TYPE_##kind); \
+		__type(key, k);                   \
+		__type(value, v);                 \
+		__uint(max_entries, n);           \
+		__uint(map_flags, f);             \
+	} name SEC(".maps")
+
+TABLE(settings, ARRAY, __u32, struct config, 1, BPF_F_MMAPABLE);
+TABLE(counts, PERCPU_ARRAY, __u32, struct stats, 1, 0);
+
+TABLE(locals4, LPM_TRIE, struct local4, struct local, 1024, BPF_F_NO_PREALLOC);
+TABLE(locals6, LPM_TRIE, struct local6, struct local, 1024, BPF_F_NO_PREALLOC);
+TABLE(own, HASH, struct address, __u32, 256, 0);
+
+TABLE(eids4, LPM_TRIE, struct eid4, __u32, DEFAULT_ENTRIES, BPF_F_NO_PREALLOC);
+TABLE(eids6, LPM_TRIE, struct eid6, __u32, DEFAULT_ENTRIES, BPF_F_NO_PREALLOC);
+TABLE(hosts, LRU_HASH, struct host, __u64, 65536, 0);
+/* The first is for all, and each of the others for what hashes to it. */
+TABLE(generations, ARRAY, __u32, __u32, GENERATIONS + 1, BPF_F_MMAPABLE);
+
+TABLE(entries, ARRAY, __u32, struct entry, DEFAULT_ENTRIES, BPF_F_MMAPABLE);
+TABLE(rlocs, ARRAY, __u32, struct rloc, 65536, BPF_F_MMAPABLE);
+TABLE(slot_tables, ARRAY, __u32, struct slots, 4096, BPF_F_MMAPABLE);
+TABLE(source_tables, ARRAY, __u32, struct sources, 256, BPF_F_MMAPABLE);
+TABLE(members, HASH, struct member, __u8, 65536, BPF_F_NO_PREALLOC);
+
+/* Usage of entries and locators, for each shard: index << shard_bits | shard. */
+TABLE(usages, ARRAY, __u32, struct usage, DEFAULT_ENTRIES, BPF_F_MMAPABLE);
+TABLE(rloc_usages, ARRAY, __u32, struct usage, DEFAULT_ENTRIES, BPF_F_MMAPABLE);
+/* Which entries were used since user space cleared them. */
+TABLE(touched, ARRAY, __u32, struct touch, DEFAULT_ENTRIES, BPF_F_MMAPABLE);
+TABLE(heard, HASH, struct address, __u8, 4096, 0);
