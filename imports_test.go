@@ -47,6 +47,7 @@ var importers = []struct {
 	{"github.com/osrg/gobgp/v3/...", []string{"mapping/bgp/...", "benchmarks/..."}, "one room to move when gobgp changes"},
 	{"github.com/google/gopacket/...", []string{"encap/layers", "lab/...", "benchmarks/..."}, "gopacket is for captures and tests"},
 	{"github.com/prometheus/...", []string{"api"}, "metrics are observed, not sprinkled"},
+	{"github.com/cilium/ebpf/...", []string{"dataplane/bpf", "benchmarks/..."}, "one room knows the kernel's programs and maps"},
 	{"api/proto/...", []string{"api/...", "cmd/lispctl", "lab/...", "benchmarks/..."}, "protobuf stops at the edge"},
 	{"lab/...", []string{"lab/..."}, "nothing depends on the lab"},
 	{"benchmarks/...", []string{"benchmarks/..."}, "nothing depends on the benchmarks"},

@@ -70,6 +70,7 @@ func (a *activity) note(u *usage) {
 // an entry that left the cache and came back begin anew. It is meant to be
 // called every 50 ms or so, by one caller.
 func (f *FIB) Active(buf []Activity) []Activity {
+	f.beforeRead()
 	a := &f.activity
 	a.mu.Lock()
 	defer a.mu.Unlock()

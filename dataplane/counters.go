@@ -47,6 +47,11 @@ const (
 	CacheHits         // packets of hosts for which the map-cache had an answer, be it negative
 	CacheMisses       // packets of hosts for which it had none
 
+	HostCacheHits   // lookups that the kernel plane's cache of hosts answered
+	HostCacheMisses // lookups that went to its prefixes
+	SlowEncap       // packets of the site that the kernel plane left to the user-space plane
+	SlowDecap       // datagrams that the kernel plane left to the user-space plane
+
 	numCounters
 )
 
@@ -85,6 +90,11 @@ var counterNames = [numCounters]string{
 	NativePackets:     "native_packets",
 	CacheHits:         "cache_hits",
 	CacheMisses:       "cache_misses",
+
+	HostCacheHits:   "host_cache_hits",
+	HostCacheMisses: "host_cache_misses",
+	SlowEncap:       "slow_encap",
+	SlowDecap:       "slow_decap",
 }
 
 // String returns the stable snake_case name.

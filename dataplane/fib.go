@@ -38,6 +38,8 @@ type FIB struct {
 
 	mu         sync.Mutex // writers
 	watchers   []chan struct{}
+	followers  []*Follower
+	onRead     func()
 	rlocs      map[netip.Addr]*RLOC
 	idle       int
 	defaultMTU int
@@ -90,6 +92,11 @@ func (f *FIB) Watch() <-chan struct{} {
 // publish makes s the current state. Called under mu.
 func (f *FIB) publish(s *Snapshot) {
 	f.snap.Store(s)
+	f.tell()
+}
+
+// tell says that something has changed. Called under mu.
+func (f *FIB) tell() {
 	for _, ch := range f.watchers {
 		select {
 		case ch <- struct{}{}:
@@ -126,6 +133,7 @@ func (f *FIB) Apply(changes []mapping.CacheChange) {
 		}
 	}
 	s.entries = *ed.Table()
+	f.follow(changes)
 	f.publish(&s)
 }
 
@@ -288,6 +296,7 @@ func (f *FIB) compile(eid mapping.EID, r *mapping.Record, petrs []mapping.Locato
 // call, with how many. It is for one caller, who tells the map-cache what is
 // in use.
 func (f *FIB) Usage(fn func(e mapping.EID, packets, bytes uint64)) {
+	f.beforeRead()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for eid, e := range f.snap.Load().All() {

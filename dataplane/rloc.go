@@ -56,13 +56,22 @@ func (r *RLOC) floor() int {
 	return encap.MinMTU6
 }
 
-// update computes the effective MTU. Called under FIB.mu.
-func (r *RLOC) update() {
+// update computes the effective MTU, and reports whether it became another.
+// Called under FIB.mu.
+func (r *RLOC) update() bool {
 	mtu := r.RouteMTU()
 	if r.pathMTU > 0 {
 		mtu = min(mtu, r.pathMTU)
 	}
-	r.mtu.Store(int64(max(mtu, r.floor())))
+	mtu = max(mtu, r.floor())
+	return r.mtu.Swap(int64(mtu)) != int64(mtu)
+}
+
+// update is RLOC.update, and tells who follows. Called under mu.
+func (f *FIB) update(r *RLOC) {
+	if r.update() && len(f.followers) > 0 {
+		f.tell()
+	}
 }
 
 // acquire returns the RLOC of an address with one more reference.
@@ -156,7 +165,7 @@ func (f *FIB) SetRouteMTU(a netip.Addr, mtu int, now time.Time) {
 		if now.Sub(r.learned) >= mtuAge {
 			r.pathMTU = 0
 		}
-		r.update()
+		f.update(r)
 	}
 }
 
@@ -168,7 +177,7 @@ func (f *FIB) SetPathMTU(a netip.Addr, mtu int, now time.Time) {
 	defer f.mu.Unlock()
 	if r := f.rlocs[a]; r != nil && mtu > 0 {
 		r.pathMTU, r.learned = mtu, now
-		r.update()
+		f.update(r)
 	}
 }
 
@@ -187,6 +196,6 @@ func (f *FIB) LowerMTU(a netip.Addr, mtu int, now time.Time) bool {
 		return false
 	}
 	r.pathMTU, r.learned = max(mtu, r.floor()), now
-	r.update()
+	f.update(r)
 	return r.MTU() < was
 }

@@ -51,6 +51,7 @@ func (f *FIB) SetSources(list []Source) {
 			f.release(e)
 		}
 		s.entries = *ed.Table()
+		f.follow(nil)
 	}
 	f.publish(&s)
 }

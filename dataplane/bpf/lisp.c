@@ -430,6 +430,32 @@ INLINE __u32 segment(struct __sk_buff *skb, const struct packet *p)
 	return skb->gso_size ? p->header + skb->gso_size : p->len;
 }
 
+INLINE int is_virtual(__u32 link)
+{
+	return bpf_map_lookup_elem(&virtuals, &link) != NULL;
+}
+
+/*
+ * unfinished reports whether the transport checksum of an inner packet may
+ * arrive without having been computed, which a program that reads the datagram
+ * from a socket would take for wrong, and a super-packet for one packet. That is
+ * when it comes from a link that leaves the computation to others, or was put
+ * together from several, and goes out by such a link. What came in one piece by a
+ * real one has the checksum that it was sent with.
+ */
+INLINE int unfinished(struct __sk_buff *skb, const struct packet *p, __u32 out)
+{
+	return p->has_ports && is_virtual(out) && (skb->gso_size || is_virtual(skb->ifindex));
+}
+
+/* packets is how many packets skb is, or will become. */
+INLINE __u32 packets(struct __sk_buff *skb, const struct packet *p)
+{
+	__u32 size = skb->gso_size;
+
+	return size && p->len > p->header ? (p->len - p->header + size - 1) / size : 1;
+}
+
 INLINE __u16 fold(__u32 sum)
 {
 	sum = (sum & 0xffff) + (sum >> 16);
@@ -609,6 +635,9 @@ INLINE int encap(struct __sk_buff *skb, int v6)
 	if (ret != BPF_FIB_LKUP_RET_SUCCESS && ret != BPF_FIB_LKUP_RET_NO_NEIGH)
 		goto slow;
 
+	if (!cfg->unfinished && unfinished(skb, &p, fib.ifindex))
+		goto slow;
+
 	if (p.len < frame && bpf_skb_change_tail(skb, ETH_LEN + p.len, 0))
 		goto slow;
 	if (bpf_skb_adjust_room(skb, head, BPF_ADJ_ROOM_MAC,
@@ -654,7 +683,7 @@ INLINE int encap(struct __sk_buff *skb, int v6)
 			goto undone;
 	}
 
-	size = skb->gso_size && skb->gso_segs ? skb->gso_segs : 1;
+	size = packets(skb, &p);
 	bytes = p.len + (size - 1) * p.header;
 	st->encap_packets += size;
 	st->encap_bytes += bytes;
@@ -815,7 +844,7 @@ INLINE int inner(struct __sk_buff *skb, struct stats *st, const struct address *
 		ip->sum = update(update(ip->sum, was0, *(__u16 *)&ip->vihl), was8, *(__u16 *)&ip->ttl);
 	}
 
-	size = skb->gso_size && skb->gso_segs ? skb->gso_segs : 1;
+	size = packets(skb, &p);
 	st->decap_packets += size;
 	st->decap_bytes += p.len + (size - 1) * p.header;
 	if (ecn & ODD)

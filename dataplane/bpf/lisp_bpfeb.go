@@ -26,7 +26,7 @@ type lispConfig struct {
 	Check      uint32
 	Versioning uint32
 	Clamp      uint32
-	Pad        uint32
+	Unfinished uint32
 }
 
 type lispEid4 struct {
@@ -155,6 +155,7 @@ const (
 	lispMapSourceTables = "source_tables"
 	lispMapTouched      = "touched"
 	lispMapUsages       = "usages"
+	lispMapVirtuals     = "virtuals"
 	lispProgIngress     = "ingress"
 	lispVarShardBits    = "shard_bits"
 )
@@ -226,6 +227,7 @@ type lispMapSpecs struct {
 	SourceTables *ebpf.MapSpec `ebpf:"source_tables"`
 	Touched      *ebpf.MapSpec `ebpf:"touched"`
 	Usages       *ebpf.MapSpec `ebpf:"usages"`
+	Virtuals     *ebpf.MapSpec `ebpf:"virtuals"`
 }
 
 // lispVariableSpecs contains global variables before they are loaded into the kernel.
@@ -273,6 +275,7 @@ type lispMaps struct {
 	SourceTables *ebpf.Map `ebpf:"source_tables"`
 	Touched      *ebpf.Map `ebpf:"touched"`
 	Usages       *ebpf.Map `ebpf:"usages"`
+	Virtuals     *ebpf.Map `ebpf:"virtuals"`
 }
 
 func (m *lispMaps) Close() error {
@@ -295,6 +298,7 @@ func (m *lispMaps) Close() error {
 		m.SourceTables,
 		m.Touched,
 		m.Usages,
+		m.Virtuals,
 	)
 }
 

@@ -43,7 +43,7 @@ struct config {
 	__u32 check;		/* of inner sources, CHECK_… */
 	__u32 versioning;
 	__u32 clamp; /* TCP SYNs are the slow path's */
-	__u32 pad;
+	__u32 unfinished; /* checksums may be left to who is behind a virtual link */
 };
 
 /* A prefix of the site. */
@@ -142,6 +142,9 @@ TABLE(counts, PERCPU_ARRAY, __u32, struct stats, 1, 0);
 TABLE(locals4, LPM_TRIE, struct local4, struct local, 1024, BPF_F_NO_PREALLOC);
 TABLE(locals6, LPM_TRIE, struct local6, struct local, 1024, BPF_F_NO_PREALLOC);
 TABLE(own, HASH, struct address, __u32, 256, 0);
+
+/* Links that hand packets on whose checksum nobody has computed yet. */
+TABLE(virtuals, HASH, __u32, __u8, 4096, BPF_F_NO_PREALLOC);
 
 TABLE(eids4, LPM_TRIE, struct eid4, __u32, DEFAULT_ENTRIES, BPF_F_NO_PREALLOC);
 TABLE(eids6, LPM_TRIE, struct eid6, __u32, DEFAULT_ENTRIES, BPF_F_NO_PREALLOC);

@@ -248,6 +248,13 @@ func firstOfEach(list []netip.Addr) (sources []dataplane.Source) {
 	return sources
 }
 
+// Forwarder returns the core, for a part of the plane that is elsewhere.
+func (p *Plane) Forwarder() *dataplane.Forwarder { return p.fwd }
+
+// Instances returns the instances with the names of their devices. The slice
+// must not be changed.
+func (p *Plane) Instances() []Instance { return p.cfg.Instances }
+
 // Misses implements dataplane.Plane.
 func (p *Plane) Misses() <-chan dataplane.Miss { return p.fwd.Misses() }
 

@@ -1,0 +1,314 @@
+// Package bpf is the kernel plane: programs at the ingress of interfaces that
+// encapsulate and decapsulate, and what keeps their tables as the FIB is. It
+// stands beside the TUN plane, which gets whatever the programs leave alone, so
+// that each exception is that plane's to judge: a packet without a mapping or with
+// an expired one, one that is too big, fragments, options, and drops.
+//
+// It needs CAP_BPF and CAP_NET_ADMIN in the initial user namespace.
+package bpf
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/eidolon-lisp/eidolon/dataplane"
+	"github.com/eidolon-lisp/eidolon/dataplane/tun"
+	"github.com/eidolon-lisp/eidolon/mapping"
+)
+
+// Limits and intervals that are ours.
+const (
+	// DefaultCache is the size of the cache of hosts.
+	DefaultCache = 65536
+	// DefaultMappings is for how many mappings there is room.
+	DefaultMappings = 65536
+	// foldInterval is how often the tables are looked at when nobody asks.
+	foldInterval = time.Second
+	// interfaceInterval is how often interfaces and routes are looked at when
+	// nothing is heard of a change.
+	interfaceInterval = 10 * time.Second
+)
+
+// Config is what New needs besides the configuration of the TUN plane.
+type Config struct {
+	tun.Config
+	// Mappings is for how many EID-prefixes there is room; what is too much is
+	// the TUN plane's. 0 means DefaultMappings.
+	Mappings int
+	// Cache is for how many hosts the lookup of the longest prefix is
+	// remembered; 0 means DefaultCache.
+	Cache int
+	// Unfinished allows packets out of virtual links whose inner checksums nobody
+	// has computed, and super-packets: all routers behind such links must take
+	// them, which those do that decapsulate in this kernel, and no program does
+	// that reads a socket. Without it these packets are the TUN plane's.
+	Unfinished bool
+}
+
+// Plane is the kernel plane with its slow path. It implements dataplane.Plane.
+type Plane struct {
+	*tun.Plane
+	fwd     *dataplane.Forwarder
+	log     *slog.Logger
+	locals  []mapping.EID
+	h       *netlink.Handle
+	objects lispObjects
+	copier  *copier
+
+	mu       sync.Mutex
+	attached map[int]*attachment
+	closed   bool
+}
+
+// Available reports whether the kernel plane can work here, and if not why.
+func Available() error {
+	spec, err := loadLisp()
+	if err != nil {
+		return err
+	}
+	if err := specify(spec, 64, 64); err != nil {
+		return err
+	}
+	var o lispObjects
+	if err := spec.LoadAndAssign(&o, nil); err != nil {
+		return fmt.Errorf("load the programs of the kernel plane: %w", err)
+	}
+	return o.Close()
+}
+
+// New creates the TUN plane, loads the programs, and puts them at the
+// interfaces. Run must follow, or Close.
+func New(cfg Config, fib *dataplane.FIB) (_ *Plane, err error) {
+	if cfg.Mappings <= 0 {
+		cfg.Mappings = DefaultMappings
+	}
+	if cfg.Cache <= 0 {
+		cfg.Cache = DefaultCache
+	}
+	slow, err := tun.New(cfg.Config, fib)
+	if err != nil {
+		return nil, err
+	}
+	p := &Plane{Plane: slow, fwd: slow.Forwarder(), log: cfg.Logger, attached: make(map[int]*attachment)}
+	if p.log == nil {
+		p.log = slog.New(slog.DiscardHandler)
+	}
+	p.locals = slices.Clone(cfg.Locals)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.Close())
+		}
+	}()
+	if p.h, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+		return nil, fmt.Errorf("open a netlink socket: %w", err)
+	}
+	spec, err := loadLisp()
+	if err != nil {
+		return nil, err
+	}
+	// What is replaced keeps its place for a moment.
+	if err = specify(spec, min(cfg.Mappings+cfg.Mappings/4+1024, maxEntries), cfg.Cache); err != nil {
+		return nil, err
+	}
+	if err = spec.LoadAndAssign(&p.objects, nil); err != nil {
+		return nil, fmt.Errorf("load the programs of the kernel plane: %w", err)
+	}
+	t, err := mapTables(p.objects.lispMaps)
+	if err != nil {
+		return nil, err
+	}
+	devices := make(map[uint32]uint32)
+	for _, in := range slow.Instances() {
+		l, err := p.h.LinkByName(in.Device)
+		if err != nil {
+			return nil, fmt.Errorf("find device %s: %w", in.Device, err)
+		}
+		devices[in.IID] = uint32(l.Attrs().Index)
+	}
+	p.copier = newCopier(t, p.fwd, devices)
+	p.copier.unfinished = cfg.Unfinished
+	fib.OnRead(p.copier.fold)
+	if err = p.copier.sync(); err != nil {
+		return nil, err
+	}
+	if err = p.attach(); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// attach puts the program at interfaces that want it, and takes it away from
+// others.
+func (p *Plane) attach() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil
+	}
+	links, err := p.h.LinkList()
+	if err != nil {
+		return fmt.Errorf("list the interfaces: %w", err)
+	}
+	if err := p.copier.setVirtual(virtual(links)); err != nil {
+		return err
+	}
+	want, err := interfaces(p.h, links, p.fwd.FIB().Snapshot().Own(), p.locals)
+	if err != nil {
+		return err
+	}
+	keep := make(map[int]bool)
+	var errs []error
+	for _, i := range want {
+		keep[i] = true
+		if p.attached[i] != nil {
+			continue
+		}
+		a, err := attach(p.h, i, p.objects.Ingress)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		p.attached[i] = a
+	}
+	for i, a := range p.attached {
+		if !keep[i] {
+			delete(p.attached, i)
+			errs = append(errs, a.detach(p.h))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Run forwards until ctx is done; then it takes the programs away and ends the
+// TUN plane as that does.
+func (p *Plane) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var done sync.WaitGroup
+	done.Go(func() { p.keep(ctx) })
+	err := p.Plane.Run(ctx)
+	cancel()
+	done.Wait()
+	return errors.Join(p.release(), err)
+}
+
+// keep brings the tables to the state of the FIB, and the programs to where they
+// belong.
+func (p *Plane) keep(ctx context.Context) {
+	fold, look := time.NewTicker(foldInterval), time.NewTicker(interfaceInterval)
+	defer fold.Stop()
+	defer look.Stop()
+	own := p.fwd.FIB().Snapshot().Own()
+	told := make(map[string]string)
+	check := func(what string, err error) {
+		text := ""
+		if err != nil {
+			text = err.Error()
+		}
+		if text != told[what] && text != "" {
+			p.log.Warn(what, "err", text)
+		}
+		told[what] = text
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.copier.follow.Changed:
+			check("the tables of the kernel plane are not as they should be", p.copier.sync())
+			if now := p.fwd.FIB().Snapshot().Own(); !equal(now, own) {
+				own = now
+				check("the programs of the kernel plane are not where they should be", p.attach())
+			}
+		case <-fold.C:
+			p.copier.fold()
+		case <-look.C:
+			check("the programs of the kernel plane are not where they should be", p.attach())
+		}
+	}
+}
+
+func equal(a, b []netip.Addr) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	in := make(map[netip.Addr]bool)
+	for _, x := range a {
+		in[x] = true
+	}
+	for _, x := range b {
+		if !in[x] {
+			return false
+		}
+	}
+	return true
+}
+
+// Heard implements dataplane.Plane.
+func (p *Plane) Heard() []netip.Addr {
+	if !p.isClosed() {
+		p.copier.drainHeard()
+	}
+	return p.Plane.Heard()
+}
+
+// Stats implements dataplane.Plane.
+func (p *Plane) Stats() iter.Seq2[string, uint64] {
+	if !p.isClosed() {
+		p.copier.fold()
+		if err := p.copier.count(); err != nil {
+			p.log.Warn("the counters of the kernel plane", "err", err)
+		}
+	}
+	return p.Plane.Stats()
+}
+
+func (p *Plane) isClosed() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.closed
+}
+
+// Close removes everything that New set up. It is for a plane that does not run.
+func (p *Plane) Close() error { return errors.Join(p.release(), p.Plane.Close()) }
+
+// release takes the programs away.
+func (p *Plane) release() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil
+	}
+	p.closed = true
+	var errs []error
+	for _, a := range p.attached {
+		errs = append(errs, a.detach(p.h))
+	}
+	p.attached = nil
+	if p.copier != nil {
+		errs = append(errs, p.copier.close())
+	}
+	if p.objects.Ingress != nil {
+		errs = append(errs, p.objects.Close())
+	}
+	if p.h != nil {
+		p.h.Close()
+	}
+	return errors.Join(errs...)
+}
+
+// Program is the program, for tests that run it on packets.
+func (p *Plane) Program() *ebpf.Program { return p.objects.Ingress }
+
+var _ dataplane.Plane = (*Plane)(nil)

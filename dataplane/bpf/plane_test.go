@@ -1,0 +1,294 @@
+package bpf
+
+import (
+	"bytes"
+	"errors"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/eidolon-lisp/eidolon/internal/netns"
+)
+
+// All four combinations of families carry TCP both ways, unchanged, by the
+// programs and not by the slow path, and the planes know from which RLOCs the
+// packets came.
+func TestTCPThroughAllFamilies(t *testing.T) {
+	tp := newTopology(t)
+	for _, outer6 := range []bool{false, true} {
+		a, b := tp.sites(t, outer6)
+		transfer(t, tp.hostA, tp.hostB, hostB4, 3<<20)
+		transfer(t, tp.hostB, tp.hostA, hostA4, 3<<20)
+		transfer(t, tp.hostA, tp.hostB, hostB6, 3<<20)
+		transfer(t, tp.hostB, tp.hostA, hostA6, 3<<20)
+		for _, x := range []*xtr{a, b} {
+			s := x.state().Stats
+			// What the TUN devices read and the sockets received, of some 8,000.
+			if s["encap_bytes"] < 6<<20 || s["decap_bytes"] < 6<<20 || s["encap_packets"] < 4000 ||
+				s["slow_encap"] > 100 || s["slow_decap"] > 100 || s["receive_calls"] > 10 {
+				t.Errorf("counters %v", s)
+			}
+			active := x.ask("active").Active
+			if len(active) != 2 || active[0].Sent < 1000 || active[0].Received < 1000 || active[1].Sent < 1000 || active[1].Received < 1000 {
+				t.Errorf("active %+v", active)
+			}
+		}
+		fromB, fromA := rlocB4, rlocA4
+		if outer6 {
+			fromB, fromA = rlocB6, rlocA6
+		}
+		if h := a.ask("heard").Heard; !slices.Equal(h, []netip.Addr{fromB}) {
+			t.Errorf("one site heard of %v, want %v", h, fromB)
+		}
+		if h := b.ask("heard").Heard; !slices.Equal(h, []netip.Addr{fromA}) {
+			t.Errorf("the other heard of %v, want %v", h, fromA)
+		}
+		a.exit()
+		b.exit()
+		flushRouteCache(t, tp.hostA)
+		flushRouteCache(t, tp.hostB)
+	}
+}
+
+// A kernel plane beside one that reads a socket, either way, on links that leave
+// checksums unfinished.
+func TestMixedPlanes(t *testing.T) {
+	tp := newTopology(t)
+	for _, kernelFirst := range []bool{true, false} {
+		ca, cb := configA(rlocB4), configB(rlocA4)
+		ca.TUN, cb.TUN = !kernelFirst, kernelFirst
+		ca.Safe, cb.Safe = true, true
+		a, b := startXTR(t, tp.xtrA, ca), startXTR(t, tp.xtrB, cb)
+		transfer(t, tp.hostA, tp.hostB, hostB4, 3<<20)
+		transfer(t, tp.hostB, tp.hostA, hostA4, 3<<20)
+		transfer(t, tp.hostA, tp.hostB, hostB6, 3<<20)
+		a.exit()
+		b.exit()
+	}
+}
+
+// udp sends payloads of some sizes from a to b, and returns the sizes that
+// arrived intact and the error of the last send.
+func udp(t *testing.T, from *netns.NS, src netip.Addr, to *netns.NS, dst netip.Addr, df bool, sizes ...int) (arrived []int, err error) {
+	t.Helper()
+	rx, tx := udpSocket(t, to, dst, df), udpSocket(t, from, src, df)
+	for _, n := range sizes {
+		payload := make([]byte, n)
+		for i := range payload {
+			payload[i] = pattern(i)
+		}
+		if _, err = tx.WriteTo(payload, rx.LocalAddr()); err != nil {
+			continue
+		}
+		rx.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+		buf := make([]byte, 65536)
+		k, _, rerr := rx.ReadFrom(buf)
+		if rerr != nil {
+			continue
+		}
+		if !bytes.Equal(buf[:k], payload) {
+			t.Errorf("%d octets arrived changed", n)
+		}
+		arrived = append(arrived, k)
+	}
+	return arrived, err
+}
+
+// flushRouteCache makes a host forget path MTUs.
+func flushRouteCache(t *testing.T, ns *netns.NS) {
+	t.Helper()
+	setSysctl(t, ns, "net/ipv4/route/flush", "1")
+	setSysctl(t, ns, "net/ipv6/route/flush", "1")
+}
+
+// On a path with a smaller MTU in the middle nothing vanishes: hosts are told
+// the right size, or packets are fragmented, in all four combinations.
+func TestPathMTU(t *testing.T) {
+	tp := newTopology(t)
+	check(t, tp.core.Do(func() error {
+		l, err := netlink.LinkByName("b")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetMTU(l, 1400)
+	}))
+	for _, outer6 := range []bool{false, true} {
+		rloc, room := rlocB4, 1364
+		if outer6 {
+			rloc, room = rlocB6, 1344
+		}
+		t.Run(rloc.String(), func(t *testing.T) {
+			a, b := tp.sites(t, outer6)
+			transfer(t, tp.hostA, tp.hostB, hostB4, 1<<20)
+			transfer(t, tp.hostA, tp.hostB, hostB6, 1<<20)
+			if got := a.state().MTU[rloc.String()]; got != 1400 {
+				t.Errorf("path MTU toward %v is %d", rloc, got)
+			}
+			// DF=0: of any size, whole at the other end.
+			if got, _ := udp(t, tp.hostA, hostA4, tp.hostB, hostB4, false, 1000, 1400, 4000, 20000); len(got) != 4 {
+				t.Errorf("DF=0: of four sizes arrived %v", got)
+			}
+			if got, _ := udp(t, tp.hostA, hostA6, tp.hostB, hostB6, false, 1000, 1400, 4000, 20000); len(got) != 4 {
+				t.Errorf("IPv6: of four sizes arrived %v", got)
+			}
+			// DF=1: exactly what fits, and an error for more.
+			if got, err := udp(t, tp.hostA, hostA4, tp.hostB, hostB4, true, room-28, room-27, room-27); !slices.Equal(got, []int{room - 28}) || !errors.Is(err, unix.EMSGSIZE) {
+				t.Errorf("DF=1: arrived %v, last error %v", got, err)
+			}
+			if got, err := udp(t, tp.hostA, hostA6, tp.hostB, hostB6, true, room-48, room-47, room-47); !slices.Equal(got, []int{room - 48}) || !errors.Is(err, unix.EMSGSIZE) {
+				t.Errorf("IPv6, no fragments: arrived %v, last error %v", got, err)
+			}
+			a.exit()
+			b.exit()
+			flushRouteCache(t, tp.hostA)
+		})
+	}
+}
+
+// Every router on the way counts: the two xTRs and the core in the middle.
+func TestTTL(t *testing.T) {
+	tp := newTopology(t)
+	for _, outer6 := range []bool{false, true} {
+		a, b := tp.sites(t, outer6)
+		for _, dst := range []netip.Addr{hostB4, hostB6} {
+			src := hostA4
+			if dst.Is6() {
+				src = hostA6
+			}
+			rx, tx := udpSocket(t, tp.hostB, dst, false), udpSocket(t, tp.hostA, src, false)
+			for ttl := 1; ttl <= 6; ttl++ {
+				rc, err := tx.SyscallConn()
+				check(t, err)
+				check(t, rc.Control(func(fd uintptr) {
+					if dst.Is4() {
+						err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_TTL, ttl)
+					} else {
+						err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, ttl)
+					}
+				}))
+				check(t, err)
+				_, err = tx.WriteTo([]byte{byte(ttl)}, rx.LocalAddr())
+				check(t, err)
+				rx.SetReadDeadline(time.Now().Add(150 * time.Millisecond))
+				var buf [8]byte
+				n, _, err := rx.ReadFrom(buf[:])
+				// xtrA and core decrement; xtrB takes the smaller and decrements
+				// too: three routers, so four hops.
+				if got, want := err == nil && n == 1 && buf[0] == byte(ttl), ttl > 3; got != want {
+					t.Errorf("to %v, outer IPv6 %v, TTL %d: arrived %v, want %v", dst, outer6, ttl, got, want)
+				}
+			}
+		}
+		if s := a.state().Stats; s["slow_encap"] > 10 {
+			t.Errorf("counters %v", s)
+		}
+		a.exit()
+		b.exit()
+	}
+}
+
+// A change of the mapping is obeyed at once, by flows that the cache knows, and
+// so is its end; expiry needs nobody to tell.
+func TestChangeOfMapping(t *testing.T) {
+	tp := newTopology(t)
+	a, _ := tp.sites(t, false)
+	rx, tx := udpSocket(t, tp.hostB, hostB4, false), udpSocket(t, tp.hostA, hostA4, false)
+	send := func(arrives bool) {
+		t.Helper()
+		_, err := tx.WriteTo([]byte("x"), rx.LocalAddr())
+		check(t, err)
+		rx.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		var buf [8]byte
+		if _, _, err := rx.ReadFrom(buf[:]); (err == nil) != arrives {
+			t.Fatalf("arrived: %v, want %v", err == nil, arrives)
+		}
+	}
+	settle := func() { time.Sleep(20 * time.Millisecond) }
+	send(true)
+	send(true)
+	// Into the void: the core drops what is for 203.0.113.9.
+	a.apply(entry{EID: eidB4, Locators: to(addr("203.0.113.9"))})
+	settle()
+	send(false)
+	a.apply(entry{EID: eidB4, Locators: to(rlocB4)})
+	settle()
+	send(true)
+	// A more-specific one comes and goes.
+	host := eidB4
+	host.Prefix = prefix("10.2.0.2/32")
+	a.apply(entry{EID: host, Locators: to(addr("203.0.113.9"))})
+	settle()
+	send(false)
+	a.apply(entry{EID: host, Removed: true})
+	settle()
+	send(true)
+	before := a.state().Stats
+	a.apply(entry{EID: eidB4, Locators: to(rlocB4), Lifetime: 500 * time.Millisecond})
+	settle()
+	send(true)
+	time.Sleep(600 * time.Millisecond)
+	send(false)
+	after := a.state().Stats
+	if after["drop_no_mapping"] <= before["drop_no_mapping"] || after["encap_packets"] != before["encap_packets"]+1 {
+		t.Errorf("before %v, after %v", before, after)
+	}
+}
+
+// Where the plane ends in an orderly way, nothing is left at the interfaces.
+func TestNothingLeft(t *testing.T) {
+	tp := newTopology(t)
+	a := startXTR(t, tp.xtrA, configA(rlocB4))
+	if n := programs(t, tp.xtrA); n != 2 {
+		t.Errorf("%d programs at the interfaces, want 2", n)
+	}
+	a.exit()
+	if n := programs(t, tp.xtrA); n != 0 {
+		t.Errorf("%d programs left at the interfaces", n)
+	}
+}
+
+// BenchmarkTCP measures one flow for a second each, in turn: plain routing, and
+// IPv4 and IPv6 inside IPv4 and IPv6. Use it with -benchtime 5x or so.
+func BenchmarkTCP(b *testing.B) {
+	plain, over4, over6 := newTopology(b), newTopology(b), newTopology(b)
+	plain.native(b)
+	over4.sites(b, false)
+	over6.sites(b, true)
+	var sum [5]float64
+	n := 0.0
+	for b.Loop() {
+		n++
+		for i, c := range []struct {
+			tp  *topology
+			dst netip.Addr
+		}{{plain, hostB4}, {over4, hostB4}, {over4, hostB6}, {over6, hostB4}, {over6, hostB6}} {
+			sum[i] += throughput(b, c.tp.hostA, c.tp.hostB, c.dst, time.Second) / 1e9
+		}
+	}
+	for i, unit := range []string{"plain-Gb/s", "4in4-Gb/s", "6in4-Gb/s", "4in6-Gb/s", "6in6-Gb/s"} {
+		b.ReportMetric(sum[i]/n, unit)
+	}
+}
+
+// programs counts the programs at the ingress of all interfaces.
+func programs(t *testing.T, ns *netns.NS) (n int) {
+	t.Helper()
+	check(t, ns.Do(func() error {
+		links, err := netlink.LinkList()
+		for _, l := range links {
+			r, err := link.QueryPrograms(link.QueryOptions{Target: l.Attrs().Index, Attach: ebpf.AttachTCXIngress})
+			if err != nil {
+				return err
+			}
+			n += len(r.Programs)
+		}
+		return err
+	}))
+	return n
+}
