@@ -136,7 +136,7 @@ func New(cfg Config, fib *dataplane.FIB) (_ *Plane, err error) {
 		}
 		devices[in.IID] = uint32(l.Attrs().Index)
 	}
-	p.copier = newCopier(t, p.fwd, devices)
+	p.copier = newCopier(t, p.fwd, devices, slow.SourcePorts)
 	p.copier.unfinished = cfg.Unfinished
 	fib.OnRead(p.copier.fold)
 	if err = p.copier.sync(); err != nil {

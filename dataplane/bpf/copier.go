@@ -31,6 +31,7 @@ type copier struct {
 	fwd     *dataplane.Forwarder
 	follow  *dataplane.Follower
 	devices map[uint32]uint32 // interface index by IID
+	ports   func(src netip.Addr) []uint16
 	// unfinished allows checksums that are left to who is behind a virtual link.
 	unfinished bool
 	c          *dataplane.Counters
@@ -141,9 +142,9 @@ func (s *shared[K]) put(k K) (index uint32, last bool) {
 	return r.index, true
 }
 
-func newCopier(t *tables, fwd *dataplane.Forwarder, devices map[uint32]uint32) *copier {
+func newCopier(t *tables, fwd *dataplane.Forwarder, devices map[uint32]uint32, ports func(netip.Addr) []uint16) *copier {
 	return &copier{
-		fwd: fwd, follow: fwd.FIB().Follow(), devices: devices, c: fwd.Counters(), t: t,
+		fwd: fwd, ports: ports, follow: fwd.FIB().Follow(), devices: devices, c: fwd.Counters(), t: t,
 		lines: make(map[mapping.EID]*line), byIndex: make([]*line, len(t.entries)), indices: pool{size: uint32(len(t.entries))},
 		remotes: make(map[netip.Addr]*remote), rlocs: pool{size: uint32(len(t.rlocs))},
 		slots:   shared[[dataplane.Slots]uint32]{pool{size: uint32(len(t.slotTables))}, make(map[[dataplane.Slots]uint32]*ref)},
@@ -601,6 +602,9 @@ func (c *copier) sourceTable(used map[lispSources]uint32, t dataplane.SourceTabl
 	v := lispSources{N: uint32(len(t.Addrs))}
 	for i, a := range t.Addrs {
 		v.Addr[i] = words(a)
+		for k, port := range c.ports(a) {
+			v.Ports[i][k%sourcePorts] = swapped(port)
+		}
 	}
 	if t.Slots != nil {
 		v.Slots = *t.Slots

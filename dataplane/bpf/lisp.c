@@ -31,7 +31,6 @@ enum {
 	SCTP = 132,
 
 	LISP_PORT = 4341,
-	FIRST_PORT = 0xc000, /* of the dynamic range, RFC 6335 */
 
 	FLAG_N = 0x80,
 	FLAG_L = 0x40,
@@ -495,12 +494,13 @@ INLINE int header_right(struct ip4 *ip)
 }
 
 /* put_headers writes the headers of UDP and LISP (RFC 9300 section 5.1). The UDP
- * checksum is 0: RFC 9300 section 5.3, RFC 6936 section 4. */
-INLINE void put_headers(struct udp *udp, const struct packet *p, __u32 hash, __u32 pair, __u32 iid)
+ * checksum is 0: RFC 9300 section 5.3, RFC 6936 section 4. The port is one of
+ * those that the user-space plane has sockets on, which hear of ICMP errors. */
+INLINE void put_headers(struct udp *udp, const struct packet *p, __u16 port, __u32 pair, __u32 iid)
 {
 	struct lisp *lisp = (void *)(udp + 1);
 
-	udp->src = swap16(FIRST_PORT | (hash & 0x3fff));
+	udp->src = port;
 	udp->dst = swap16(LISP_PORT);
 	udp->len = swap16(p->len + UDP_LEN + LISP_LEN);
 	udp->sum = 0;
@@ -555,6 +555,7 @@ INLINE int encap(struct __sk_buff *skb, int v6)
 	struct sources *s;
 	__u32 remote[4], local[4], outer6, iid;
 	__u64 bytes;
+	__u16 port;
 	void *data, *end;
 	long ret;
 
@@ -623,10 +624,13 @@ INLINE int encap(struct __sk_buff *skb, int v6)
 	if (size >= MAX_SOURCES)
 		goto slow;
 	__builtin_memcpy(local, s->addr[size], 16);
+	port = s->ports[size][hash >> 8 & (PORTS - 1)];
+	if (!port)
+		goto slow;
 
 	fib.family = outer6 ? AF_INET6 : AF_INET;
 	fib.l4_protocol = UDP;
-	fib.sport = swap16(FIRST_PORT | (hash & 0x3fff));
+	fib.sport = port;
 	fib.dport = swap16(LISP_PORT);
 	fib.ifindex = skb->ifindex;
 	__builtin_memcpy(fib.src, local, 16);
@@ -659,7 +663,7 @@ INLINE int encap(struct __sk_buff *skb, int v6)
 		ip->ttl = p.ttl - 1;
 		__builtin_memcpy(ip->src, local, 16);
 		__builtin_memcpy(ip->dst, remote, 16);
-		put_headers((void *)(ip + 1), &p, hash, pair, iid);
+		put_headers((void *)(ip + 1), &p, port, pair, iid);
 		if (!forwarded(data + ETH_LEN + HEAD6, end, v6))
 			goto undone;
 	} else {
@@ -678,7 +682,7 @@ INLINE int encap(struct __sk_buff *skb, int v6)
 		ip->src = local[0];
 		ip->dst = remote[0];
 		ip->sum = header_sum(ip);
-		put_headers((void *)(ip + 1), &p, hash, pair, iid);
+		put_headers((void *)(ip + 1), &p, port, pair, iid);
 		if (!forwarded(data + ETH_LEN + HEAD4, end, v6))
 			goto undone;
 	}

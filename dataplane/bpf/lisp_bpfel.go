@@ -101,6 +101,7 @@ type lispSources struct {
 	_     structs.HostLayout
 	N     uint32
 	Addr  [8][4]uint32
+	Ports [8][16]uint16
 	Slots [256]uint8
 }
 

@@ -21,6 +21,7 @@ const (
 	maxSlotTables  = 4096
 	maxSourceTable = 256
 	maxSources     = 8
+	sourcePorts    = 16
 	generations    = 4096
 	touchLine      = 64
 	maxShards      = 8
@@ -34,6 +35,8 @@ var (
 	_ [dataplane.Slots]uint8  = lispSources{}.Slots
 	_ [maxSources][4]uint32   = lispSources{}.Addr
 	_ [touchLine]uint8        = lispTouch{}.Entry
+
+	_ [maxSources][sourcePorts]uint16 = lispSources{}.Ports
 )
 
 // tables are the maps, those that user space writes word by word mapped into
@@ -191,4 +194,11 @@ func bigEndian(n uint32) uint32 {
 	var b [4]byte
 	binary.BigEndian.PutUint32(b[:], n)
 	return binary.NativeEndian.Uint32(b[:])
+}
+
+// swapped returns a port as the programs have it.
+func swapped(n uint16) uint16 {
+	var b [2]byte
+	binary.BigEndian.PutUint16(b[:], n)
+	return binary.NativeEndian.Uint16(b[:])
 }

@@ -13,6 +13,7 @@
 enum {
 	SLOTS = 256,	   /* dataplane.Slots */
 	MAX_SOURCES = 8,   /* of one family; more are left to the slow path */
+	PORTS = 16,
 	GENERATIONS = 4096, /* a power of 2 */
 	TOUCH_LINE = 64,
 
@@ -79,6 +80,7 @@ struct slots {
 struct sources {
 	__u32 n;
 	__u32 addr[MAX_SOURCES][4];
+	__u16 ports[MAX_SOURCES][PORTS]; /* of the user-space plane, in network order; 0: none */
 	__u8 slots[SLOTS];
 };
 

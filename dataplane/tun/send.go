@@ -38,6 +38,8 @@ const (
 type pool struct {
 	src   netip.Addr
 	ports [sourcePorts]*socket
+	// numbers are the ports that ports are bound to.
+	numbers [sourcePorts]uint16
 	// fragment may send what is larger than the path takes; it is for packets
 	// that can't be made smaller.
 	fragment *socket
@@ -53,12 +55,12 @@ func openPool(src netip.Addr) (*pool, error) {
 	p := &pool{src: src}
 	var err error
 	for i := range p.ports {
-		if p.ports[i], err = openPort(src, true); err != nil {
+		if p.ports[i], p.numbers[i], err = openPort(src, true); err != nil {
 			p.close()
 			return nil, err
 		}
 	}
-	if p.fragment, err = openPort(src, false); err == nil {
+	if p.fragment, _, err = openPort(src, false); err == nil {
 		p.errors, err = newErrorWatch(p.sockets())
 	}
 	if err != nil {
@@ -69,7 +71,7 @@ func openPool(src netip.Addr) (*pool, error) {
 }
 
 // openPort binds one socket to a free port of the dynamic range.
-func openPort(src netip.Addr, df bool) (*socket, error) {
+func openPort(src netip.Addr, df bool) (*socket, uint16, error) {
 	// PROBE sets DF and leaves the path MTU to us: ICMP messages arrive in the
 	// error queue and are checked there, and the kernel's own memory of them,
 	// which has another floor, does not stand in the way.
@@ -92,10 +94,10 @@ func openPort(src netip.Addr, df bool) (*socket, error) {
 		port := uint16(firstPort + rand.IntN(lastPort-firstPort+1))
 		s, err := listenUDP(netip.AddrPortFrom(src, port), opts)
 		if err == nil {
-			return s, nil
+			return s, port, nil
 		}
 		if !errors.Is(err, unix.EADDRINUSE) || try == 64 {
-			return nil, fmt.Errorf("open a sending socket: %w", err)
+			return nil, 0, fmt.Errorf("open a sending socket: %w", err)
 		}
 	}
 }

@@ -251,6 +251,19 @@ func firstOfEach(list []netip.Addr) (sources []dataplane.Source) {
 // Forwarder returns the core, for a part of the plane that is elsewhere.
 func (p *Plane) Forwarder() *dataplane.Forwarder { return p.fwd }
 
+// SourcePorts returns the UDP source ports of the packets that are sent from a
+// source: that of a flow is at (hash >> 8) modulo their number, which is 16.
+// Whoever sends from them gets told here what ICMP messages say of it. It is nil
+// when the source is not bound.
+func (p *Plane) SourcePorts(src netip.Addr) []uint16 {
+	for _, pool := range *p.pools.Load() {
+		if pool.src == src {
+			return pool.numbers[:]
+		}
+	}
+	return nil
+}
+
 // Instances returns the instances with the names of their devices. The slice
 // must not be changed.
 func (p *Plane) Instances() []Instance { return p.cfg.Instances }
