@@ -310,18 +310,6 @@ func (x *xtr) state() answer { x.t.Helper(); return x.ask("state") }
 
 func (x *xtr) apply(list ...entry) { x.t.Helper(); x.tell("apply", list) }
 
-// rlocs and sources are what the control plane says when addresses change.
-func (x *xtr) rlocs(list ...netip.Addr) { x.t.Helper(); x.tell("rlocs", list) }
-
-func (x *xtr) sources(list ...netip.Addr) {
-	x.t.Helper()
-	var s []dataplane.Source
-	for _, a := range list {
-		s = append(s, dataplane.Source{Addr: a, Priority: 1, Weight: 100})
-	}
-	x.tell("sources", s)
-}
-
 func (x *xtr) tell(cmd string, what any) {
 	x.t.Helper()
 	b, err := json.Marshal(what)
