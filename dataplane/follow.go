@@ -86,9 +86,11 @@ func (f *FIB) Sent(e *Entry, packets, bytes uint64) {
 	f.activity.note(e.use)
 }
 
-// Received counts packets that came from the EID-prefix of the entry elsewhere.
-func (f *FIB) Received(e *Entry, packets uint64) {
+// Received counts packets, and octets of them inside, that came from the
+// EID-prefix of the entry elsewhere.
+func (f *FIB) Received(e *Entry, packets, bytes uint64) {
 	e.use.received.Add(packets)
+	e.use.receivedBytes.Add(bytes)
 	f.activity.note(e.use)
 }
 
@@ -97,6 +99,17 @@ func (f *FIB) Received(e *Entry, packets uint64) {
 func (r *RLOC) SentTo(packets, bytes uint64) {
 	r.packets.Add(packets)
 	r.bytes.Add(bytes)
+}
+
+// AddLocal counts what was sent from an address of this router, and received on
+// it, elsewhere.
+func (s *Snapshot) AddLocal(a netip.Addr, n Traffic) {
+	if t := s.tallyOf(a); t != nil {
+		t.packetsOut.Add(n.PacketsOut)
+		t.bytesOut.Add(n.BytesOut)
+		t.packetsIn.Add(n.PacketsIn)
+		t.bytesIn.Add(n.BytesIn)
+	}
 }
 
 // Table returns which of the RLOCs has which slot of the flow hash; nil when there

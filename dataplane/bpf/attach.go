@@ -30,10 +30,15 @@ type attachment struct {
 	link  link.Link // nil: a classic filter
 }
 
-// attach puts the program at the ingress of an interface: as a TCX link where the
-// kernel has that (Linux 6.6), else as a filter of the clsact discipline.
-func attach(h *netlink.Handle, index int, prog *ebpf.Program) (*attachment, error) {
+// attach puts the program at the ingress of an interface: as a pinned TCX link where
+// the kernel has that (Linux 6.6), else as a filter of the clsact discipline.
+func attach(h *netlink.Handle, index int, prog *ebpf.Program, p pins) (*attachment, error) {
 	l, err := link.AttachTCX(link.TCXOptions{Interface: index, Program: prog, Attach: ebpf.AttachTCXIngress})
+	if err == nil && p != "" {
+		if err := l.Pin(p.link(index)); err != nil {
+			return nil, errors.Join(fmt.Errorf("pin the link of interface %d: %w", index, err), l.Close())
+		}
+	}
 	if err == nil {
 		return &attachment{index, l}, nil
 	}

@@ -65,6 +65,8 @@ type Plane struct {
 	h       *netlink.Handle
 	objects lispObjects
 	copier  *copier
+	pins    pins // "": nothing outlives the process
+	adopted bool // pins of an earlier run
 
 	mu       sync.Mutex
 	attached map[int]*attachment
@@ -107,9 +109,15 @@ func New(cfg Config, fib *dataplane.FIB) (_ *Plane, err error) {
 	p.locals = slices.Clone(cfg.Locals)
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, p.Close())
+			err = errors.Join(err, p.release(!p.adopted), slow.Close())
 		}
 	}()
+	if p.pins, err = findPins(); err != nil {
+		return nil, err
+	}
+	if p.pins == "" {
+		p.log.Warn("no BPF file system at /sys/fs/bpf: forwarding in the kernel ends with the process")
+	}
 	if p.h, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return nil, fmt.Errorf("open a netlink socket: %w", err)
 	}
@@ -121,8 +129,13 @@ func New(cfg Config, fib *dataplane.FIB) (_ *Plane, err error) {
 	if err = specify(spec, min(cfg.Mappings+cfg.Mappings/4+1024, maxEntries), cfg.Cache); err != nil {
 		return nil, err
 	}
-	if err = spec.LoadAndAssign(&p.objects, nil); err != nil {
-		return nil, fmt.Errorf("load the programs of the kernel plane: %w", err)
+	if p.attached, err = p.pins.links(); err != nil {
+		return nil, err
+	}
+	tables, err := p.pins.load(spec, &p.objects)
+	p.adopted = tables || len(p.attached) > 0
+	if err != nil {
+		return nil, err
 	}
 	t, err := mapTables(p.objects.lispMaps)
 	if err != nil {
@@ -139,10 +152,27 @@ func New(cfg Config, fib *dataplane.FIB) (_ *Plane, err error) {
 	p.copier = newCopier(t, p.fwd, devices, slow.SourcePorts)
 	p.copier.unfinished = cfg.Unfinished
 	fib.OnRead(p.copier.fold)
+	if p.copier.stats, err = p.copier.read(); err != nil {
+		return nil, err
+	}
+	if tables {
+		if err = p.copier.adopt(); err != nil {
+			return nil, err
+		}
+		p.log.Info("the kernel plane of an earlier run is adopted", "mappings", len(p.copier.lines))
+	}
 	if err = p.copier.sync(); err != nil {
 		return nil, err
 	}
+	for _, a := range p.attached {
+		if err = a.link.Update(p.objects.Ingress); err != nil {
+			return nil, fmt.Errorf("replace the program of interface %d: %w", a.index, err)
+		}
+	}
 	if err = p.attach(); err != nil {
+		return nil, err
+	}
+	if err = p.pins.removeOthers(); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -174,7 +204,7 @@ func (p *Plane) attach() error {
 		if p.attached[i] != nil {
 			continue
 		}
-		a, err := attach(p.h, i, p.objects.Ingress)
+		a, err := attach(p.h, i, p.objects.Ingress, p.pins)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -200,7 +230,7 @@ func (p *Plane) Run(ctx context.Context) error {
 	err := p.Plane.Run(ctx)
 	cancel()
 	done.Wait()
-	return errors.Join(p.release(), err)
+	return errors.Join(p.release(true), err)
 }
 
 // keep brings the tables to the state of the FIB, and the programs to where they
@@ -233,6 +263,7 @@ func (p *Plane) keep(ctx context.Context) {
 			}
 		case <-fold.C:
 			p.copier.fold()
+			check("mappings of an earlier run are not removed", p.copier.expire())
 		case <-look.C:
 			check("the programs of the kernel plane are not where they should be", p.attach())
 		}
@@ -281,10 +312,10 @@ func (p *Plane) isClosed() bool {
 }
 
 // Close removes everything that New set up. It is for a plane that does not run.
-func (p *Plane) Close() error { return errors.Join(p.release(), p.Plane.Close()) }
+func (p *Plane) Close() error { return errors.Join(p.release(true), p.Plane.Close()) }
 
-// release takes the programs away.
-func (p *Plane) release() error {
+// release takes the programs away, or leaves them and their pins.
+func (p *Plane) release(remove bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -293,9 +324,17 @@ func (p *Plane) release() error {
 	p.closed = true
 	var errs []error
 	for _, a := range p.attached {
-		errs = append(errs, a.detach(p.h))
+		switch {
+		case remove:
+			errs = append(errs, a.detach(p.h))
+		case a.link != nil:
+			errs = append(errs, a.link.Close())
+		}
 	}
 	p.attached = nil
+	if remove {
+		errs = append(errs, p.pins.remove())
+	}
 	if p.copier != nil {
 		errs = append(errs, p.copier.close())
 	}

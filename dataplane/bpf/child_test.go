@@ -49,6 +49,7 @@ func errorLine(err error) string {
 type childConfig struct {
 	// TUN leaves the kernel plane out; Safe is without Config.Unfinished.
 	TUN, Safe bool
+	Mappings  int
 	Instances []tun.Instance
 	Locals    []mapping.EID
 	Sources   []netip.Addr
@@ -234,7 +235,7 @@ func start(child childConfig, cfg tun.Config, fib *dataplane.FIB) (plane, error)
 	if child.TUN {
 		return tun.New(cfg, fib)
 	}
-	return New(Config{Config: cfg, Unfinished: !child.Safe}, fib)
+	return New(Config{Config: cfg, Unfinished: !child.Safe, Mappings: child.Mappings}, fib)
 }
 
 // xtr is a child process with a plane.

@@ -49,9 +49,11 @@ type copier struct {
 	lately  map[uint32]time.Time   // when a table of sources was in use last
 	sourced map[mapping.EID]map[netip.Prefix]bool
 	locals  map[mapping.EID]lispLocal
-	own     map[netip.Addr]bool
+	own     map[netip.Addr]*ours
+	ownIdx  pool
 	stats   lispStats // what was added to c
-	full    bool      // something did not find room
+	adopted map[mapping.EID]*line
+	full    bool // something did not find room
 	retired []retired
 	closed  bool
 }
@@ -75,6 +77,12 @@ type remote struct {
 	index uint32
 	refs  int
 	rloc  *dataplane.RLOC
+	told  lispUsage
+}
+
+// ours is an address of this router in the tables.
+type ours struct {
+	index uint32
 	told  lispUsage
 }
 
@@ -151,7 +159,7 @@ func newCopier(t *tables, fwd *dataplane.Forwarder, devices map[uint32]uint32, p
 		sets:    shared[string]{pool{size: 1 << 31}, make(map[string]*ref)},
 		sources: make(map[lispSources]uint32), lately: make(map[uint32]time.Time),
 		sourced: make(map[mapping.EID]map[netip.Prefix]bool),
-		locals:  make(map[mapping.EID]lispLocal), own: make(map[netip.Addr]bool),
+		locals:  make(map[mapping.EID]lispLocal), adopted: make(map[mapping.EID]*line), own: make(map[netip.Addr]*ours), ownIdx: pool{size: maxOwn},
 	}
 }
 
@@ -312,6 +320,12 @@ func members(e *dataplane.Entry) string {
 	if len(list) == 1 && len(e.RLOCs()) == 1 && e.RLOCs()[0].Addr() == list[0] {
 		return ""
 	}
+	return setKey(list)
+}
+
+// setKey returns the key of a set of addresses, which it sorts.
+func setKey(list []netip.Addr) string {
+	slices.SortFunc(list, netip.Addr.Compare)
 	key := []byte{0}
 	for _, a := range list {
 		b := a.As16()
@@ -548,24 +562,33 @@ func (c *copier) syncLocals(s *dataplane.Snapshot) error {
 	return nil
 }
 
-// syncOwn brings the addresses of this router into the tables.
+// syncOwn brings the addresses of this router into the tables. Those that find
+// no room are received on by the slow path.
 func (c *copier) syncOwn(s *dataplane.Snapshot) error {
-	for a := range c.own {
-		if !slices.Contains(s.Own(), a) {
-			if err := c.t.Own.Delete(address(a)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-				return fmt.Errorf("take the local RLOC %v out of the tables: %w", a, err)
-			}
-			delete(c.own, a)
-		}
-	}
-	for _, a := range s.Own() {
-		if c.own[a] {
+	own := s.Own()
+	for a, o := range c.own {
+		if slices.Contains(own, a) {
 			continue
 		}
-		if err := c.t.Own.Update(address(a), uint32(1), ebpf.UpdateAny); err != nil {
+		if err := c.t.Own.Delete(address(a)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("take the local RLOC %v out of the tables: %w", a, err)
+		}
+		delete(c.own, a)
+		c.retire(func() { c.ownIdx.put(o.index) })
+	}
+	for _, a := range own {
+		if c.own[a] != nil {
+			continue
+		}
+		i, ok := c.ownIdx.get()
+		if !ok {
+			c.full = true
+			break
+		}
+		if err := c.t.Own.Update(address(a), i, ebpf.UpdateAny); err != nil {
 			return fmt.Errorf("put the local RLOC %v into the tables: %w", a, err)
 		}
-		c.own[a] = true
+		c.own[a] = &ours{i, c.sum(c.t.ownUsages, i)}
 	}
 	return nil
 }
@@ -602,6 +625,9 @@ func (c *copier) sourceTable(used map[lispSources]uint32, t dataplane.SourceTabl
 	v := lispSources{N: uint32(len(t.Addrs))}
 	for i, a := range t.Addrs {
 		v.Addr[i] = words(a)
+		if o := c.own[a]; o != nil {
+			v.Own[i] = o.index
+		}
 		for k, port := range c.ports(a) {
 			v.Ports[i][k%sourcePorts] = swapped(port)
 		}
@@ -677,6 +703,7 @@ func (c *copier) sum(of []lispUsage, index uint32) (u lispUsage) {
 		u.Packets += atomic.LoadUint64(&s.Packets)
 		u.Bytes += atomic.LoadUint64(&s.Bytes)
 		u.Received += atomic.LoadUint64(&s.Received)
+		u.ReceivedBytes += atomic.LoadUint64(&s.ReceivedBytes)
 	}
 	return u
 }
@@ -708,29 +735,36 @@ func (c *copier) fold() {
 		for _, m := range c.remotes {
 			c.takeRemote(m)
 		}
+		s := c.fwd.FIB().Snapshot()
+		for a, o := range c.own {
+			was, now := o.told, c.sum(c.t.ownUsages, o.index)
+			o.told = now
+			s.AddLocal(a, dataplane.Traffic{
+				PacketsOut: now.Packets - was.Packets, BytesOut: now.Bytes - was.Bytes,
+				PacketsIn: now.Received - was.Received, BytesIn: now.ReceivedBytes - was.ReceivedBytes,
+			})
+		}
 	}
 	c.bury()
 }
 
 // take takes the usage of one entry.
 func (c *copier) take(l *line) {
-	now := c.sum(c.t.usages, l.index)
-	sent, bytes, received := now.Packets-l.told.Packets, now.Bytes-l.told.Bytes, now.Received-l.told.Received
+	was, now := l.told, c.sum(c.t.usages, l.index)
+	sent, received := now.Packets-was.Packets, now.Received-was.Received
 	l.told = now
 	if sent == 0 && received == 0 {
 		return
 	}
 	if l.entry == nil {
-		// The map-cache does not know the mapping, which an earlier run has
-		// learned and packets are forwarded by.
-		c.fwd.Ask(dataplane.Miss{IID: l.eid.IID, Dst: l.eid.Prefix.Addr()}, c.c)
+		c.ask(l)
 		return
 	}
 	if sent > 0 {
-		c.fwd.FIB().Sent(l.entry, sent, bytes)
+		c.fwd.FIB().Sent(l.entry, sent, now.Bytes-was.Bytes)
 	}
 	if received > 0 {
-		c.fwd.FIB().Received(l.entry, received)
+		c.fwd.FIB().Received(l.entry, received, now.ReceivedBytes-was.ReceivedBytes)
 	}
 }
 
@@ -759,26 +793,11 @@ func (c *copier) count() error {
 	if c.closed {
 		return nil
 	}
-	var cpus []lispStats
-	if err := c.t.Counts.Lookup(uint32(0), &cpus); err != nil {
-		return fmt.Errorf("read the counters: %w", err)
-	}
-	var now lispStats
-	for _, s := range cpus {
-		now.EncapPackets += s.EncapPackets
-		now.EncapBytes += s.EncapBytes
-		now.DecapPackets += s.DecapPackets
-		now.DecapBytes += s.DecapBytes
-		now.EcnUnexpected += s.EcnUnexpected
-		now.HeaderBits += s.HeaderBits
-		now.HeardLost += s.HeardLost
-		now.CacheHits += s.CacheHits
-		now.CacheMisses += s.CacheMisses
-		now.SlowEncap += s.SlowEncap
-		now.SlowDecap += s.SlowDecap
-		now.Undone += s.Undone
-	}
 	was := c.stats
+	now, err := c.read()
+	if err != nil {
+		return err
+	}
 	c.stats = now
 	c.c.Add(dataplane.EncapPackets, now.EncapPackets-was.EncapPackets)
 	c.c.Add(dataplane.CacheHits, now.EncapPackets-was.EncapPackets)
@@ -817,4 +836,27 @@ func (c *copier) drainHeard() {
 			c.fwd.NoteHeard(netipAddr(k.Addr, k.Family == 6), c.c)
 		}
 	}
+}
+
+// read sums the counters of all CPUs.
+func (c *copier) read() (now lispStats, err error) {
+	var cpus []lispStats
+	if err := c.t.Counts.Lookup(uint32(0), &cpus); err != nil {
+		return now, fmt.Errorf("read the counters: %w", err)
+	}
+	for _, s := range cpus {
+		now.EncapPackets += s.EncapPackets
+		now.EncapBytes += s.EncapBytes
+		now.DecapPackets += s.DecapPackets
+		now.DecapBytes += s.DecapBytes
+		now.EcnUnexpected += s.EcnUnexpected
+		now.HeaderBits += s.HeaderBits
+		now.HeardLost += s.HeardLost
+		now.CacheHits += s.CacheHits
+		now.CacheMisses += s.CacheMisses
+		now.SlowEncap += s.SlowEncap
+		now.SlowDecap += s.SlowDecap
+		now.Undone += s.Undone
+	}
+	return now, nil
 }

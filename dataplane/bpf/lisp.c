@@ -541,6 +541,17 @@ INLINE void count_sent(void *table, __u32 index, __u64 packets, __u64 bytes)
 	}
 }
 
+INLINE void count_received(void *table, __u32 index, __u64 packets, __u64 bytes)
+{
+	__u32 at = shard(index);
+	struct usage *u = bpf_map_lookup_elem(table, &at);
+
+	if (u) {
+		add(&u->received, packets);
+		add(&u->received_bytes, bytes);
+	}
+}
+
 INLINE int encap(struct __sk_buff *skb, int v6)
 {
 	__u32 zero = 0, frame, hash, index, head, size, pair = 0;
@@ -553,7 +564,7 @@ INLINE int encap(struct __sk_buff *skb, int v6)
 	struct entry *e;
 	struct rloc *r;
 	struct sources *s;
-	__u32 remote[4], local[4], outer6, iid;
+	__u32 remote[4], local[4], outer6, iid, ours;
 	__u64 bytes;
 	__u16 port;
 	void *data, *end;
@@ -624,6 +635,7 @@ INLINE int encap(struct __sk_buff *skb, int v6)
 	if (size >= MAX_SOURCES)
 		goto slow;
 	__builtin_memcpy(local, s->addr[size], 16);
+	ours = s->own[size];
 	port = s->ports[size][hash >> 8 & (PORTS - 1)];
 	if (!port)
 		goto slow;
@@ -693,6 +705,7 @@ INLINE int encap(struct __sk_buff *skb, int v6)
 	st->encap_bytes += bytes;
 	count_sent(&usages, f.index, size, bytes);
 	count_sent(&rloc_usages, index, size, bytes);
+	count_sent(&own_usages, ours, size, bytes);
 	touch(f.index);
 	return leave(&fib);
 undone:
@@ -753,9 +766,9 @@ INLINE int listed(const struct entry *e, const struct address *outer)
 	}
 }
 
-/* decap takes a datagram of port 4341 to one of our locators, of which outer6
- * tells the family, and whose inner packet is at offset off. */
-INLINE int inner(struct __sk_buff *skb, struct stats *st, const struct address *src, __u32 off, __u8 tos, __u8 ttl, int outer6, int v6)
+/* inner takes the packet at offset off out of a datagram of port 4341 to one of
+ * our locators, of which ours is the index and outer6 tells the family. */
+INLINE int inner(struct __sk_buff *skb, struct stats *st, const struct address *src, __u32 ours, __u32 off, __u8 tos, __u8 ttl, int outer6, int v6)
 {
 	struct bpf_fib_lookup fib = {};
 	__u32 zero = 0, first, iid = 0, size;
@@ -767,7 +780,7 @@ INLINE int inner(struct __sk_buff *skb, struct stats *st, const struct address *
 	struct packet p;
 	struct found f;
 	__u8 flags, ecn, known, *seen, one = 1;
-	__u64 flagbits;
+	__u64 flagbits, bytes;
 	long ret;
 
 	if (!cfg || (void *)(lisp + 1) > end)
@@ -849,20 +862,18 @@ INLINE int inner(struct __sk_buff *skb, struct stats *st, const struct address *
 	}
 
 	size = packets(skb, &p);
+	bytes = p.len + (size - 1) * p.header;
 	st->decap_packets += size;
-	st->decap_bytes += p.len + (size - 1) * p.header;
+	st->decap_bytes += bytes;
 	if (ecn & ODD)
 		st->ecn_unexpected += size;
 	if (flags & (FLAG_N | FLAG_L))
 		st->header_bits += size;
-	if (known && f.index && e) {
-		__u32 at = shard(f.index);
-		struct usage *u = bpf_map_lookup_elem(&usages, &at);
-
-		if (u)
-			add(&u->received, size);
+	if (e) {
+		count_received(&usages, f.index, size, bytes);
 		touch(f.index);
 	}
+	count_received(&own_usages, ours, size, bytes);
 	seen = bpf_map_lookup_elem(&heard, src);
 	if (!seen && bpf_map_update_elem(&heard, src, &one, BPF_ANY))
 		st->heard_lost++;
@@ -889,6 +900,7 @@ INLINE int decap(struct __sk_buff *skb, int outer6)
 	void *data, *end;
 	__u32 off = ETH_LEN + (outer6 ? HEAD6 : HEAD4), len;
 	struct udp *udp;
+	__u32 *mine;
 	__u8 tos, ttl, version;
 
 	data = (void *)(long)skb->data;
@@ -939,16 +951,17 @@ INLINE int decap(struct __sk_buff *skb, int outer6)
 	}
 	/* A datagram with a checksum is verified by the kernel on its way to the
 	 * socket, as is one whose lengths do not agree. */
-	if (!is_own(&dst))
+	mine = bpf_map_lookup_elem(&own, &dst);
+	if (!mine)
 		return 1;
 	if (udp->sum || len != skb->len - ETH_LEN || swap16(udp->len) != len - (outer6 ? IP6_LEN : IP4_LEN) || is_own(&src) ||
 	    !routable(outer6, src.addr))
 		goto slow;
 	version = *(__u8 *)(data + off) >> 4;
 	if (version == 4)
-		return inner(skb, st, &src, off, tos, ttl, outer6, 0);
+		return inner(skb, st, &src, *mine, off, tos, ttl, outer6, 0);
 	if (version == 6)
-		return inner(skb, st, &src, off, tos, ttl, outer6, 1);
+		return inner(skb, st, &src, *mine, off, tos, ttl, outer6, 1);
 slow:
 	st->slow_decap++;
 	return TC_ACT_UNSPEC;

@@ -101,6 +101,7 @@ type lispSources struct {
 	_     structs.HostLayout
 	N     uint32
 	Addr  [8][4]uint32
+	Own   [8]uint32
 	Ports [8][16]uint16
 	Slots [256]uint8
 }
@@ -127,11 +128,11 @@ type lispTouch struct {
 }
 
 type lispUsage struct {
-	_        structs.HostLayout
-	Packets  uint64
-	Bytes    uint64
-	Received uint64
-	Pad      uint64
+	_             structs.HostLayout
+	Packets       uint64
+	Bytes         uint64
+	Received      uint64
+	ReceivedBytes uint64
 }
 
 // Names of all BPF objects in the ELF.
@@ -149,6 +150,7 @@ const (
 	lispMapLocals6      = "locals6"
 	lispMapMembers      = "members"
 	lispMapOwn          = "own"
+	lispMapOwnUsages    = "own_usages"
 	lispMapRlocUsages   = "rloc_usages"
 	lispMapRlocs        = "rlocs"
 	lispMapSettings     = "settings"
@@ -221,6 +223,7 @@ type lispMapSpecs struct {
 	Locals6      *ebpf.MapSpec `ebpf:"locals6"`
 	Members      *ebpf.MapSpec `ebpf:"members"`
 	Own          *ebpf.MapSpec `ebpf:"own"`
+	OwnUsages    *ebpf.MapSpec `ebpf:"own_usages"`
 	RlocUsages   *ebpf.MapSpec `ebpf:"rloc_usages"`
 	Rlocs        *ebpf.MapSpec `ebpf:"rlocs"`
 	Settings     *ebpf.MapSpec `ebpf:"settings"`
@@ -269,6 +272,7 @@ type lispMaps struct {
 	Locals6      *ebpf.Map `ebpf:"locals6"`
 	Members      *ebpf.Map `ebpf:"members"`
 	Own          *ebpf.Map `ebpf:"own"`
+	OwnUsages    *ebpf.Map `ebpf:"own_usages"`
 	RlocUsages   *ebpf.Map `ebpf:"rloc_usages"`
 	Rlocs        *ebpf.Map `ebpf:"rlocs"`
 	Settings     *ebpf.Map `ebpf:"settings"`
@@ -292,6 +296,7 @@ func (m *lispMaps) Close() error {
 		m.Locals6,
 		m.Members,
 		m.Own,
+		m.OwnUsages,
 		m.RlocUsages,
 		m.Rlocs,
 		m.Settings,

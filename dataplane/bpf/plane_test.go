@@ -3,7 +3,9 @@ package bpf
 import (
 	"bytes"
 	"errors"
+	"io/fs"
 	"net/netip"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -248,9 +250,137 @@ func TestNothingLeft(t *testing.T) {
 		t.Errorf("%d programs at the interfaces, want 2", n)
 	}
 	a.exit()
-	if n := programs(t, tp.xtrA); n != 0 {
+	nothingLeft(t, tp.xtrA)
+}
+
+func nothingLeft(t *testing.T, ns *netns.NS) {
+	t.Helper()
+	if n := programs(t, ns); n != 0 {
 		t.Errorf("%d programs left at the interfaces", n)
 	}
+	if dir := pinned(t, ns); dir == "" {
+		t.Error("there is no BPF file system")
+	} else if _, err := os.Stat(string(dir)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s is left: %v", dir, err)
+	}
+}
+
+// pinned returns the directory of a namespace's pins.
+func pinned(t *testing.T, ns *netns.NS) (p pins) {
+	t.Helper()
+	check(t, ns.Do(func() (err error) { p, err = findPins(); return err }))
+	return p
+}
+
+// A killed xTR goes on forwarding by what it knew until that expires. The next
+// one takes over without a packet lost, asks for the mapping that is in use, and
+// obeys what it learns.
+func TestKilledAndAdopted(t *testing.T) {
+	tp := newTopology(t)
+	a, _ := tp.sites(t, false)
+	rx, tx := udpSocket(t, tp.hostB, hostB4, false), udpSocket(t, tp.hostA, hostA4, false)
+	got := make(chan byte, 1024)
+	go func() {
+		var buf [8]byte
+		for {
+			if n, _, err := rx.ReadFrom(buf[:]); err != nil || n != 1 {
+				close(got)
+				return
+			}
+			got <- buf[0]
+		}
+	}()
+	stop, stopped, sent := make(chan struct{}), make(chan struct{}), 0
+	go func() {
+		defer close(stopped)
+		for ; ; sent++ {
+			select {
+			case <-stop:
+				return
+			case <-time.After(5 * time.Millisecond):
+			}
+			tx.WriteTo([]byte{byte(sent)}, rx.LocalAddr())
+		}
+	}()
+	time.Sleep(100 * time.Millisecond)
+	a.kill()
+	time.Sleep(200 * time.Millisecond)
+	again := configA(rlocB4)
+	again.Entries = nil
+	a = startXTR(t, tp.xtrA, again)
+	time.Sleep(200 * time.Millisecond)
+	close(stop)
+	<-stopped
+	time.Sleep(100 * time.Millisecond)
+	for i := range sent {
+		select {
+		case b := <-got:
+			if b != byte(i) {
+				t.Fatalf("packet %d arrived in the place of %d", b, byte(i))
+			}
+		default:
+			t.Fatalf("%d of %d packets arrived", i, sent)
+		}
+	}
+	if n := programs(t, tp.xtrA); n != 2 {
+		t.Errorf("%d programs at the interfaces, want 2", n)
+	}
+	a.state() // takes the counts
+	if m := a.ask("misses").Misses; len(m) == 0 || m[0].Dst != eidB4.Prefix.Addr() {
+		t.Errorf("asked for %v", m)
+	}
+	a.apply(entry{EID: eidB4, Locators: to(addr("203.0.113.9"))})
+	time.Sleep(20 * time.Millisecond)
+	tx.WriteTo([]byte{1}, rx.LocalAddr())
+	select {
+	case <-got:
+		t.Error("a packet went by the old mapping")
+	case <-time.After(200 * time.Millisecond):
+	}
+	a.exit()
+	nothingLeft(t, tp.xtrA)
+}
+
+// What a killed xTR leaves stops using a mapping when it expires, and Cleanup
+// takes it away.
+func TestKilledAndCleanedUp(t *testing.T) {
+	tp := newTopology(t)
+	a, _ := tp.sites(t, false)
+	a.apply(entry{EID: eidB4, Locators: to(rlocB4), Lifetime: 1500 * time.Millisecond})
+	expires := time.Now().Add(1500 * time.Millisecond)
+	if got, _ := udp(t, tp.hostA, hostA4, tp.hostB, hostB4, false, 100); len(got) != 1 {
+		t.Fatal("nothing arrived")
+	}
+	a.kill()
+	if got, _ := udp(t, tp.hostA, hostA4, tp.hostB, hostB4, false, 100); len(got) != 1 {
+		t.Error("a killed xTR forwards no more")
+	}
+	time.Sleep(time.Until(expires) + 50*time.Millisecond)
+	if got, _ := udp(t, tp.hostA, hostA4, tp.hostB, hostB4, false, 100); len(got) != 0 {
+		t.Error("a mapping is used that has expired")
+	}
+	check(t, tp.xtrA.Do(Cleanup))
+	nothingLeft(t, tp.xtrA)
+}
+
+// Pinned tables of other sizes give way to new ones, at the same places.
+func TestOtherTables(t *testing.T) {
+	tp := newTopology(t)
+	cfg := configA(rlocB4)
+	cfg.Mappings = 100
+	startXTR(t, tp.xtrA, cfg).kill()
+	startXTR(t, tp.xtrB, configB(rlocA4))
+	cfg.Mappings = 5000
+	a := startXTR(t, tp.xtrA, cfg)
+	if n := programs(t, tp.xtrA); n != 2 {
+		t.Errorf("%d programs at the interfaces, want 2", n)
+	}
+	transfer(t, tp.hostA, tp.hostB, hostB4, 1<<20)
+	if s := a.state().Stats; s["encap_bytes"] < 1<<20 || s["slow_encap"] > 100 {
+		t.Errorf("counters %v", s)
+	}
+	a.exit()
+	nothingLeft(t, tp.xtrA)
 }
 
 // BenchmarkTCP measures one flow for a second each, in turn: plain routing, and

@@ -21,6 +21,7 @@ const (
 	maxSlotTables  = 4096
 	maxSourceTable = 256
 	maxSources     = 8
+	maxOwn         = 256
 	sourcePorts    = 16
 	generations    = 4096
 	touchLine      = 64
@@ -53,6 +54,7 @@ type tables struct {
 	sourceTables []padded[lispSources]
 	usages       []lispUsage
 	rlocUsages   []lispUsage
+	ownUsages    []lispUsage
 	touched      []uint64 // eight entries in each
 
 	mapped [][]byte
@@ -78,7 +80,7 @@ func specify(spec *ebpf.CollectionSpec, entries, cache int) error {
 	}
 	size := map[string]int{
 		"eids4": entries, "eids6": entries, "entries": entries, "usages": entries << n, "touched": (entries + touchLine - 1) / touchLine,
-		"rloc_usages": maxRLOCs << n, "hosts": cache,
+		"rloc_usages": maxRLOCs << n, "own_usages": maxOwn << n, "hosts": cache,
 	}
 	for name, n := range size {
 		spec.Maps[name].MaxEntries = uint32(n)
@@ -118,6 +120,9 @@ func mapTables(maps lispMaps) (_ *tables, err error) {
 		return nil, err
 	}
 	if t.rlocUsages, err = mapArray[lispUsage](t, maps.RlocUsages); err != nil {
+		return nil, err
+	}
+	if t.ownUsages, err = mapArray[lispUsage](t, maps.OwnUsages); err != nil {
 		return nil, err
 	}
 	touched, err := mapArray[[touchLine / 8]uint64](t, maps.Touched)

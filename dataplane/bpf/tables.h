@@ -12,6 +12,7 @@
 
 enum {
 	SLOTS = 256,	   /* dataplane.Slots */
+	MAX_OWN = 256,
 	MAX_SOURCES = 8,   /* of one family; more are left to the slow path */
 	PORTS = 16,
 	GENERATIONS = 4096, /* a power of 2 */
@@ -80,12 +81,13 @@ struct slots {
 struct sources {
 	__u32 n;
 	__u32 addr[MAX_SOURCES][4];
+	__u32 own[MAX_SOURCES];		 /* as in the table of that name */
 	__u16 ports[MAX_SOURCES][PORTS]; /* of the user-space plane, in network order; 0: none */
 	__u8 slots[SLOTS];
 };
 
 struct usage {
-	__u64 packets, bytes, received, pad;
+	__u64 packets, bytes, received, received_bytes;
 };
 
 struct address {
@@ -143,7 +145,8 @@ TABLE(counts, PERCPU_ARRAY, __u32, struct stats, 1, 0);
 
 TABLE(locals4, LPM_TRIE, struct local4, struct local, 1024, BPF_F_NO_PREALLOC);
 TABLE(locals6, LPM_TRIE, struct local6, struct local, 1024, BPF_F_NO_PREALLOC);
-TABLE(own, HASH, struct address, __u32, 256, 0);
+/* Addresses of this router, each with its index in own_usages. */
+TABLE(own, HASH, struct address, __u32, MAX_OWN, 0);
 
 /* Links that hand packets on whose checksum nobody has computed yet. */
 TABLE(virtuals, HASH, __u32, __u8, 4096, BPF_F_NO_PREALLOC);
@@ -160,9 +163,10 @@ TABLE(slot_tables, ARRAY, __u32, struct slots, 4096, BPF_F_MMAPABLE);
 TABLE(source_tables, ARRAY, __u32, struct sources, 256, BPF_F_MMAPABLE);
 TABLE(members, HASH, struct member, __u8, 65536, BPF_F_NO_PREALLOC);
 
-/* Usage of entries and locators, for each shard: index << shard_bits | shard. */
+/* Usage of entries, locators and our own addresses, for each shard: index << shard_bits | shard. */
 TABLE(usages, ARRAY, __u32, struct usage, DEFAULT_ENTRIES, BPF_F_MMAPABLE);
 TABLE(rloc_usages, ARRAY, __u32, struct usage, DEFAULT_ENTRIES, BPF_F_MMAPABLE);
+TABLE(own_usages, ARRAY, __u32, struct usage, DEFAULT_ENTRIES, BPF_F_MMAPABLE);
 /* Which entries were used since user space cleared them. */
 TABLE(touched, ARRAY, __u32, struct touch, DEFAULT_ENTRIES, BPF_F_MMAPABLE);
 TABLE(heard, HASH, struct address, __u8, 4096, 0);
