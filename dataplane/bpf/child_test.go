@@ -278,7 +278,12 @@ func tryXTR(t testing.TB, ns *netns.NS, cfg childConfig) (*xtr, answer) {
 	if err := ns.Do(x.cmd.Start); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(x.kill)
+	t.Cleanup(func() {
+		x.kill()
+		if err := ns.Do(Cleanup); err != nil {
+			t.Error(err)
+		}
+	})
 	b, err := json.Marshal(cfg)
 	if err != nil {
 		t.Fatal(err)
