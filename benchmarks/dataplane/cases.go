@@ -99,6 +99,8 @@ type sample struct {
 	// Frame is how many octets a frame from the core to the right router has,
 	// on average; more than the MTU where segments cross as one.
 	Frame float64 `json:"frame"`
+	// Load is the load average of the last minute, of all that the machine does.
+	Load float64 `json:"load"`
 }
 
 func (m sample) unit() string {
@@ -364,6 +366,14 @@ func (u usage) since(before usage, packets float64, m *sample) {
 	each := func(now, then time.Duration) float64 { return (now - then).Seconds() * 1e6 / packets }
 	m.Machine, m.Left, m.Right = each(u.machine, before.machine), each(u.left, before.left), each(u.right, before.right)
 	m.Sender, m.Sink = each(u.sender, before.sender), each(u.sink, before.sink)
+}
+
+// loadAverage is that of the last minute.
+func loadAverage() (load float64) {
+	if b, err := os.ReadFile("/proc/loadavg"); err == nil {
+		fmt.Sscan(string(b), &load)
+	}
+	return load
 }
 
 const tick = 10 * time.Millisecond // USER_HZ is 100 on all machines

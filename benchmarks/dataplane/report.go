@@ -135,7 +135,8 @@ func (r *results) table(w io.Writer) {
 	p := func(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
 	p("# Data planes side by side\n")
 	p("    %s\n", strings.TrimSpace(r.command))
-	p("%s, commit %s, %s. Each arm has its turn in each round; the ratio is to plain routing in the same round, and the median of the rounds, as all", r.begin.UTC().Format("2006-01-02 15:04"), r.commit, machine())
+	load := line{samples: r.samples}.column(func(m sample) float64 { return m.Load })
+	p("%s, commit %s, %s, load average %s to %s (the benchmark alone makes about 2). Each arm has its turn in each round; the ratio is to plain routing in the same round, and the median of the rounds, as all", r.begin.UTC().Format("2006-01-02 15:04"), r.commit, machine(), number(slices.Min(load)), number(slices.Max(load)))
 	p("figures. CPU: microseconds of processor time for each packet, or segment of TCP; x1 and x2 are the processes that forward. ")
 	p("They are counted in steps of 10 ms, and packets that the kernel forwards in the interrupt belong to nobody: only to the machine.")
 	at := ""
@@ -228,12 +229,12 @@ func (r *results) write(dir string, w io.Writer) error {
 }
 
 var columns = []string{"command", "commit", "time", "group", "case", "arm", "outside", "mappings", "round", "value", "unit",
-	"loss", "late", "p99_us", "cpu_machine_us", "cpu_x1_us", "cpu_x2_us", "cpu_h1_us", "cpu_h2_us", "frame_octets"}
+	"loss", "late", "p99_us", "cpu_machine_us", "cpu_x1_us", "cpu_x2_us", "cpu_h1_us", "cpu_h2_us", "frame_octets", "load"}
 
 func (r *results) fields(m sample) []string {
 	f := func(v float64) string { return strconv.FormatFloat(v, 'g', 6, 64) }
 	return []string{r.command, r.commit, m.Time, m.Group, m.Case, m.Arm, strconv.Itoa(m.Outside), strconv.Itoa(m.Mappings), strconv.Itoa(m.Round),
-		f(m.Value), m.unit(), f(m.Loss), strconv.FormatInt(m.Late, 10), f(m.P99), f(m.Machine), f(m.Left), f(m.Right), f(m.Sender), f(m.Sink), f(m.Frame)}
+		f(m.Value), m.unit(), f(m.Loss), strconv.FormatInt(m.Late, 10), f(m.P99), f(m.Machine), f(m.Left), f(m.Right), f(m.Sender), f(m.Sink), f(m.Frame), f(m.Load)}
 }
 
 // readResults reads what write has kept.
@@ -259,7 +260,7 @@ func readResults(dir string) (*results, error) {
 			into any
 		}{
 			{row[6], &m.Outside}, {row[7], &m.Mappings}, {row[8], &m.Round}, {row[9], &m.Value}, {row[11], &m.Loss}, {row[12], &m.Late}, {row[13], &m.P99},
-			{row[14], &m.Machine}, {row[15], &m.Left}, {row[16], &m.Right}, {row[17], &m.Sender}, {row[18], &m.Sink}, {row[19], &m.Frame},
+			{row[14], &m.Machine}, {row[15], &m.Left}, {row[16], &m.Right}, {row[17], &m.Sender}, {row[18], &m.Sink}, {row[19], &m.Frame}, {row[20], &m.Load},
 		} {
 			_, err := fmt.Sscan(x.text, x.into)
 			errs = append(errs, err)

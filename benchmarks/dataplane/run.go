@@ -162,6 +162,7 @@ func (j job) measure(ctx context.Context, g group, c testCase, sites []*site) er
 				return fmt.Errorf("%s: %w", s.name(), err)
 			}
 			m.Group, m.Case, m.Arm, m.Outside, m.Mappings, m.Round = g.name, c.name, s.arm.name, g.outside, s.mappings, round
+			m.Load = loadAverage()
 			m.Time = time.Now().UTC().Format(time.RFC3339)
 			j.out.Encode(message{Text: fmt.Sprintf("%-5s %-9s round %d  %-14s %s", g.name, c.name, round+1, s.name(), m), Sample: &m})
 		}
