@@ -165,12 +165,12 @@ func (w *world) setLink(l link) error {
 	}
 	var errs []error
 	for _, dev := range []string{"left", "right"} {
-		errs = append(errs, w.withLink("core", dev, func(l netlink.Link) error { return netlink.LinkSetGSOMaxSize(l, size) }))
+		errs = append(errs, w.withLink("core", dev, func(l netlink.Link) error { return netlink.LinkSetGSOMaxSize(l, size) }),
+			// With it veth takes all for whole, and its other end does no GRO.
+			w.offload("core", dev, unix.ETHTOOL_STSO, !l.segmented))
 	}
 	for _, node := range []string{"x1", "x2"} {
-		if err := w.ns[node].Do(func() error { return setGRO("up", l.gro) }); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", node, err))
-		}
+		errs = append(errs, w.offload(node, "up", unix.ETHTOOL_SGRO, l.gro))
 	}
 	return errors.Join(errs...)
 }
@@ -190,14 +190,22 @@ func (w *world) received() (octets, frames uint64) {
 	return octets, frames
 }
 
-// setGRO is ethtool -K DEV gro on, or off.
-func setGRO(dev string, on bool) error {
+// offload switches one on or off, as ethtool -K does.
+func (w *world) offload(node, dev string, command uint32, on bool) error {
+	err := w.ns[node].Do(func() error { return setOffload(dev, command, on) })
+	if err != nil {
+		return fmt.Errorf("%s: offload of %s: %w", node, dev, err)
+	}
+	return nil
+}
+
+func setOffload(dev string, command uint32, on bool) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	value := struct{ cmd, data uint32 }{cmd: unix.ETHTOOL_SGRO}
+	value := struct{ command, data uint32 }{command: command}
 	if on {
 		value.data = 1
 	}
@@ -209,7 +217,7 @@ func setGRO(dev string, on bool) error {
 	copy(req.name[:unix.IFNAMSIZ-1], dev)
 	req.data = unsafe.Pointer(&value)
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&req))); errno != 0 {
-		return fmt.Errorf("set receive offload of %s: %w", dev, errno)
+		return errno
 	}
 	return nil
 }
