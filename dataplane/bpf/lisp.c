@@ -325,6 +325,29 @@ INLINE int routed(struct __sk_buff *skb, struct found *f, const struct packet *p
 	return 1;
 }
 
+INLINE __u16 fold(__u32 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}
+
+INLINE __u16 header_sum(struct ip4 *ip)
+{
+	__u16 *w = (__u16 *)ip;
+
+	/* The word of the checksum itself is left out. */
+	return fold((__u32)w[0] + w[1] + w[2] + w[3] + w[4] + w[6] + w[7] + w[8] + w[9]);
+}
+
+INLINE int header_right(struct ip4 *ip)
+{
+	__u16 want = header_sum(ip);
+
+	/* 0 and -0 are one number (RFC 1624). */
+	return ip->sum == want || (ip->sum == 0xffff && want == 0);
+}
+
 /* parse reads the headers of an inner packet that begins at offset off; 0 means
  * that the packet is for the slow path. */
 INLINE int parse(struct __sk_buff *skb, struct packet *p, __u32 off, int v6, int ports)
@@ -362,7 +385,8 @@ INLINE int parse(struct __sk_buff *skb, struct packet *p, __u32 off, int v6, int
 	} else {
 		struct ip4 *ip = data + off;
 
-		if ((void *)(ip + 1) > end || ip->vihl != 0x45)
+		/* No router forwards a packet with a wrong checksum. */
+		if ((void *)(ip + 1) > end || ip->vihl != 0x45 || !header_right(ip))
 			return 0;
 		p->len = swap16(ip->len);
 		if (p->len < IP4_LEN)
@@ -455,13 +479,6 @@ INLINE __u32 packets(struct __sk_buff *skb, const struct packet *p)
 	return size && p->len > p->header ? (p->len - p->header + size - 1) / size : 1;
 }
 
-INLINE __u16 fold(__u32 sum)
-{
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return ~sum;
-}
-
 /* update replaces a 16-bit word under a checksum (RFC 1624, equation 3). */
 INLINE __u16 update(__u16 sum, __u16 was, __u16 is)
 {
@@ -475,22 +492,6 @@ INLINE int leave(struct bpf_fib_lookup *fib)
 
 	__builtin_memcpy(nh.nh, fib->dst, 16);
 	return bpf_redirect_neigh(fib->ifindex, &nh, sizeof(nh), 0);
-}
-
-INLINE __u16 header_sum(struct ip4 *ip)
-{
-	__u16 *w = (__u16 *)ip;
-
-	/* The word of the checksum itself is left out. */
-	return fold((__u32)w[0] + w[1] + w[2] + w[3] + w[4] + w[6] + w[7] + w[8] + w[9]);
-}
-
-INLINE int header_right(struct ip4 *ip)
-{
-	__u16 want = header_sum(ip);
-
-	/* 0 and -0 are one number (RFC 1624). */
-	return ip->sum == want || (ip->sum == 0xffff && want == 0);
 }
 
 /* put_headers writes the headers of UDP and LISP (RFC 9300 section 5.1). The UDP
