@@ -2,6 +2,10 @@ module github.com/eidolon-lisp/eidolon
 
 go 1.26.0
 
+// GoBGP listens for its neighbours with a password in a TCP option, which sockets of
+// Multipath TCP do not have, and these are what Go listens on otherwise.
+godebug multipathtcp=0
+
 require (
 	github.com/cilium/ebpf v0.22.0
 	github.com/gaissmai/bart v0.30.0

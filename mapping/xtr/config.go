@@ -112,6 +112,11 @@ type Config struct {
 	// larger packets vanish, and with what passes when that ends, in order,
 	// from the goroutine of Run. It owns the slice.
 	OnPathMTU func([]PathMTU)
+	// OnAnswering is called, if set, when the mapping system begins to answer and
+	// when it ceases to, in order, from the goroutine of Run, the first time as soon
+	// as one of the two is known. Without it nobody finds out: it takes a Map-Request
+	// to each of MapResolvers for each 10 s without traffic.
+	OnAnswering func(answers bool)
 	// Logger gets events; nil discards them. Single packets are counted, and
 	// logged at most at debug level.
 	Logger *slog.Logger

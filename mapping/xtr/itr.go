@@ -82,6 +82,7 @@ type itr struct {
 	changes   []mapping.CacheChange
 	resolvers resolvers
 	subs      *subscriber
+	heardOf   func(now time.Time) // the mapping system answered
 
 	queries map[mapping.EID]*query
 	nonces  map[uint64]outstanding

@@ -156,6 +156,18 @@ const (
 	holdDownMax = time.Minute
 	flapWindow  = time.Minute
 
+	// Whether the mapping system answers is asked after answerInterval without an
+	// answer, in answerRounds rounds answerRetry apart. When it answers again that
+	// is believed after answerHold, after twice as long with each end within
+	// answerFlap of the last, up to answerHoldMax: what is announced in BGP must not
+	// flap.
+	answerInterval = 10 * time.Second
+	answerRetry    = time.Second
+	answerRounds   = 3
+	answerHold     = 15 * time.Second
+	answerHoldMax  = 10 * time.Minute
+	answerFlap     = 10 * time.Minute
+
 	// keyTries is how many Map-Registers with one key go unanswered before the
 	// next one is tried.
 	keyTries = 3

@@ -21,6 +21,7 @@ type machine struct {
 	probes   *prober
 	infos    *infos
 	mtus     *pathMTUs
+	answers  *answering
 	ecm      wire.ECM // reused
 	stopping bool
 	// declared are the database-mappings as they were given; cfg.Databases has
@@ -48,6 +49,8 @@ func newMachine(cfg Config, stats *counters) *machine {
 		}
 	}
 	m.mtus = newPathMTUs(c, m.probes)
+	m.answers = newAnswering(c, i)
+	i.heardOf = m.answers.heardOf
 	m.etr.verified = m.probes.verified
 	m.tellLocals(time.Time{}) // nobody watches yet
 	return m
@@ -76,6 +79,7 @@ func (m *machine) advance(now time.Time) {
 		m.infos.advance(now)
 		m.settle(now)
 		m.mtus.advance(now)
+		m.answers.advance(now)
 	}
 }
 
@@ -85,7 +89,7 @@ func (m *machine) next() (t time.Time, ok bool) {
 	if m.stopping {
 		return t, ok
 	}
-	for _, next := range [...]func() (time.Time, bool){m.itr.next, m.itr.subs.next, m.smrs.next, m.probes.next, m.infos.next, m.locals.next, m.mtus.next} {
+	for _, next := range [...]func() (time.Time, bool){m.itr.next, m.itr.subs.next, m.smrs.next, m.probes.next, m.infos.next, m.locals.next, m.mtus.next, m.answers.next} {
 		if u, has := next(); has && (!ok || u.Before(t)) {
 			t, ok = u, true
 		}
@@ -160,7 +164,7 @@ func (m *machine) receive(now time.Time, msg []byte, src, dst netip.AddrPort) {
 			m.settle(now)
 			return
 		}
-		if !m.mtus.reply(now, msg, src) {
+		if !m.mtus.reply(now, msg, src) && !m.answers.reply(now, msg, src) {
 			m.itr.reply(now, msg, src)
 		}
 	case wire.TypeInfo:

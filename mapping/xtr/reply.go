@@ -54,6 +54,7 @@ func (i *itr) answered(now time.Time, o outstanding, by wire.Type, recs []*mappi
 	q, a := o.q, o.q.attempts[o.n]
 	rtt := now.Sub(a.at)
 	i.resolvers.answered(now, a.resolver, rtt)
+	i.heardOf(now)
 	i.stats.inc(resolutionsAnswered)
 	i.log.Debug(strings.ToLower(by.String())+" received", "eid", scope.EID, "ttl", scope.TTL, "locators", locatorText{scope}, "rtt", rtt, "from", from)
 	i.finish(q)

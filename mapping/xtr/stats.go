@@ -77,6 +77,9 @@ const (
 	pathMTUProbesOut
 	pathMTUProbesAnswered
 	pathMTUsLowered
+	answeringQuestionsOut
+	answeringRoundsLost
+	answeringLost
 	rlocsDown
 	pathsDown
 	uplinksDown
@@ -185,6 +188,9 @@ var counterNames = [numCounters]string{
 	pathMTUProbesOut:             "path_mtu_probes_out",
 	pathMTUProbesAnswered:        "path_mtu_probes_answered",
 	pathMTUsLowered:              "path_mtus_lowered",
+	answeringQuestionsOut:        "answering_map_requests_out",
+	answeringRoundsLost:          "answering_rounds_unanswered",
+	answeringLost:                "mapping_system_lost",
 	rlocsDown:                    "rlocs_down",
 	pathsDown:                    "paths_down",
 	uplinksDown:                  "uplinks_down",

@@ -22,6 +22,7 @@ type XTR struct {
 	onDatabases func([]Database)
 	onSources   func([]Source, []Path)
 	onPathMTU   func([]PathMTU)
+	onAnswering func(bool)
 	stats       counters
 	wake        chan struct{} // holds a token when there is output to flush
 	telling     sync.Mutex    // held while OnDatabases and OnSources are called, in order
@@ -38,7 +39,7 @@ func New(cfg Config) (*XTR, error) {
 	if err != nil {
 		return nil, fmt.Errorf("xtr configuration: %w", err)
 	}
-	x := &XTR{onCache: c.OnCache, onDatabases: c.OnDatabases, onSources: c.OnSources, onPathMTU: c.OnPathMTU, wake: make(chan struct{}, 1)}
+	x := &XTR{onCache: c.OnCache, onDatabases: c.OnDatabases, onSources: c.OnSources, onPathMTU: c.OnPathMTU, onAnswering: c.OnAnswering, wake: make(chan struct{}, 1)}
 	x.m = newMachine(c, &x.stats)
 	return x, nil
 }
@@ -230,6 +231,7 @@ func (x *XTR) flush(conn udp.Conn) {
 	out, changes := x.m.take()
 	mtus := x.m.mtus.found
 	x.m.mtus.found = nil
+	answers, told := x.m.answers.take()
 	x.mu.Unlock()
 	// The planes learn first: a packet may wait for the mapping.
 	if len(changes) > 0 && x.onCache != nil {
@@ -237,6 +239,9 @@ func (x *XTR) flush(conn udp.Conn) {
 	}
 	if len(mtus) > 0 && x.onPathMTU != nil {
 		x.onPathMTU(mtus)
+	}
+	if told && x.onAnswering != nil {
+		x.onAnswering(answers)
 	}
 	for _, d := range out {
 		if err := conn.Write(d.data, d.src, d.dst); err != nil {
