@@ -28,6 +28,7 @@ var rules = []rule{
 	{room: "mapping/auth", only: []string{"mapping", "mapping/wire"}, why: "computations over messages, used by both sides"},
 	{room: "mapping/server", only: []string{"mapping", "mapping/wire", "mapping/auth", "internal/udp", "internal/fanout", "golang.org/x/time/rate"}, why: "the map-server knows neither the xTR nor a data plane nor protobuf"},
 	{room: "mapping/xtr", only: []string{"mapping", "mapping/wire", "mapping/auth", "internal/udp", "internal/fanout", "golang.org/x/time/rate"}, why: "the site side knows neither the map-server nor a data plane nor protobuf"},
+	{room: "mapping/bgp", only: []string{}, why: "what is said and heard of BGP needs no library, so that who only shows it does not link one"},
 	{room: "mapping/boltstore", only: []string{"mapping", "mapping/wire", "go.etcd.io/bbolt", "go.etcd.io/bbolt/errors"}, why: "a store is its driver and the record's bytes"},
 	{room: "mapping/storetest", only: []string{"mapping", "mapping/wire"}, why: "the conformance suite knows no implementation"},
 	{room: "dataplane", only: []string{"mapping", "encap", "github.com/gaissmai/bart"}, never: []string{"mapping/wire", "mapping/auth"}, why: "planes forward packets; control messages are another room's"},
@@ -35,7 +36,7 @@ var rules = []rule{
 	{room: "api", never: []string{"dataplane/tun", "dataplane/bpf", "lab/...", "benchmarks/..."}, why: "the API sees planes only through dataplane"},
 	{room: "internal/udp", only: []string{"golang.org/x/net/...", "golang.org/x/sys/..."}, why: "a socket knows no message"},
 	{room: "internal/fanout", only: []string{}, why: "a queue knows nothing of what it carries"},
-	{room: "internal/config", only: []string{"mapping", "mapping/auth", "mapping/wire", "github.com/goccy/go-yaml/..."}, why: "configuration types stop at the edge"},
+	{room: "internal/config", only: []string{"mapping", "mapping/bgp", "mapping/auth", "mapping/wire", "github.com/goccy/go-yaml/..."}, why: "configuration types stop at the edge"},
 }
 
 // importers restricts who may import a package at all.
@@ -45,6 +46,8 @@ var importers = []struct {
 	why  string
 }{
 	{"github.com/osrg/gobgp/v3/...", []string{"mapping/bgp/...", "benchmarks/..."}, "one room to move when gobgp changes"},
+	{"mapping/bgp/...", []string{"mapping/bgp/...", "internal/config", "api", "cmd/xtr", "benchmarks/..."}, "BGP is for the edges of an xTR"},
+	{"mapping/bgp/speaker", []string{"cmd/xtr", "benchmarks/..."}, "who links the speaker links all of GoBGP"},
 	{"github.com/google/gopacket/...", []string{"encap/layers", "lab/...", "benchmarks/..."}, "gopacket is for captures and tests"},
 	{"github.com/prometheus/...", []string{"api"}, "metrics are observed, not sprinkled"},
 	{"github.com/cilium/ebpf/...", []string{"dataplane/bpf", "benchmarks/..."}, "one room knows the kernel's programs and maps"},

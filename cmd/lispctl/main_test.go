@@ -25,6 +25,7 @@ import (
 	"github.com/eidolon-lisp/eidolon/internal/udp"
 	"github.com/eidolon-lisp/eidolon/mapping"
 	"github.com/eidolon-lisp/eidolon/mapping/auth"
+	"github.com/eidolon-lisp/eidolon/mapping/bgp"
 	"github.com/eidolon-lisp/eidolon/mapping/server"
 	"github.com/eidolon-lisp/eidolon/mapping/wire"
 	"github.com/eidolon-lisp/eidolon/mapping/xtr"
@@ -266,7 +267,20 @@ func (h *host) xtr(ctx context.Context) {
 	p := dptest.HostPacket(dptest.Flow("10.1.0.5:1000", "10.2.0.9:2000", 17, 1200).Bytes(), 0)
 	out.Batch(now, []dataplane.HostPacket{p, p})
 	h.made = x
-	h.serve(ctx, programXTR, api.Router(x, fib), api.Admin(programXTR, func() iter.Seq2[string, uint64] {
+	view := &api.BGPView{AS: 64500, RouterID: netip.MustParseAddr("192.0.2.1"),
+		Announce:  []bgp.Route{{Prefix: netip.MustParsePrefix("10.0.0.0/8"), OriginAS: 64510, Communities: []uint32{64500<<16 | 100, 0xffffff01}}, {Prefix: netip.MustParsePrefix("2001:db8::/32")}},
+		Announced: func() []bgp.Route { return []bgp.Route{{Prefix: netip.MustParsePrefix("10.0.0.0/8")}} },
+		Neighbours: func() ([]bgp.NeighbourStatus, error) {
+			return []bgp.NeighbourStatus{
+				{Addr: netip.MustParseAddr("192.0.2.254"), AS: 64501, State: bgp.Established, Since: now.Add(-49*time.Hour - time.Minute), Announced: 1, Received: 3, UpdatesIn: 4, UpdatesOut: 2, GracefulRestart: true},
+				{Addr: netip.MustParseAddr("2001:db8::1"), AS: 64502, State: bgp.TooManyPrefixes},
+			}, nil
+		},
+		Answering: func() xtr.Answering {
+			return xtr.Answering{Watched: true, Now: true, Since: now, LastAnswer: now.Add(-49*time.Hour - time.Minute)}
+		},
+	}
+	h.serve(ctx, programXTR, api.Router(x, fib), api.BGP(view), api.Admin(programXTR, func() iter.Seq2[string, uint64] {
 		return func(yield func(string, uint64) bool) {
 			_ = yield("misses", 5) && yield("map_requests_out", 6) && yield("drop_no_source", 0) && yield("drop_too_big", 7) && yield("miss_lost", h.lost.Load())
 		}

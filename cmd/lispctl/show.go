@@ -41,6 +41,10 @@ entry and received from there. With an argument only entries that hold the EID o
 lie inside it.`,
 			showMapCache, programXTR),
 		showCommand("map-server", "Show the map-servers of an xTR", "", showMapServers, programXTR),
+		showCommand("bgp", "Show the BGP sessions of an xTR and what it announces",
+			`Shows the neighbours and how the sessions with them stand, the prefixes that there
+are to announce, and whether the mapping system answers, on which they depend.`,
+			showBGP, programXTR),
 		showCommand("map-resolver", "Show the map-resolvers of an xTR", "", showMapResolvers, programXTR),
 		showCommand("subscriptions [EID]", "Show who a map-server tells of changes",
 			`Shows the xTRs that subscribed to EIDs (RFC 9437) and so are told when a mapping

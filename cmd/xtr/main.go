@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"syscall"
 	"time"
 
@@ -80,6 +81,13 @@ func run(ctx context.Context, path string) error {
 		}
 		control.SaveNonceFloor = f.save
 	}
+	speaks, err := newSpeaker(cfg, log)
+	if err != nil {
+		return errors.Join(err, watcher.Close())
+	}
+	if speaks != nil {
+		control.OnAnswering = speaks.answering
+	}
 	control.Heard = func() []netip.Addr { return plane.Heard() }
 	x, err := xtr.New(control)
 	if err != nil {
@@ -100,16 +108,27 @@ func run(ctx context.Context, path string) error {
 	}
 	log.Info("xtr is up", "rlocs", fmt.Sprint(rlocs), "database_mappings", len(cfg.DatabaseMappings), "version", daemon.Version())
 
-	// The plane outlives the control plane, so that traffic still flows while
-	// the registrations are withdrawn.
+	// The plane outlives the control plane and BGP, so that traffic still flows
+	// while registrations and announcements are withdrawn.
 	planeCtx, stopPlane := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopPlane()
 	g, ctx := errgroup.WithContext(ctx)
 	misses := make(chan xtr.Miss)
 	g.Go(func() error { return plane.Run(planeCtx) })
+	var attracting sync.WaitGroup // what makes packets come here
+	attracting.Add(2)
 	g.Go(func() error {
-		defer stopPlane()
+		attracting.Wait()
+		stopPlane()
+		return nil
+	})
+	g.Go(func() error {
+		defer attracting.Done()
 		return x.Run(ctx, u.sockets, misses)
+	})
+	g.Go(func() error {
+		defer attracting.Done()
+		return speaks.run(ctx)
 	})
 	g.Go(func() error { return u.run(planeCtx, states, listening) })
 	g.Go(func() error { return watchTraffic(ctx, fib, plane.Unreachable(), u.counters, x) })
@@ -120,7 +139,7 @@ func run(ctx context.Context, path string) error {
 	g.Go(func() error { return pass(ctx, usageRound, fib, plane, x, misses) })
 	g.Go(func() error {
 		return api.Serve(ctx, api.Config{Socket: cfg.API.Socket, Logger: log},
-			api.Admin("xtr", concat(x.Stats, plane.Stats)), api.Router(x, fib))
+			api.Admin("xtr", concat(x.Stats, plane.Stats)), api.Router(x, fib), api.BGP(speaks.view(x)))
 	})
 	return g.Wait()
 }

@@ -58,6 +58,8 @@ type XTR struct {
 	UsePETR []mapping.Locator
 	// ProxyITR and ProxyETR are the roles that serve others; nil without.
 	ProxyITR, ProxyETR *Proxy
+	// BGP is nil for an xTR that does not speak it.
+	BGP *BGP
 	// Host is nil for a router.
 	Host *Host
 	// AcceptMapData is what is made of mappings in Map-Requests.
@@ -223,6 +225,7 @@ func (c *XTR) read(o *object) {
 	c.readMapResolvers(o.needIf(o.site() || c.ProxyITR != nil, "map_resolvers", "a list with at least one address of a map-resolver"), underlay)
 	c.refuseInside(underlay)
 	c.checkProxies(o, underlay)
+	c.readBGP(o.get("bgp"))
 
 	c.MapCacheLimit = 100_000
 	if m, ok := o.get("map_cache").object(); ok {

@@ -44,9 +44,9 @@ type Config struct {
 	RestartTime time.Duration
 	// OnRoutes is called, if set, with what is received: the best route to each
 	// prefix as it changes, in order, from one goroutine. It owns the slice.
-	OnRoutes func([]Received)
+	OnRoutes func([]Received) `json:"-"`
 	// Logger gets events; nil discards them.
-	Logger *slog.Logger
+	Logger *slog.Logger `json:"-"`
 }
 
 // Neighbour is a router that there is a session with. The session carries the
@@ -59,7 +59,7 @@ type Neighbour struct {
 	// Passive waits for it to connect to us.
 	Passive bool
 	// Password authenticates the segments of TCP (RFC 2385); "" for none.
-	Password string
+	Password string `json:"-"`
 	// LocalAddr is our end of the session, and so the next hop that it is told;
 	// not valid for the address of the way to it.
 	LocalAddr netip.Addr
@@ -89,6 +89,29 @@ type Route struct {
 func (r *Route) Equal(o *Route) bool {
 	return r.Prefix == o.Prefix && r.OriginAS == o.OriginAS &&
 		slices.Equal(r.Communities, o.Communities) && slices.Equal(r.LargeCommunities, o.LargeCommunities)
+}
+
+// WellKnown are names in the registry of communities.
+var WellKnown = map[string]uint32{
+	"graceful-shutdown": 0xffff0000, "blackhole": 0xffff029a,
+	"no-export": 0xffffff01, "no-advertise": 0xffffff02, "no-export-subconfed": 0xffffff03, "no-peer": 0xffffff04,
+}
+
+// CommunityTexts returns all communities of r as they are configured and shown.
+func (r *Route) CommunityTexts() (list []string) {
+	for _, c := range r.Communities {
+		text := fmt.Sprintf("%d:%d", c>>16, c&0xffff)
+		for name, n := range WellKnown {
+			if n == c {
+				text = name
+			}
+		}
+		list = append(list, text)
+	}
+	for _, c := range r.LargeCommunities {
+		list = append(list, fmt.Sprintf("%d:%d:%d", c[0], c[1], c[2]))
+	}
+	return list
 }
 
 // Received is a change of the best route of the neighbours to a prefix.

@@ -190,7 +190,7 @@ var counterNames = [numCounters]string{
 	pathMTUsLowered:              "path_mtus_lowered",
 	answeringQuestionsOut:        "answering_map_requests_out",
 	answeringRoundsLost:          "answering_rounds_unanswered",
-	answeringLost:                "mapping_system_lost",
+	answeringLost:                "mapping_system_silent",
 	rlocsDown:                    "rlocs_down",
 	pathsDown:                    "paths_down",
 	uplinksDown:                  "uplinks_down",
