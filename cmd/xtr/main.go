@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/eidolon-lisp/eidolon/api"
@@ -32,11 +33,12 @@ import (
 
 func main() {
 	os.Exit(daemon.Daemon{
-		Name:   "xtr",
-		Short:  "LISP site edge router (ITR and ETR)",
-		Config: "/etc/eidolon/xtr.yml",
-		Check:  func(path string) (error, error) { return config.Check(path, config.KindXTR) },
-		Run:    run,
+		Name:     "xtr",
+		Short:    "LISP site edge router (ITR and ETR)",
+		Config:   "/etc/eidolon/xtr.yml",
+		Check:    func(path string) (error, error) { return config.Check(path, config.KindXTR) },
+		Run:      run,
+		Commands: []*cobra.Command{cleanup()},
 	}.Main(os.Args[1:], os.Stdout, os.Stderr))
 }
 
@@ -73,7 +75,7 @@ func run(ctx context.Context, path string) error {
 
 	fib := dataplane.NewFIB()
 	control := controlConfig(cfg, controlUplinks(states), fib, log)
-	var plane *tun.Plane // before x runs, which asks it
+	var plane sitePlane // before x runs, which asks it
 	if cfg.StateDir != "" {
 		f := nonceFloor(filepath.Join(cfg.StateDir, "nonce_floor"))
 		if control.NonceFloor, err = f.load(); err != nil {
@@ -96,7 +98,7 @@ func run(ctx context.Context, path string) error {
 	u := &uplinks{watcher: watcher, sockets: udp.NewSet(), site: x, log: log}
 	defer u.sockets.Close()
 	listening := u.listen(states)
-	plane, err = tun.New(planeConfig(cfg, rlocs, cpus, log), fib)
+	plane, err = newPlane(cfg, planeConfig(cfg, rlocs, cpus, log), fib)
 	if err != nil {
 		return errors.Join(err, watcher.Close())
 	}

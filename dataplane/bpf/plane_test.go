@@ -15,6 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/eidolon-lisp/eidolon/dataplane/tun"
 	"github.com/eidolon-lisp/eidolon/internal/netns"
 )
 
@@ -348,8 +349,12 @@ func TestKilledAndCleanedUp(t *testing.T) {
 	a, _ := tp.sites(t, false)
 	a.apply(entry{EID: eidB4, Locators: to(rlocB4), Lifetime: 1500 * time.Millisecond})
 	expires := time.Now().Add(1500 * time.Millisecond)
+	time.Sleep(200 * time.Millisecond) // the tables follow
 	if got, _ := udp(t, tp.hostA, hostA4, tp.hostB, hostB4, false, 100); len(got) != 1 {
 		t.Fatal("nothing arrived")
+	}
+	if err := tp.xtrA.Do(tun.Cleanup); !errors.Is(err, tun.ErrRunning) {
+		t.Errorf("cleanup beside a running xTR: %v", err)
 	}
 	a.kill()
 	if got, _ := udp(t, tp.hostA, hostA4, tp.hostB, hostB4, false, 100); len(got) != 1 {
@@ -359,8 +364,23 @@ func TestKilledAndCleanedUp(t *testing.T) {
 	if got, _ := udp(t, tp.hostA, hostA4, tp.hostB, hostB4, false, 100); len(got) != 0 {
 		t.Error("a mapping is used that has expired")
 	}
+	check(t, tp.xtrA.Do(tun.Cleanup))
 	check(t, tp.xtrA.Do(Cleanup))
 	nothingLeft(t, tp.xtrA)
+	check(t, tp.xtrA.Do(func() error {
+		for _, f := range []int{unix.AF_INET, unix.AF_INET6} {
+			rules, err := netlink.RuleList(f)
+			if err != nil {
+				return err
+			}
+			for _, r := range rules {
+				if r.Protocol == tun.Protocol {
+					t.Errorf("rule left: %v", r)
+				}
+			}
+		}
+		return nil
+	}))
 }
 
 // Pinned tables of other sizes give way to new ones, at the same places.

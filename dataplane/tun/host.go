@@ -294,3 +294,29 @@ func (s *host) undo() error {
 	}
 	return s.tearDown()
 }
+
+// ErrRunning is returned by Cleanup while the plane of a process is there.
+var ErrRunning = errors.New("data plane: an xtr is running")
+
+// Cleanup removes the routes and rules that a killed plane has left in this
+// network namespace. From then on packets of the site are forwarded like any
+// others. It fails with ErrRunning when the plane is not dead.
+func Cleanup() error {
+	s, err := newHost(&Config{})
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	for _, f := range []int{unix.AF_INET, unix.AF_INET6} {
+		routes, err := s.h.RouteListFiltered(f, &netlink.Route{Protocol: Protocol, Table: unix.RT_TABLE_UNSPEC},
+			netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+		if err != nil {
+			continue // a kernel without IPv6; remove says the rest
+		}
+		// The devices, and with them the routes by them, end with the process.
+		if slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.Type == unix.RTN_UNICAST }) {
+			return ErrRunning
+		}
+	}
+	return s.tearDown()
+}

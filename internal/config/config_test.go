@@ -86,7 +86,7 @@ func TestExampleXTR(t *testing.T) {
 		RLOCProbing:   RLOCProbing{Enabled: true, Interval: 30 * time.Second, Retries: 3},
 		AcceptMapData: MapDataOff,
 		StateDir:      "/var/lib/eidolon",
-		Plane:         Plane{Kind: "tun", RouteTable: 4341, SourceCheck: SourceLoose},
+		Plane:         Plane{Kind: "auto", RouteTable: 4341, SourceCheck: SourceLoose},
 		API:           API{Socket: "/run/eidolon/xtr.sock"},
 		Log:           Log{Level: slog.LevelInfo, Format: "text"},
 	}
@@ -256,7 +256,7 @@ database_mappings: [{eid: "[16777215]10.0.0.0/8", locator_set: a}, {eid: "[2]11.
 		t.Fatal(err)
 	}
 	if want := []Instance{{IID: 2, Device: "eidolon2", NoMapping: NoMappingDrop}, {IID: 16777215, Device: "eidolon16777215", NoMapping: NoMappingDrop}}; !reflect.DeepEqual(x.Instances, want) || x.MapCacheLimit != 100000 ||
-		x.Miss != MissHold || x.Plane != (Plane{"tun", 4341, 0, SourceLoose, false}) || x.API.Socket != "/run/eidolon/xtr.sock" {
+		x.Miss != MissHold || x.Plane != (Plane{Kind: "auto", RouteTable: 4341, SourceCheck: SourceLoose}) || x.API.Socket != "/run/eidolon/xtr.sock" {
 		t.Errorf("got %+v", x)
 	}
 	m, err := LoadMapServer(write(t, "listen: [\"::\"]\n"))

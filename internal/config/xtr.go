@@ -169,8 +169,11 @@ const (
 
 // Plane is the configuration of the data plane.
 type Plane struct {
-	// Kind is "tun".
+	// Kind is "auto", "tun" or "bpf".
 	Kind string
+	// UnfinishedChecksums lets the kernel plane leave inner checksums to who is
+	// behind a virtual link.
+	UnfinishedChecksums bool
 	// RouteTable is the kernel's routing table that the xTR's routes are in.
 	RouteTable int
 	// UplinkMTU in octets; 0 takes it from the interfaces.
@@ -524,12 +527,12 @@ func (c *XTR) refuseInside(underlay names[netip.Addr]) {
 
 func (c *XTR) readPlane(v value) {
 	const routeTable = 4341
-	c.Plane = Plane{Kind: "tun", RouteTable: routeTable, SourceCheck: SourceLoose}
+	c.Plane = Plane{Kind: "auto", RouteTable: routeTable, SourceCheck: SourceLoose}
 	o, ok := v.object()
 	if !ok {
 		return
 	}
-	c.Plane.Kind = o.get("kind").enum("tun")
+	c.Plane.Kind = o.get("kind").enum("auto", "tun", "bpf")
 	table := o.get("route_table")
 	c.Plane.RouteTable = int(table.integer(1, 1<<31-1, routeTable))
 	if c.Plane.RouteTable >= 253 && c.Plane.RouteTable <= 255 {
@@ -543,5 +546,6 @@ func (c *XTR) readPlane(v value) {
 	}
 	c.Plane.SourceCheck = SourceCheck(o.get("source_check").enum(string(SourceLoose), string(SourceOff), string(SourceStrict)))
 	c.Plane.MSSClamp = o.get("mss_clamp").boolean(false)
+	c.Plane.UnfinishedChecksums = o.get("unfinished_checksums").boolean(false)
 	o.end()
 }

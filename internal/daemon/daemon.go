@@ -28,6 +28,8 @@ type Daemon struct {
 	Check func(path string) (warnings error, err error)
 	// Run runs until ctx ends; then it cleans up and returns nil.
 	Run func(ctx context.Context, path string) error
+	// Commands are further subcommands.
+	Commands []*cobra.Command
 }
 
 // Main runs the program and returns its exit status: 0 after an orderly end,
@@ -81,6 +83,7 @@ func (d Daemon) command() *cobra.Command {
 	for _, c := range []*cobra.Command{run, check} {
 		c.Flags().StringVar(&path, "config", d.Config, "configuration file")
 	}
+	root.AddCommand(d.Commands...)
 	root.AddCommand(run, check, &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",

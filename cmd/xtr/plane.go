@@ -1,0 +1,63 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/eidolon-lisp/eidolon/dataplane"
+	"github.com/eidolon-lisp/eidolon/dataplane/bpf"
+	"github.com/eidolon-lisp/eidolon/dataplane/tun"
+	"github.com/eidolon-lisp/eidolon/internal/config"
+)
+
+// sitePlane is either plane.
+type sitePlane interface {
+	dataplane.Plane
+	Warnings() []string
+}
+
+// newPlane creates the plane that the configuration asks for, or the TUN plane
+// where the kernel plane can't work.
+func newPlane(cfg *config.XTR, c tun.Config, fib *dataplane.FIB) (sitePlane, error) {
+	if cfg.Plane.Kind == "bpf" {
+		err := bpf.Available()
+		if err == nil {
+			return bpf.New(bpf.Config{Config: c, Mappings: cfg.MapCacheLimit, Unfinished: cfg.Plane.UnfinishedChecksums}, fib)
+		}
+		c.Logger.Warn("the kernel plane can't work here, so packets are forwarded by the TUN plane", "err", err)
+	}
+	p, err := tun.New(c, fib)
+	if err != nil {
+		return nil, err
+	}
+	// A killed kernel plane may have been here before.
+	if err := bpf.Cleanup(); err != nil {
+		c.Logger.Warn("what an earlier kernel plane may have left is not removed", "err", err)
+	}
+	return p, nil
+}
+
+// cleanup is the command that removes what a killed xTR has left.
+func cleanup() *cobra.Command {
+	return &cobra.Command{
+		Use:   "cleanup",
+		Short: "Remove what an xTR that was killed has left in the kernel: programs, their pins, routes and rules",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			// While one runs, its devices are there.
+			if err := tun.Cleanup(); err != nil {
+				if errors.Is(err, tun.ErrRunning) {
+					return err
+				}
+				return errors.Join(err, bpf.Cleanup())
+			}
+			if err := bpf.Cleanup(); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "nothing of xtr is left in the kernel; packets of the site are forwarded like any others")
+			return err
+		},
+	}
+}
