@@ -276,7 +276,7 @@ func (c *Case) check(f Factory, got Outcome) error {
 		}
 	}
 	if len(got.Sent) != len(sent) {
-		complain("%d packets sent, want %d", len(got.Sent), len(sent))
+		complain("%d packets sent, want %d: %x", len(got.Sent), len(sent), got.Sent)
 	}
 	for i := range min(len(got.Sent), len(sent)) {
 		d := sent[i]
@@ -289,7 +289,7 @@ func (c *Case) check(f Factory, got Outcome) error {
 		}
 	}
 	if len(got.Host) != len(c.Host) {
-		complain("%d packets to the host, want %d", len(got.Host), len(c.Host))
+		complain("%d packets to the host, want %d: %x", len(got.Host), len(c.Host), got.Host)
 	}
 	for i := range min(len(got.Host), len(c.Host)) {
 		w := c.Host[i]

@@ -321,10 +321,18 @@ func (w *wire) settle(iid uint32, six bool, o *Outcome, timeout time.Duration) e
 	return nil
 }
 
-// chatter is what IPv6 kernels say to their neighbours.
+// chatter is what kernels say to their neighbours: IPv6 about addresses and
+// groups, IPv4 about groups.
 func chatter(b []byte) bool {
 	src, ok := source(b)
-	return ok && src.Is6() && (src.IsLinkLocalUnicast() || src.IsUnspecified())
+	switch {
+	case !ok:
+		return false
+	case src.Is4():
+		const igmp = 2
+		return b[9] == igmp && b[16]>>4 == 14
+	}
+	return src.IsLinkLocalUnicast() || src.IsUnspecified()
 }
 
 // cut splits an IPv4 packet without options into fragments that the underlay
