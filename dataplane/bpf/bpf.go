@@ -54,6 +54,8 @@ type Config struct {
 	// them, which those do that decapsulate in this kernel, and no program does
 	// that reads a socket. Without it these packets are the TUN plane's.
 	Unfinished bool
+
+	unpinned bool // for tests: nothing outlives the process
 }
 
 // Plane is the kernel plane with its slow path. It implements dataplane.Plane.
@@ -112,10 +114,12 @@ func New(cfg Config, fib *dataplane.FIB) (_ *Plane, err error) {
 			err = errors.Join(err, p.release(!p.adopted), slow.Close())
 		}
 	}()
-	if p.pins, err = findPins(); err != nil {
-		return nil, err
+	if !cfg.unpinned {
+		if p.pins, err = findPins(); err != nil {
+			return nil, err
+		}
 	}
-	if p.pins == "" {
+	if p.pins == "" && !cfg.unpinned {
 		p.log.Warn("no BPF file system at /sys/fs/bpf: forwarding in the kernel ends with the process")
 	}
 	if p.h, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
