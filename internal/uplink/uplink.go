@@ -12,12 +12,16 @@
 package uplink
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"slices"
+	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -96,6 +100,10 @@ type Watcher struct {
 	tables map[string]int // by interface; a number stays with its name
 	large  bool           // the main table is too large, and that was said
 	closed atomic.Bool
+
+	statsMu   sync.Mutex
+	stats     *os.File // /proc/net/dev of the namespace that the watcher was opened in
+	statsText []byte
 }
 
 // Open reads the state and sets up tables and rules; what an earlier run left
@@ -113,10 +121,15 @@ func Open(cfg Config) (*Watcher, error) {
 	if w.h, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return nil, fmt.Errorf("open a netlink socket: %w", err)
 	}
+	if w.stats, err = os.Open("/proc/thread-self/net/dev"); err != nil {
+		w.h.Close()
+		return nil, err
+	}
 	// Before the state is read, so that nothing is missed.
 	w.events, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
 	if err != nil {
 		w.h.Close()
+		w.stats.Close()
 		return nil, fmt.Errorf("subscribe to netlink events: %w", err)
 	}
 	if _, err := w.sync(); err != nil {
@@ -141,11 +154,42 @@ type Counters struct {
 
 // AppendCounters appends the counters of the named interfaces, of those that
 // are there, to buf. It may be called from any goroutine.
+//
+// They are read from the file, not by netlink: the latter waits for a lock that
+// a machine which makes and removes network namespaces holds for seconds, and
+// meanwhile a dead uplink would not be seen.
 func (w *Watcher) AppendCounters(buf []Counters, names []string) []Counters {
-	for _, name := range names {
-		if l, err := w.h.LinkByName(name); err == nil && l.Attrs().Statistics != nil {
-			st := l.Attrs().Statistics
-			buf = append(buf, Counters{name, st.TxPackets, st.RxPackets})
+	w.statsMu.Lock()
+	defer w.statsMu.Unlock()
+	text := w.statsText[:0]
+	for {
+		text = slices.Grow(text, 4096)
+		n, err := w.stats.ReadAt(text[len(text):cap(text)], int64(len(text)))
+		text = text[:len(text)+n]
+		if n == 0 || err != nil {
+			break
+		}
+	}
+	w.statsText = text
+	return appendCounters(buf, text, names)
+}
+
+// appendCounters reads the text of /proc/net/dev: of each interface eight numbers
+// of what was received, octets and packets first, and eight of what was sent.
+func appendCounters(buf []Counters, text []byte, names []string) []Counters {
+	for line := range bytes.Lines(text) {
+		name, rest, ok := bytes.Cut(bytes.TrimSpace(line), []byte(":"))
+		if !ok || !slices.Contains(names, string(name)) {
+			continue
+		}
+		f := bytes.Fields(rest)
+		if len(f) < 10 {
+			continue
+		}
+		received, rerr := strconv.ParseUint(string(f[1]), 10, 64)
+		sent, serr := strconv.ParseUint(string(f[9]), 10, 64)
+		if rerr == nil && serr == nil {
+			buf = append(buf, Counters{string(name), sent, received})
 		}
 	}
 	return buf
@@ -221,6 +265,7 @@ func (w *Watcher) Close() error {
 	w.closed.Store(true)
 	w.events.Close()
 	w.h.Close()
+	w.stats.Close()
 	return err
 }
 
