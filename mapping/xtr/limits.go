@@ -130,10 +130,12 @@ const (
 	// A flow goes both ways after flowTwoWay rounds with packets in, is
 	// another one after flowIdle without packets, and maxFlows are known.
 	flowTwoWay = 3
-	// What comes in is known after flowKnown rounds of at most flowRound; less
-	// in flowLow rounds in a row is suspect, and in flowForgets the new normal.
+	// What comes in is known after flowKnown rounds of about flowRound, which is
+	// how often Traffic is called, without a pause of flowPause; less in flowLow
+	// rounds in a row is suspect, and in flowForgets the new normal.
 	flowKnown   = 24
-	flowRound   = 100 * time.Millisecond
+	flowRound   = 50 * time.Millisecond
+	flowPause   = 500 * time.Millisecond
 	flowLow     = 3
 	flowForgets = 40
 	flowIdle    = 10 * time.Second

@@ -2,6 +2,7 @@ package xtr
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"testing"
@@ -522,5 +523,33 @@ func TestFailureAfterReturn(t *testing.T) {
 		r.lost = func(from, to netip.Addr) bool { return false }
 		r.converge(always(true), func() bool { return len(r.sources) == 2 })
 		r.stream(r.now.Sub(zeroTime)+time.Second, always(true))
+	}
+}
+
+// TestFallStarved: where the rounds are long and uneven, because the machine is
+// busy, half of what came staying away is still seen, and nothing else is.
+func TestFallStarved(t *testing.T) {
+	wrong := 0
+	for seed := range uint64(100) {
+		rnd := rand.New(rand.NewPCG(seed, 1))
+		var f flow
+		next := func(each int) bool { // packets in a round of 50 ms
+			gap := time.Duration(20+rnd.IntN(280)) * time.Millisecond
+			return f.falls(gap, uint64(int(gap/time.Millisecond)*each/50))
+		}
+		for range 300 {
+			if next(50) {
+				wrong++
+			}
+		}
+		rounds := 1
+		for ; rounds < 20 && !next(25); rounds++ {
+		}
+		if rounds > 5 {
+			t.Errorf("seed %d: not found in %d rounds", seed, rounds)
+		}
+	}
+	if wrong > 0 {
+		t.Errorf("%d false alarms", wrong)
 	}
 }

@@ -163,10 +163,12 @@ func (f *flow) heard(now time.Time) {
 // whether markedly less comes than did: where traffic is spread over several
 // paths and one of them fails, the rest still comes.
 func (f *flow) falls(gap time.Duration, received uint64) bool {
-	if gap > flowRound {
+	if gap > flowPause {
 		f.rounds, f.low = 0, 0
 	}
-	n := float64(received)
+	// As many as there would be in a round of the usual length: on a busy machine
+	// some are longer, and the next one is shorter.
+	n := float64(received) * float64(flowRound) / float64(max(gap, flowRound/2))
 	if f.rounds >= flowKnown && n < f.mean-max(3*f.deviation, f.mean/8, 1) {
 		if f.low++; f.low < flowForgets {
 			return f.low == flowLow
