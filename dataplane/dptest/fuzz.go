@@ -27,36 +27,38 @@ func Fuzz(f *testing.F, others ...Factory) {
 		z.planes = append(z.planes, planes)
 	}
 	for _, c := range Corpus() {
-		if max(len(c.Out), len(c.In)) > maxRandom {
-			continue
+		state, instance, in := slices.Index(States(), c.State), slices.Index(allInstances(), c.IID), c.In != nil
+		d, err := Datagram{TTL: 64}, error(nil)
+		pkt := c.Out
+		if in {
+			d, err = ParseDatagram(c.In)
+			pkt = slices.Concat(d.Header[:], d.Inner)
 		}
-		state := slices.Index(States(), c.State)
-		instance := slices.Index(allInstances(), c.IID)
-		if c.Out != nil {
-			f.Add(uint8(state), uint8(instance), false, false, uint8(0), uint8(64), uint8(0), c.Out)
-			continue
-		}
-		if d, err := ParseDatagram(c.In); err == nil {
-			f.Add(uint8(state), uint8(instance), true, false, uint8(max(0, slices.Index(outerSources, d.Src))), d.TTL, d.TOS, slices.Concat(d.Header[:], d.Inner))
+		if n := len(pkt); err == nil && n <= maxRandom+maxPad {
+			short := min(n, maxRandom)
+			f.Add(uint8(state), uint8(instance), in, n > short, uint8(max(0, slices.Index(outerSources, d.Src))), d.TTL, d.TOS, uint16(n-short), pkt[:short])
 		}
 	}
-	f.Fuzz(func(t *testing.T, state, instance uint8, in, sums bool, from, ttl, tos uint8, pkt []byte) {
+	f.Fuzz(func(t *testing.T, state, instance uint8, in, fix bool, from, ttl, tos uint8, pad uint16, pkt []byte) {
 		c := Case{Name: "random", State: States()[int(state)%len(States())], IID: allInstances()[int(instance)%len(allInstances())]}
 		if len(pkt) == 0 || len(pkt) > maxRandom {
 			return
 		}
-		pkt = slices.Clone(pkt)
+		pkt = slices.Concat(pkt, make([]byte, pad%(maxPad+1)))
+		at := 0
+		if in {
+			at = min(8, len(pkt))
+		}
+		if fix {
+			fit(pkt[at:])
+		}
 		if !in {
-			if sums {
-				rightSum(pkt)
-			}
 			c.Out = pkt
 		} else {
-			if sums && len(pkt) > 8 {
-				rightSum(pkt[8:])
+			c.In = udpPacket(outerSources[int(from)%len(outerSources)], ttl, tos, pkt)
+			if c.IID = 0; at == 8 && pkt[0]&0x08 != 0 {
+				c.IID = binary.BigEndian.Uint32(pkt[4:]) >> 8
 			}
-			src := outerSources[int(from)%len(outerSources)]
-			c.In = udpPacket(src, ttl, tos, pkt)
 		}
 		if err := z.play(t, int(state)%len(States()), &c); err != nil {
 			t.Error(err)
@@ -64,18 +66,26 @@ func Fuzz(f *testing.F, others ...Factory) {
 	})
 }
 
-// maxRandom bounds random packets: the fuzzer is long over large ones.
-const maxRandom = 2048
+// Random packets have so many octets, because the fuzzer is long over large
+// ones, and then so many zeros.
+const (
+	maxRandom = 256
+	maxPad    = 2048
+)
 
 // outerSources are whom random datagrams come from.
 var outerSources = []netip.Addr{Far4, Far6, Other4, Other6, addr("198.51.100.9"), addr("224.0.0.1"), addr("fe80::1"), Ours4}
 
 func allInstances() []uint32 { return allStates().open.Instances() }
 
-// rightSum gives an IPv4 header the checksum that it should have.
-func rightSum(pkt []byte) {
-	if len(pkt) >= 20 && pkt[0]>>4 == 4 && int(pkt[0]&15)*4 <= len(pkt) && pkt[0]&15 >= 5 {
+// fit gives a packet the length and the header checksum that it should have.
+func fit(pkt []byte) {
+	switch {
+	case len(pkt) >= 20 && pkt[0]>>4 == 4 && int(pkt[0]&15)*4 <= len(pkt) && pkt[0]&15 >= 5:
+		binary.BigEndian.PutUint16(pkt[2:], uint16(len(pkt)))
 		sumHeader(pkt)
+	case len(pkt) >= 40 && pkt[0]>>4 == 6:
+		binary.BigEndian.PutUint16(pkt[4:], uint16(len(pkt)-40))
 	}
 }
 

@@ -74,7 +74,9 @@ func (m *memory) outcome(iid uint32) (o Outcome) {
 		copy(d.Header[:], p.Data)
 		o.Sent = append(o.Sent, d.Bytes())
 	}
-	o.Host = m.hosts[iid].Written()
+	if h := m.hosts[iid]; h != nil {
+		o.Host = h.Written()
+	}
 	o.Drops = make(map[dataplane.DropReason]uint64)
 	for _, r := range dataplane.DropReasons() {
 		if n := m.fwd.Drops(r) - m.drops[r]; n > 0 {
