@@ -554,11 +554,12 @@ func TestRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !res.TCPSurvived || res.Idle != "yes" || !res.Out.Recovered || !res.In.Recovered || res.Out.Lost+res.In.Lost == 0 {
+	if !res.TCPSurvived || res.Idle != "yes" || !res.Out.Recovered || !res.In.Recovered {
 		t.Errorf("%s: outage %s, %s, window %v, %+v", res.summary(), res.Out.outage(), res.In.outage(), res.Window, res)
 	}
 	// Each core router has a path by its customer or by the other's, and by both
-	// providers in the third; nothing that a peer heard of a peer.
+	// providers in the third; nothing that a peer heard of a peer. So the change
+	// may be over before a datagram is lost, and these counts show it.
 	if res.Control["bgp update"].Msgs == 0 || res.CoreSite != [2]int{3, 3} || res.CoreRIB != [2]int{6, 3} {
 		t.Errorf("messages %v, routes %v, paths %v", res.Control, res.CoreSite, res.CoreRIB)
 	}
