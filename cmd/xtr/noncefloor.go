@@ -45,5 +45,12 @@ func (f nonceFloor) save(n uint64) error {
 	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
 		return err
 	}
-	return os.Rename(tmp.Name(), string(f))
+	if err := os.Rename(tmp.Name(), string(f)); err != nil {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close()) // the name too
 }

@@ -115,7 +115,7 @@ func New(cfg Config, fib *dataplane.FIB) (_ *Plane, err error) {
 		}
 	}()
 	if !cfg.unpinned {
-		if p.pins, err = findPins(); err != nil {
+		if p.pins, err = findPins(true); err != nil {
 			return nil, err
 		}
 	}

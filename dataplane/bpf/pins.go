@@ -33,11 +33,12 @@ const pinRoot = "/sys/fs/bpf/eidolon"
 type pins string
 
 // findPins returns the directory of the calling thread's network namespace, ""
-// if there is no BPF file system and none can be mounted where it belongs.
-func findPins() (pins, error) {
+// if there is no BPF file system, and none is to be mounted where it belongs or
+// can be.
+func findPins(mayMount bool) (pins, error) {
 	mount := filepath.Dir(pinRoot)
 	there, err := isBPF(mount)
-	if err == nil && !there {
+	if err == nil && !there && mayMount {
 		// As other programs do that pin something and find none.
 		if unix.Mount("bpf", mount, "bpf", 0, "mode=0700") == nil {
 			there, err = isBPF(mount)
@@ -168,7 +169,7 @@ func (p pins) remove() error {
 // Cleanup takes away what a killed kernel plane has left in this network
 // namespace: programs at interfaces, and pins.
 func Cleanup() error {
-	p, err := findPins()
+	p, err := findPins(false)
 	if err != nil {
 		return err
 	}

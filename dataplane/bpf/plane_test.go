@@ -269,7 +269,7 @@ func nothingLeft(t *testing.T, ns *netns.NS) {
 // pinned returns the directory of a namespace's pins.
 func pinned(t *testing.T, ns *netns.NS) (p pins) {
 	t.Helper()
-	check(t, ns.Do(func() (err error) { p, err = findPins(); return err }))
+	check(t, ns.Do(func() (err error) { p, err = findPins(false); return err }))
 	return p
 }
 

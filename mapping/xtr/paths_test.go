@@ -553,3 +553,18 @@ func TestFallStarved(t *testing.T) {
 		t.Errorf("%d false alarms", wrong)
 	}
 }
+
+// TestLocatorJoins: a locator that a mapping gets while there is traffic is
+// probed at once.
+func TestLocatorJoins(t *testing.T) {
+	r := newPathRig(t, nil)
+	r.stream(7*time.Second, always(true))
+	joins := addr("203.0.113.77")
+	rec := twoLocators("10.2.0.0/16")
+	rec.Locators = append(rec.Locators, mapping.MakeLocator(joins, 1, 50))
+	r.m.itr.changes = append(r.m.itr.changes, r.m.itr.cache.Apply(r.now, rec)...)
+	r.stream(7100*time.Millisecond, always(true))
+	if !slices.ContainsFunc(r.probes, func(s sent) bool { return s.dst.Addr() == joins }) {
+		t.Error("it was not probed")
+	}
+}

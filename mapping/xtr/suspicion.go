@@ -22,11 +22,11 @@ type flow struct {
 	// waiting is since when packets go out and none came in; zero if the last
 	// one came in.
 	waiting time.Time
-	last    time.Time     // last packet either way
-	probed  bool          // its paths are known to the prober
-	both    int           // rounds with packets in, up to flowTwoWay
-	normal  time.Duration // what it waited lately before something came
-	again   time.Time     // no suspicion before
+	last    time.Time       // last packet either way
+	probed  *mapping.Record // whose paths the prober knows
+	both    int             // rounds with packets in, up to flowTwoWay
+	normal  time.Duration   // what it waited lately before something came
+	again   time.Time       // no suspicion before
 	backoff time.Duration
 
 	// What comes in a round, in packets: the mean and the mean deviation from
@@ -53,8 +53,8 @@ func (p *prober) traffic(now time.Time, list []Traffic) {
 			p.flows[t.EID] = f
 		}
 		f.begin(now)
-		if _, ok := p.cache.Get(t.EID); ok && !f.probed {
-			f.probed = true // so that the round-trip times are known before they are needed
+		if e, ok := p.cache.Get(t.EID); ok && f.probed != e.Record {
+			f.probed = e.Record // so that the round-trip times are known before they are needed
 			p.used(now, []mapping.EID{t.EID})
 		}
 		fell := f.falls(now.Sub(f.last), t.Received)
