@@ -444,6 +444,13 @@ func (x *ways) by(k way) int {
 	return -1
 }
 
+// forget starts anew: what is seen from now on tells the way.
+func (x *ways) forget() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	clear(x.seen)
+}
+
 func (x *ways) close() {
 	for _, f := range x.socks {
 		f.Close()

@@ -423,6 +423,12 @@ func TestFailureIsSeen(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer x.close()
+	// As if an earlier try had gone by the other provider.
+	x.mu.Lock()
+	for i := range uint16(candidates) {
+		x.seen[way{protoUDP, netip.AddrPortFrom(sitePA[0], sitePort+i), netip.AddrPortFrom(remotePA, remotePort+i)}] = [2]int{0, 1}
+	}
+	x.mu.Unlock()
 	hit, other, err := choose(w, x, sitePA[0], remotePA)
 	if err != nil {
 		t.Fatal(err)

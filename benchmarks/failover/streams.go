@@ -317,6 +317,8 @@ func choose(w *world, x *ways, site, remote netip.Addr) (hit, bystander *udpFlow
 			}
 		}
 	}()
+	// Routes that changed since an earlier try would look like both ways.
+	x.forget()
 	for i := range candidates {
 		f, err := openUDP(w, netip.AddrPortFrom(site, uint16(sitePort+i)), netip.AddrPortFrom(remote, uint16(remotePort+i)))
 		if err != nil {
