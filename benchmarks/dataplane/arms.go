@@ -17,7 +17,8 @@ type arm struct {
 	what string
 	// start sets it up in a world; it may take a while until packets pass.
 	start func(ctx context.Context, s *site) error
-	plane string // of xtr, empty for others
+	plane string // of the left xtr, empty for others
+	right string // of the right one, where it differs
 	other bool   // xtr is that of another build
 }
 
@@ -29,6 +30,8 @@ var arms = []arm{
 	{name: "wireguard", what: "wireguard-go, with encryption", start: startWireguard},
 	{name: "tun", what: "Eidolon, TUN plane", start: startEidolon, plane: "tun"},
 	{name: "bpf", what: "Eidolon, eBPF plane", start: startEidolon, plane: "bpf"},
+	{name: "tun-bpf", what: "Eidolon, from the TUN plane to the eBPF plane", start: startEidolon, plane: "tun", right: "bpf"},
+	{name: "bpf-tun", what: "Eidolon, from the eBPF plane to the TUN plane", start: startEidolon, plane: "bpf", right: "tun"},
 	{name: "tun-other", what: "Eidolon, TUN plane of another build (-other)", start: startEidolon, plane: "tun", other: true},
 	{name: "bpf-other", what: "Eidolon, eBPF plane of another build (-other)", start: startEidolon, plane: "bpf", other: true},
 }
@@ -48,6 +51,9 @@ func armByName(name string) (arm, bool) {
 	}
 	return arm{}, false
 }
+
+// kernel tells whether all packets of the arm are the kernel's to forward.
+func (a arm) kernel() bool { return a.plane == "bpf" && a.right == "" }
 
 // errUnavailable is that an arm can't run on this machine.
 var errUnavailable = errors.New("not available here")

@@ -74,6 +74,8 @@ func caseByName(name string) (testCase, bool) {
 
 // sample is one measurement.
 type sample struct {
+	Command  string  `json:"-"` // of the run that it is from
+	Commit   string  `json:"-"`
 	Time     string  `json:"time"`
 	Group    string  `json:"group"`
 	Case     string  `json:"case"`

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -43,6 +44,7 @@ func TestParse(t *testing.T) {
 		{"-time 1ms", "-time"},
 		{"-mappings 2000000", "-mappings"},
 		{"-quick -report", "-report"},
+		{"-quick -keep", "-keep"},
 		{"rest", "rest"},
 	} {
 		_, err := parse(strings.Fields(x.args), io.Discard)
@@ -142,6 +144,66 @@ func TestResults(t *testing.T) {
 	}
 }
 
+// A run keeps of an earlier one what it does not measure itself.
+func TestKeep(t *testing.T) {
+	old := &results{command: "a", commit: "1"}
+	old.add(sample{Group: "ipv4", Case: "tcp1", Arm: "plain", Value: 1})
+	old.add(sample{Group: "ipv6", Case: "tcp1", Arm: "plain", Value: 2})
+	r := &results{command: "b", commit: "2"}
+	r.add(sample{Group: "ipv4", Case: "tcp1", Arm: "plain", Value: 3})
+	r.keep(old)
+	if len(r.samples) != 2 || r.samples[0].Value != 2 || r.samples[0].Commit != "1" || r.samples[1].Value != 3 || r.samples[1].Commit != "2" || len(r.runs()) != 2 {
+		t.Errorf("%+v", r.samples)
+	}
+}
+
+// What is missed is named, and what was not measured is not judged.
+func TestBars(t *testing.T) {
+	for _, b := range bars {
+		for _, c := range []*cell{&b.of, b.to} {
+			if c == nil {
+				continue
+			}
+			if _, ok := caseByName(c.testCase); !ok || !slices.ContainsFunc(groups, func(g group) bool {
+				return g.name == c.group && slices.Contains(g.cases, c.testCase) && slices.Contains(g.arms, c.arm) && (g.large || !c.large)
+			}) {
+				t.Errorf("%s: nothing measures %+v", b.what, *c)
+			}
+		}
+	}
+	r := &results{}
+	for i, x := range []struct{ plain, bpf, tun, six float64 }{{10, 9.5, 4, 8}, {20, 17, 10, 17}, {30, 28, 16, 24}} {
+		for arm, v := range map[string]float64{plainArm: x.plain, "bpf": x.bpf, "tun": x.tun} {
+			r.add(sample{Group: "ipv4", Case: "tcp1", Arm: arm, Round: i, Value: v, Mappings: 1})
+		}
+		r.add(sample{Group: "ipv6", Case: "tcp1", Arm: plainArm, Round: i, Value: 2 * x.plain, Mappings: 1})
+		r.add(sample{Group: "ipv6", Case: "tcp1", Arm: "bpf", Round: i, Value: 2 * x.six, Mappings: 1})
+		r.add(sample{Group: "ipv4", Case: "rtt", Arm: plainArm, Round: i, Value: 10, Mappings: 1})
+		r.add(sample{Group: "ipv4", Case: "rtt", Arm: "tun", Round: i, Value: 261, Mappings: 1})
+	}
+	var out bytes.Buffer
+	r.judge(&out)
+	for _, want := range []string{
+		"| eBPF, one TCP flow, hosts on one CPU, of plain routing | 0.93 | at least 0.9 | met |",
+		"| TUN, one TCP flow, hosts on one CPU, of plain routing | 0.50 | at least 0.5 | met |",
+		"| eBPF, IPv6 outside, one TCP flow, of IPv4 outside | 0.86 | at least 0.85 | met |",
+		"| TUN, round trip, us more than plain routing | 251 | less than 250 | **missed** |",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is not in\n%s", want, &out)
+		}
+	}
+	if n := strings.Count(out.String(), "\n| "); n != 5 {
+		t.Errorf("%d bars are judged:\n%s", n-1, &out)
+	}
+	if err := r.missed(true); err == nil || !strings.Contains(err.Error(), "round trip") || strings.Contains(err.Error(), "IPv6") {
+		t.Errorf("missed: %v", err)
+	}
+	if err := r.missed(false); err != nil {
+		t.Errorf("not asked for: %v", err)
+	}
+}
+
 // A sink tells what overtook what.
 func TestSinkCounts(t *testing.T) {
 	s, err := newSink(0)
@@ -187,12 +249,13 @@ func TestRun(t *testing.T) {
 		cases []string
 		lines int
 	}{
-		{"ipv6", []string{"tcp4", "small", "both", "rtt"}, 12},
-		{"ipv4", []string{"wire"}, 3},
-		{"table", []string{"flows", "uniform"}, 6},
+		{"ipv6", []string{"tcp4", "small", "both", "rtt"}, 16},
+		{"ipv4", []string{"wire"}, 4},
+		{"table", []string{"flows", "uniform"}, 10},
+		{"mixed", []string{"tcp1-free"}, 3},
 	} {
 		var got []sample
-		j := job{Group: g.group, Arms: []string{"plain", "vxlan", "tun"}, Asked: true, Cases: g.cases, Rounds: 1, Time: 100 * time.Millisecond,
+		j := job{Group: g.group, Arms: []string{"plain", "vxlan", "tun", "bpf", "tun-bpf", "bpf-tun"}, Asked: true, Cases: g.cases, Rounds: 1, Time: 100 * time.Millisecond,
 			Mappings: 5000, Programs: bin, Dir: t.TempDir()}
 		err := spawn(t.Context(), j, func(m message) {
 			t.Log(m.Text)

@@ -65,17 +65,80 @@ func startEidolon(ctx context.Context, s *site) error {
 			return err
 		}
 	}
+	if s.arm.kernel() {
+		if err := s.inKernel(ctx); err != nil {
+			return err
+		}
+	}
 	if s.mappings > 1 {
 		return s.fill(ctx, f.right)
 	}
 	return nil
 }
 
+// inKernel waits until the programs of the eBPF plane forward all packets.
+func (s *site) inKernel(ctx context.Context) error {
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		if err := s.reach(ctx); err != nil {
+			return err
+		}
+		before, err := s.statistics(ctx, "x1")
+		if err != nil {
+			return err
+		}
+		if _, err := s.hosts["h1"].do(order{Op: "rtt", Src: leftHost, Dst: netip.AddrPortFrom(rightHost, echoPort), Count: 20}); err != nil {
+			return err
+		}
+		after, err := s.statistics(ctx, "x1")
+		if err != nil {
+			return err
+		}
+		more := func(name string) uint64 { return after[name] - before[name] }
+		if more("host_cache_hits")+more("host_cache_misses") > 0 && more("slow_encap")+more("slow_decap") == 0 {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("the programs of the eBPF plane forward nothing: %w%s", errUnavailable, s.logs())
+		}
+	}
+}
+
+// statistics are the counters of an xTR.
+func (s *site) statistics(ctx context.Context, node string) (map[string]uint64, error) {
+	c, err := dialDaemon(s.socket(node))
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	r, err := eidolonv1.NewAdminServiceClient(c).GetStatistics(ctx, &eidolonv1.GetStatisticsRequest{}, grpc.WaitForReady(true))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", node, err)
+	}
+	out := map[string]uint64{}
+	for _, v := range r.GetStatistics() {
+		out[v.GetName()] = v.GetValue()
+	}
+	return out, nil
+}
+
 func (s *site) xtrConfig(node, id, block string, rloc, server netip.Addr) string {
 	return fmt.Sprintf("xtr_id: %s\nsite_id: 1\nlocator_sets: [{name: own, locators: [{address: %q, priority: 1, weight: 100}]}]\n", id, rloc) +
 		fmt.Sprintf("database_mappings: [{eid: %s, locator_set: own}]\n", block) +
 		fmt.Sprintf("map_servers: [{address: %q, authentication_key: %s, proxy_reply: true, want_map_notify: true}]\nmap_resolvers: [%q]\n", server, registerKey, server) +
-		fmt.Sprintf("plane: {kind: %s}\napi: {socket: %s}\nlog: {level: %s}\n", s.arm.plane, s.socket(node), s.level())
+		fmt.Sprintf("plane: %s\napi: {socket: %s}\nlog: {level: %s}\n", s.plane(node), s.socket(node), s.level())
+}
+
+// plane is that of a router. Where both are of the kernel, checksums may be left
+// to the hosts, as the links are virtual; in mixed arms it is as shipped.
+func (s *site) plane(node string) string {
+	kind := s.arm.plane
+	if node == "x2" && s.arm.right != "" {
+		kind = s.arm.right
+	}
+	if s.arm.kernel() {
+		return fmt.Sprintf("{kind: %s, unfinished_checksums: true}", kind)
+	}
+	return fmt.Sprintf("{kind: %s}", kind)
 }
 
 func (s *site) level() string {
@@ -127,20 +190,13 @@ func dialDaemon(socket string) (*grpc.ClientConn, error) {
 
 // registered waits until the xTR's registration is acknowledged.
 func (s *site) registered(ctx context.Context, node string) error {
-	c, err := dialDaemon(s.socket(node))
-	if err != nil {
-		return err
-	}
-	defer c.Close()
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
-		r, err := eidolonv1.NewAdminServiceClient(c).GetStatistics(ctx, &eidolonv1.GetStatisticsRequest{Prefix: "map_notifies_in"}, grpc.WaitForReady(true))
+		list, err := s.statistics(ctx, node)
 		if err != nil {
-			return fmt.Errorf("%s: %w", node, err)
+			return err
 		}
-		for _, v := range r.GetStatistics() {
-			if v.GetName() == "map_notifies_in" && v.GetValue() > 0 {
-				return nil
-			}
+		if list["map_notifies_in"] > 0 {
+			return nil
 		}
 		if err := sleep(ctx, 20*time.Millisecond); err != nil {
 			return err

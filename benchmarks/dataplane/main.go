@@ -70,6 +70,8 @@ func main() {
 type options struct {
 	quick     bool
 	report    bool // only write the report of what there is
+	keep      bool // of what there is, what is not measured anew
+	bars      bool
 	out       string
 	arms      []string
 	asked     bool // the arms were named: one that can't run is an error
@@ -90,6 +92,8 @@ func parse(args []string, usage io.Writer) (options, error) {
 	fs.SetOutput(usage)
 	fs.BoolVar(&o.quick, "quick", false, "one short round of fewer cases")
 	fs.BoolVar(&o.report, "report", false, "measure nothing, write the report of the last run")
+	fs.BoolVar(&o.keep, "keep", false, "keep the cases of earlier runs that are not measured again")
+	fs.BoolVar(&o.bars, "bars", false, "fail when a bar is missed")
 	fs.StringVar(&o.out, "out", "", "`directory` of the results (default benchmarks/results/dataplane; with -quick: none is kept)")
 	fs.IntVar(&o.rounds, "rounds", 5, "how often each arm has its turn in a case")
 	fs.DurationVar(&o.time, "time", 2*time.Second, "how long one measurement takes")
@@ -145,8 +149,8 @@ func parse(args []string, usage io.Writer) (options, error) {
 		return o, errors.New("-time wants 100ms to 1m")
 	case o.mappings < 1000 || o.mappings > maxMappings:
 		return o, fmt.Errorf("-mappings wants 1000 to %d", maxMappings)
-	case o.report && o.out == "":
-		return o, errors.New("-report wants the results of a run that is not -quick, or -out")
+	case (o.report || o.keep) && o.out == "":
+		return o, errors.New("-report and -keep want the results of a run that is not -quick, or -out")
 	}
 	return o, nil
 }
@@ -176,7 +180,7 @@ func measure(ctx context.Context, o options) error {
 		if err != nil {
 			return err
 		}
-		return res.write(o.out, os.Stdout)
+		return errors.Join(res.write(o.out, os.Stdout), res.missed(o.bars))
 	}
 	dir, err := os.MkdirTemp("", "eidolon-dataplane-")
 	if err != nil {
@@ -213,7 +217,15 @@ func measure(ctx context.Context, o options) error {
 		}
 	}
 	if len(res.samples) > 0 {
-		failed = errors.Join(failed, res.write(o.out, os.Stdout))
+		if o.keep {
+			switch old, err := readResults(o.out); {
+			case err == nil:
+				res.keep(old)
+			case !errors.Is(err, os.ErrNotExist):
+				return errors.Join(failed, err)
+			}
+		}
+		failed = errors.Join(failed, res.write(o.out, os.Stdout), res.missed(o.bars))
 	}
 	return errors.Join(failed, ctx.Err())
 }

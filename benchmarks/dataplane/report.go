@@ -30,7 +30,40 @@ func newResults(o options) *results {
 	return &results{begin: time.Now(), commit: commit(), command: "go run ./benchmarks/dataplane " + strings.Join(os.Args[1:], " ")}
 }
 
-func (r *results) add(m sample) { r.samples = append(r.samples, m) }
+// add notes a sample of this run.
+func (r *results) add(m sample) {
+	m.Command, m.Commit = r.command, r.commit
+	r.samples = append(r.samples, m)
+}
+
+// keep puts what an earlier run measured before what this one does, but for the
+// cells that it measures anew.
+func (r *results) keep(old *results) {
+	anew := map[[2]string]bool{}
+	for _, m := range r.samples {
+		anew[[2]string{m.Group, m.Case}] = true
+	}
+	var kept []sample
+	for _, m := range old.samples {
+		if !anew[[2]string{m.Group, m.Case}] {
+			kept = append(kept, m)
+		}
+	}
+	r.samples = append(kept, r.samples...)
+}
+
+// runs are the commands and commits of the samples, each once, with the time of
+// the first sample.
+func (r *results) runs() (list []string) {
+	seen := map[[2]string]bool{}
+	for _, m := range r.samples {
+		if key := [2]string{m.Command, m.Commit}; !seen[key] {
+			seen[key] = true
+			list = append(list, fmt.Sprintf("    %s    (%s, commit %s)", strings.TrimSpace(m.Command), m.Time, m.Commit))
+		}
+	}
+	return list
+}
 
 // commit names the state of the module in the working directory.
 func commit() string {
@@ -134,11 +167,12 @@ func (l line) label() string {
 func (r *results) table(w io.Writer) {
 	p := func(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
 	p("# Data planes side by side\n")
-	p("    %s\n", strings.TrimSpace(r.command))
+	p("%s\n", strings.Join(r.runs(), "\n"))
 	load := line{samples: r.samples}.column(func(m sample) float64 { return m.Load })
-	p("%s, commit %s, %s, load average %s to %s (the benchmark alone makes about 2). Each arm has its turn in each round; the ratio is to plain routing in the same round, and the median of the rounds, as all", r.begin.UTC().Format("2006-01-02 15:04"), r.commit, machine(), number(slices.Min(load)), number(slices.Max(load)))
+	p("%s, load average %s to %s (the benchmark alone makes about 2). Each arm has its turn in each round; the ratio is to plain routing in the same round, and the median of the rounds, as all", machine(), number(slices.Min(load)), number(slices.Max(load)))
 	p("figures. CPU: microseconds of processor time for each packet, or segment of TCP; x1 and x2 are the processes that forward. ")
 	p("They are counted in steps of 10 ms, and packets that the kernel forwards in the interrupt belong to nobody: only to the machine.")
+	r.judge(w)
 	at := ""
 	for _, l := range r.lines() {
 		if key := l.group + l.testCase.name; key != at {
@@ -233,7 +267,7 @@ var columns = []string{"command", "commit", "time", "group", "case", "arm", "out
 
 func (r *results) fields(m sample) []string {
 	f := func(v float64) string { return strconv.FormatFloat(v, 'g', 6, 64) }
-	return []string{r.command, r.commit, m.Time, m.Group, m.Case, m.Arm, strconv.Itoa(m.Outside), strconv.Itoa(m.Mappings), strconv.Itoa(m.Round),
+	return []string{m.Command, m.Commit, m.Time, m.Group, m.Case, m.Arm, strconv.Itoa(m.Outside), strconv.Itoa(m.Mappings), strconv.Itoa(m.Round),
 		f(m.Value), m.unit(), f(m.Loss), strconv.FormatInt(m.Late, 10), f(m.P99), f(m.Machine), f(m.Left), f(m.Right), f(m.Sender), f(m.Sink), f(m.Frame), f(m.Load)}
 }
 
@@ -253,7 +287,7 @@ func readResults(dir string) (*results, error) {
 	}
 	r := &results{}
 	for _, row := range rows[1:] {
-		m := sample{Time: row[2], Group: row[3], Case: row[4], Arm: row[5]}
+		m := sample{Command: row[0], Commit: row[1], Time: row[2], Group: row[3], Case: row[4], Arm: row[5]}
 		var errs []error
 		for _, x := range []struct {
 			text string
@@ -270,9 +304,9 @@ func readResults(dir string) (*results, error) {
 			return nil, fmt.Errorf("%s: %w", f.Name(), err)
 		}
 		if len(r.samples) == 0 {
-			r.command, r.commit, r.begin = row[0], row[1], t
+			r.begin = t
 		}
-		r.add(m)
+		r.samples = append(r.samples, m)
 	}
 	return r, nil
 }
