@@ -27,7 +27,11 @@ func Admin(program string, stats ...func() iter.Seq2[string, uint64]) Service {
 func (a *admin) register(r grpc.ServiceRegistrar) { eidolonv1.RegisterAdminServiceServer(r, a) }
 
 func (a *admin) GetVersion(context.Context, *eidolonv1.GetVersionRequest) (*eidolonv1.GetVersionResponse, error) {
-	v := &eidolonv1.GetVersionResponse{Program: a.program, Version: "(devel)", GoVersion: runtime.Version()}
+	return versionOf(a.program), nil
+}
+
+func versionOf(program string) *eidolonv1.GetVersionResponse {
+	v := &eidolonv1.GetVersionResponse{Program: program, Version: "(devel)", GoVersion: runtime.Version()}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		if info.Main.Version != "" {
 			v.Version = info.Main.Version
@@ -38,7 +42,7 @@ func (a *admin) GetVersion(context.Context, *eidolonv1.GetVersionRequest) (*eido
 			}
 		}
 	}
-	return v, nil
+	return v
 }
 
 func (a *admin) GetStatistics(_ context.Context, req *eidolonv1.GetStatisticsRequest) (*eidolonv1.GetStatisticsResponse, error) {

@@ -72,6 +72,12 @@ func run(ctx context.Context, path string) (err error) {
 		return api.Serve(ctx, api.Config{Socket: cfg.API.Socket, Logger: log},
 			api.Admin("mapserver", srv.Stats), api.Mappings(srv), api.Sites(srv))
 	})
+	if cfg.HTTP.Listen.IsValid() {
+		g.Go(func() error {
+			return api.ServeHTTP(ctx, api.HTTPConfig{Listen: cfg.HTTP.Listen, Pprof: cfg.HTTP.Pprof, Program: "mapserver",
+				Stats: srv.Stats, Observed: api.ObserveMapServer(srv), Logger: log})
+		})
+	}
 	return g.Wait()
 }
 

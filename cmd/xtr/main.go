@@ -143,6 +143,12 @@ func run(ctx context.Context, path string) error {
 		return api.Serve(ctx, api.Config{Socket: cfg.API.Socket, Logger: log},
 			api.Admin("xtr", concat(x.Stats, plane.Stats)), api.Router(x, fib), api.BGP(speaks.view(x)))
 	})
+	if cfg.HTTP.Listen.IsValid() {
+		g.Go(func() error {
+			return api.ServeHTTP(ctx, api.HTTPConfig{Listen: cfg.HTTP.Listen, Pprof: cfg.HTTP.Pprof, Program: "xtr",
+				Stats: concat(x.Stats, plane.Stats), Observed: api.ObserveXTR(x, fib), Logger: log})
+		})
+	}
 	return g.Wait()
 }
 

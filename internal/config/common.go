@@ -19,6 +19,14 @@ type API struct {
 	Socket string
 }
 
+// HTTP says where metrics and health are told.
+type HTTP struct {
+	// Listen is invalid when nothing is told over HTTP.
+	Listen netip.AddrPort
+	// Pprof is possible on a loopback address only.
+	Pprof bool
+}
+
 // Log says what is logged and how.
 type Log struct {
 	Level slog.Level
@@ -42,6 +50,23 @@ func (v value) api(otherwise string) API {
 		o.end()
 	}
 	return a
+}
+
+func (v value) http(port uint16) (h HTTP) {
+	o, ok := v.object()
+	if !ok {
+		return h
+	}
+	if ap, ok := o.need("listen", fmt.Sprintf("the address to listen on, such as 127.0.0.1:%d", port)).addrPort(port, true); ok {
+		h.Listen = ap
+	}
+	p := o.get("pprof")
+	h.Pprof = p.boolean(false)
+	if h.Pprof && h.Listen.IsValid() && !h.Listen.Addr().IsLoopback() {
+		p.fail("found true with listen: %s; profiles show what is in memory, and are served on a loopback address only", h.Listen)
+	}
+	o.end()
+	return h
 }
 
 func (v value) log() Log {

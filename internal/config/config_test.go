@@ -88,6 +88,7 @@ func TestExampleXTR(t *testing.T) {
 		StateDir:      "/var/lib/eidolon",
 		Plane:         Plane{Kind: "auto", RouteTable: 4341, SourceCheck: SourceLoose},
 		API:           API{Socket: "/run/eidolon/xtr.sock"},
+		HTTP:          HTTP{Listen: netip.MustParseAddrPort("127.0.0.1:9341")},
 		Log:           Log{Level: slog.LevelInfo, Format: "text"},
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -200,8 +201,9 @@ func TestExampleMapServer(t *testing.T) {
 			MaxPerXTR: 16384,
 			Rate:      2000,
 		},
-		API: API{Socket: "/run/eidolon/mapserver.sock"},
-		Log: Log{Level: slog.LevelInfo, Format: "text"},
+		API:  API{Socket: "/run/eidolon/mapserver.sock"},
+		HTTP: HTTP{Listen: netip.MustParseAddrPort("127.0.0.1:9342")},
+		Log:  Log{Level: slog.LevelInfo, Format: "text"},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n%+v, want\n%+v", got, want)

@@ -68,6 +68,7 @@ type XTR struct {
 	StateDir string
 	Plane    Plane
 	API      API
+	HTTP     HTTP
 	Log      Log
 	// Warnings are doubts that did not stop the file from being used.
 	Warnings Errors
@@ -247,6 +248,7 @@ func (c *XTR) read(o *object) {
 	c.AcceptMapData = AcceptMapData(o.get("accept_map_data").enum(string(MapDataOff), string(MapDataVerify)))
 	c.readPlane(o.get("plane"))
 	c.API = o.get("api").api("/run/eidolon/xtr.sock")
+	c.HTTP = o.get("http").http(9341)
 	c.Log = o.get("log").log()
 }
 

@@ -1,0 +1,145 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
+)
+
+// Limits of the HTTP server.
+const (
+	// maxHTTP bounds the connections at the same time.
+	maxHTTP = 64
+	// maxScrapes bounds the scrapes at the same time.
+	maxScrapes = 4
+	// livePatience is how long a daemon that lives takes for its counters.
+	livePatience = 2 * time.Second
+)
+
+// HTTPConfig says what is told over HTTP, and where.
+type HTTPConfig struct {
+	Listen netip.AddrPort
+	// Pprof serves /debug/pprof too, to whoever can connect.
+	Pprof bool
+	// Program is "xtr" or "mapserver", and the second word of its metrics.
+	Program string
+	// Stats are the counters, as of Admin.
+	Stats func() iter.Seq2[string, uint64]
+	// Observed is what else is shown; see ObserveXTR and ObserveMapServer.
+	Observed Observed
+	// Logger gets what the server has to say; nil discards.
+	Logger *slog.Logger
+}
+
+// ServeHTTP serves /metrics for Prometheus, /livez and /readyz until ctx ends.
+// /livez fails when the control plane does not answer, so that who watches may
+// kill it; /readyz also while it can't do its work, with the reasons. All of it is
+// read-only.
+func ServeHTTP(ctx context.Context, cfg HTTPConfig) error {
+	log := cfg.Logger
+	if log == nil {
+		log = discard()
+	}
+	lis, err := new(net.ListenConfig).Listen(ctx, "tcp", cfg.Listen.String())
+	if err != nil {
+		return fmt.Errorf("http: %w", err)
+	}
+	s := &http.Server{
+		Handler:           httpHandler(cfg, log),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      2 * time.Minute, // a profile takes its time
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(netutil.LimitListener(lis, maxHTTP)) }()
+	select {
+	case err := <-ended:
+		return fmt.Errorf("http: %w", err)
+	case <-ctx.Done():
+	}
+	grace, stop := context.WithTimeout(context.Background(), stopGrace)
+	defer stop()
+	if s.Shutdown(grace) != nil {
+		s.Close()
+	}
+	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("http: %w", err)
+	}
+	return nil
+}
+
+func httpHandler(cfg HTTPConfig, log *slog.Logger) http.Handler {
+	mux := http.NewServeMux()
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &collector{cfg})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{
+		MaxRequestsInFlight: maxScrapes,
+		ErrorLog:            slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}))
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, cfg.live(r.Context()))
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		reasons := cfg.live(r.Context())
+		if len(reasons) == 0 {
+			reasons = cfg.Observed.notReady()
+		}
+		answer(w, reasons)
+	})
+	if cfg.Pprof {
+		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+		mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	}
+	return mux
+}
+
+// live tries whether the daemon still tells its counters, for which it takes
+// the locks that its work needs.
+func (cfg HTTPConfig) live(ctx context.Context) []string {
+	ctx, stop := context.WithTimeout(ctx, livePatience)
+	defer stop()
+	done := make(chan struct{})
+	go func() {
+		for range cfg.Stats() {
+		}
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return []string{fmt.Sprintf("no counters after %v: the control plane stands still", livePatience)}
+	}
+}
+
+func answer(w http.ResponseWriter, reasons []string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Set("Cache-Control", "no-store")
+	if len(reasons) == 0 {
+		io.WriteString(w, "ok\n")
+		return
+	}
+	w.WriteHeader(http.StatusServiceUnavailable)
+	io.WriteString(w, strings.Join(reasons, "\n")+"\n")
+}

@@ -1,0 +1,171 @@
+package api
+
+import (
+	"io"
+	"iter"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+
+	"github.com/eidolon-lisp/eidolon/dataplane"
+	"github.com/eidolon-lisp/eidolon/mapping/server"
+	"github.com/eidolon-lisp/eidolon/mapping/xtr"
+)
+
+func statistics(list ...any) func() iter.Seq2[string, uint64] {
+	return func() iter.Seq2[string, uint64] {
+		return func(yield func(string, uint64) bool) {
+			for i := 0; i < len(list); i += 2 {
+				if !yield(list[i].(string), uint64(list[i+1].(int))) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func request(t *testing.T, cfg HTTPConfig, path string) (int, string) {
+	t.Helper()
+	w := httptest.NewRecorder()
+	httpHandler(cfg, discard()).ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+	b, err := io.ReadAll(w.Result().Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w.Code, string(b)
+}
+
+func TestMetrics(t *testing.T) {
+	own, gone := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.9")
+	x := &fakeXTR{
+		locals: []xtr.LocalLocator{{Addr: own, Uplink: "eth1", Paths: 3, PathsDown: 1}, {Addr: gone, Uplink: "eth2", State: xtr.LocatorGone},
+			{Addr: gone, Uplink: "eth2", State: xtr.LocatorGone}},
+		servers:   []xtr.MapServerStatus{{Addr: netip.MustParseAddrPort("203.0.113.10:4342"), Databases: 2, Registered: 1, RTT: 20 * time.Millisecond}},
+		resolvers: []xtr.MapResolverStatus{{Addr: netip.MustParseAddrPort("203.0.113.10:4342"), Up: true, Requests: 7}},
+	}
+	db := newDatabase()
+	db.sites = []server.SiteStatus{{Name: `a "site"`, Registrations: 4, MaxRegistrations: 10, LastRegistration: time.Unix(1000, 0), Accepted: 9, AuthFailures: 2}}
+	for _, c := range []struct {
+		cfg  HTTPConfig
+		want []string
+		not  []string
+	}{
+		{HTTPConfig{Program: "xtr", Observed: ObserveXTR(x, dataplane.NewFIB()), Stats: statistics("encap_packets", 5, "drop_no_rloc", 3, "map_cache_entries", 2)}, []string{
+			"# TYPE eidolon_xtr_encap_packets_total counter\neidolon_xtr_encap_packets_total 5\n",
+			"# TYPE eidolon_xtr_map_cache_entries gauge\neidolon_xtr_map_cache_entries 2\n",
+			"eidolon_xtr_drops_total{reason=\"no_rloc\"} 3\n",
+			"eidolon_xtr_locator_up{address=\"192.0.2.1\",interface=\"eth1\"} 1\n",
+			"eidolon_xtr_locator_up{address=\"192.0.2.9\",interface=\"eth2\"} 0\n",
+			"eidolon_xtr_locator_paths_down{address=\"192.0.2.1\",interface=\"eth1\"} 1\n",
+			"eidolon_xtr_locator_sent_bytes_total{address=\"192.0.2.1\",interface=\"eth1\"} 0\n",
+			"eidolon_xtr_map_server_registered{map_server=\"203.0.113.10:4342\"} 1\n",
+			"eidolon_xtr_map_server_rtt_seconds{map_server=\"203.0.113.10:4342\"} 0.02\n",
+			"eidolon_xtr_map_resolver_requests_total{map_resolver=\"203.0.113.10:4342\"} 7\n",
+			"eidolon_xtr_build_info{",
+			"process_resident_memory_bytes ",
+		}, []string{"site"}},
+		{HTTPConfig{Program: "mapserver", Observed: ObserveMapServer(db), Stats: statistics("refused_digest", 6, "eids", 8)}, []string{
+			"eidolon_mapserver_registrations_refused_total{reason=\"digest\"} 6\n",
+			"eidolon_mapserver_eids 8\n",
+			"eidolon_mapserver_site_registrations{site=\"a \\\"site\\\"\"} 4\n",
+			"eidolon_mapserver_site_last_registration_timestamp_seconds{site=\"a \\\"site\\\"\"} 1000\n",
+			"eidolon_mapserver_site_authentication_failures_total{site=\"a \\\"site\\\"\"} 2\n",
+		}, []string{"locator"}},
+	} {
+		status, text := request(t, c.cfg, "/metrics")
+		if status != http.StatusOK {
+			t.Errorf("%s: %d\n%s", c.cfg.Program, status, text)
+		}
+		for _, w := range c.want {
+			if !strings.Contains(text, w) {
+				t.Errorf("%s: %q is not in\n%s", c.cfg.Program, w, text)
+			}
+		}
+		for _, n := range c.not {
+			if strings.Contains(text, "eidolon_"+c.cfg.Program+"_"+n) {
+				t.Errorf("%s: %q is in\n%s", c.cfg.Program, n, text)
+			}
+		}
+		problems, err := promlint.New(strings.NewReader(text)).Lint()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range problems {
+			t.Errorf("%s: %s", p.Metric, p.Text)
+		}
+	}
+}
+
+func TestHealth(t *testing.T) {
+	up := []xtr.LocalLocator{{State: xtr.LocatorNoCarrier}, {State: xtr.LocatorUp}}
+	at := netip.MustParseAddrPort("203.0.113.10:4342")
+	for _, c := range []struct {
+		what string
+		xtr  *fakeXTR
+		want []string // of the reasons; none: ready
+	}{
+		{"all is well", &fakeXTR{locals: up, servers: []xtr.MapServerStatus{{Databases: 2, Registered: 1}, {Databases: 2, Registered: 2}},
+			resolvers: []xtr.MapResolverStatus{{}, {Up: true}}}, nil},
+		{"a proxy-ETR asks and registers nothing", &fakeXTR{locals: up}, nil},
+		{"no Map-Notify is asked for", &fakeXTR{locals: up, servers: []xtr.MapServerStatus{{Addr: at, Databases: 1, LastSent: time.Now()}},
+			databases: []xtr.DatabaseStatus{{Registrations: []xtr.Registration{{MapServer: at, State: xtr.RegistrationSent}}}}}, nil},
+		{"a registration is not confirmed", &fakeXTR{locals: up, servers: []xtr.MapServerStatus{{Addr: at, Databases: 1, LastSent: time.Now()}},
+			databases: []xtr.DatabaseStatus{{Registrations: []xtr.Registration{{MapServer: at, State: xtr.RegistrationPending}}}}}, []string{"lispctl show database"}},
+		{"nothing works", &fakeXTR{locals: []xtr.LocalLocator{{State: xtr.LocatorDead}}, servers: []xtr.MapServerStatus{{Databases: 1}},
+			resolvers: []xtr.MapResolverStatus{{}}}, []string{"lispctl show locator", "lispctl show database", "lispctl show map-resolver"}},
+	} {
+		cfg := HTTPConfig{Program: "xtr", Observed: ObserveXTR(c.xtr, dataplane.NewFIB()), Stats: statistics()}
+		status, text := request(t, cfg, "/readyz")
+		if (status == http.StatusOK) != (c.want == nil) || strings.Count(text, "\n") != max(len(c.want), 1) {
+			t.Errorf("%s: %d, %q", c.what, status, text)
+		}
+		for _, w := range c.want {
+			if !strings.Contains(text, w) {
+				t.Errorf("%s: %q is not in %q", c.what, w, text)
+			}
+		}
+		if status, text := request(t, cfg, "/livez"); status != http.StatusOK || text != "ok\n" {
+			t.Errorf("%s: it lives, but: %d, %q", c.what, status, text)
+		}
+	}
+}
+
+// A daemon that does not tell its counters is neither alive nor ready.
+func TestStandsStill(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stuck := make(chan struct{})
+		cfg := HTTPConfig{Program: "mapserver", Observed: ObserveMapServer(newDatabase()), Stats: func() iter.Seq2[string, uint64] {
+			return func(func(string, uint64) bool) { <-stuck }
+		}}
+		for _, path := range []string{"/livez", "/readyz"} {
+			if status, text := request(t, cfg, path); status != http.StatusServiceUnavailable || !strings.Contains(text, "stands still") {
+				t.Errorf("%s: %d, %q", path, status, text)
+			}
+		}
+		close(stuck)
+		synctest.Wait()
+	})
+}
+
+// Nothing but reading is served, and profiles only where that is asked for.
+func TestHTTPPaths(t *testing.T) {
+	cfg := HTTPConfig{Program: "mapserver", Observed: ObserveMapServer(newDatabase()), Stats: statistics()}
+	if status, _ := request(t, cfg, "/debug/pprof/"); status != http.StatusNotFound {
+		t.Errorf("profiles are served: %d", status)
+	}
+	cfg.Pprof = true
+	if status, _ := request(t, cfg, "/debug/pprof/"); status != http.StatusOK {
+		t.Errorf("profiles are not served: %d", status)
+	}
+	w := httptest.NewRecorder()
+	httpHandler(cfg, discard()).ServeHTTP(w, httptest.NewRequest("POST", "/metrics", nil))
+	if w.Code != http.StatusMethodNotAllowed {
+		t.Errorf("POST: %d", w.Code)
+	}
+}
