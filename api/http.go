@@ -113,15 +113,22 @@ func httpHandler(cfg HTTPConfig, log *slog.Logger) http.Handler {
 	return mux
 }
 
-// live tries whether the daemon still tells its counters, for which it takes
-// the locks that its work needs.
+// Probe returns a function that comes back only when all counters are told,
+// for which a daemon takes the locks that its work needs.
+func Probe(stats func() iter.Seq2[string, uint64]) func() {
+	return func() {
+		for range stats() {
+		}
+	}
+}
+
+// live tries whether the daemon still tells its counters.
 func (cfg HTTPConfig) live(ctx context.Context) []string {
 	ctx, stop := context.WithTimeout(ctx, livePatience)
 	defer stop()
 	done := make(chan struct{})
 	go func() {
-		for range cfg.Stats() {
-		}
+		Probe(cfg.Stats)()
 		close(done)
 	}()
 	select {

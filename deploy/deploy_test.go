@@ -3,14 +3,17 @@
 package deploy
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"iter"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
+	"os/exec"
 	"regexp"
 	"strings"
 	"testing"
@@ -92,6 +95,26 @@ func TestMetricsExist(t *testing.T) {
 			if !told[n] {
 				t.Errorf("%s: no daemon tells %s", where, n)
 			}
+		}
+	}
+}
+
+// The units leave little open; systemd judges, where it is installed.
+func TestUnits(t *testing.T) {
+	analyze, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		t.Skip("systemd-analyze is not installed")
+	}
+	for _, u := range []struct {
+		file      string
+		threshold int // tenths of the exposure
+	}{{"systemd/mapserver.service", 15}, {"systemd/xtr.service", 25}} {
+		out, err := exec.CommandContext(t.Context(), analyze, "security", "--offline=true", "--no-pager", fmt.Sprintf("--threshold=%d", u.threshold), u.file).CombinedOutput()
+		if err != nil || !bytes.Contains(out, []byte("Overall exposure level")) {
+			t.Errorf("%s: %v\n%s", u.file, err, out)
+		}
+		if bytes.Contains(out, []byte("nknown")) {
+			t.Errorf("%s: systemd does not know all of it:\n%s", u.file, out)
 		}
 	}
 }

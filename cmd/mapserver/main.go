@@ -67,6 +67,7 @@ func run(ctx context.Context, path string) (err error) {
 	log.Info("mapserver is up", "listen", fmt.Sprint(conn.Addrs()), "sites", len(cfg.Sites), "version", daemon.Version())
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { daemon.KeepSmall(ctx); return nil })
+	g.Go(func() error { daemon.Supervise(ctx, log, api.Probe(srv.Stats)); return nil })
 	g.Go(func() error { return srv.Run(ctx, conn, runtime.GOMAXPROCS(0)) })
 	g.Go(func() error {
 		return api.Serve(ctx, api.Config{Socket: cfg.API.Socket, Logger: log},

@@ -138,6 +138,7 @@ func run(ctx context.Context, path string) error {
 		watcher.Configure(uplinkConfig(c, log))
 	}}
 	g.Go(func() error { return r.run(ctx, hangups) })
+	g.Go(func() error { daemon.Supervise(ctx, log, api.Probe(x.Stats)); return nil })
 	g.Go(func() error { return pass(ctx, usageRound, fib, plane, x, misses) })
 	g.Go(func() error {
 		return api.Serve(ctx, api.Config{Socket: cfg.API.Socket, Logger: log},
