@@ -273,7 +273,6 @@ func ReadFile(path string) ([]Run, error) {
 // it at the beginning need not be measured again.
 type File struct {
 	f    *os.File
-	w    *csv.Writer
 	done map[Key]bool
 	runs []Run
 }
@@ -291,7 +290,7 @@ func Open(path string) (*File, error) {
 		return nil, err
 	}
 	whole := bytes.LastIndexByte(b, '\n') + 1
-	x := &File{f: f, w: csv.NewWriter(f), done: make(map[Key]bool)}
+	x := &File{f: f, done: make(map[Key]bool)}
 	if x.runs, err = Read(bytes.NewReader(b[:whole])); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("%s: %w", path, err)
@@ -308,10 +307,12 @@ func Open(path string) (*File, error) {
 		return nil, err
 	}
 	if whole == 0 {
-		x.w.Write(Header())
-		x.w.Flush()
+		if err := Write(f, nil); err != nil {
+			f.Close()
+			return nil, err
+		}
 	}
-	return x, x.w.Error()
+	return x, nil
 }
 
 // Has reports whether there is a row with the key of r.
@@ -320,20 +321,33 @@ func (f *File) Has(r Run) bool { return f.done[r.Key()] }
 // Runs returns the rows, those added since included. The slice is the file's.
 func (f *File) Runs() []Run { return f.runs }
 
-// Add writes rows at the end, as one, and refuses one that is there already.
+// Add writes rows at the end, all at once, and refuses one that is there already.
 func (f *File) Add(runs ...Run) error {
 	for i := range runs {
 		if f.Has(runs[i]) {
 			return fmt.Errorf("a second row for %+v", runs[i].Key())
 		}
 		f.done[runs[i].Key()] = true
-		f.runs = append(f.runs, runs[i])
-		if err := f.w.Write(runs[i].fields()); err != nil {
-			return err
-		}
 	}
-	f.w.Flush()
-	return f.w.Error()
+	f.runs = append(f.runs, runs...)
+	return write(f.f, runs, false)
+}
+
+// Write writes rows below a header.
+func Write(out io.Writer, runs []Run) error { return write(out, runs, true) }
+
+func write(out io.Writer, runs []Run, header bool) error {
+	var b bytes.Buffer
+	w := csv.NewWriter(&b)
+	if header {
+		w.Write(Header())
+	}
+	for i := range runs {
+		w.Write(runs[i].fields())
+	}
+	w.Flush()
+	_, err := out.Write(b.Bytes())
+	return err
 }
 
 // Close closes the file.
