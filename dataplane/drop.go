@@ -14,7 +14,7 @@ const (
 
 	DropInnerVersion   // neither IPv4 nor IPv6
 	DropInnerTruncated // shorter than its headers or its length field say
-	DropInnerHeader    // impossible header length
+	DropInnerHeader    // impossible header length, or a fragment beyond the largest datagram
 	DropInnerTrailing  // octets follow the inner packet, such as another LISP packet glued to it
 	DropMulticast      // multicast source or destination
 	DropNotRoutable    // unspecified, loopback, link-local, broadcast or reserved address

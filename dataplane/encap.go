@@ -410,7 +410,11 @@ func (e *Encap) join(p *HostPacket) []byte {
 // fragment splits an IPv4 packet and queues the pieces.
 func (e *Encap) fragment(pkt []byte, room int) {
 	fr, err := encap.NewFragmenter(pkt, room)
-	if err != nil { // the floor of the path MTU leaves room for any header
+	switch {
+	case errors.Is(err, encap.ErrOffset):
+		e.c.Drop(DropInnerHeader, 1)
+		return
+	case err != nil: // the floor of the path MTU leaves room for any header
 		e.c.Drop(DropTooBig, 1)
 		return
 	}

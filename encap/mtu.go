@@ -27,6 +27,7 @@ const (
 // Errors of NewFragmenter.
 var (
 	ErrDontFragment = errors.New("encap: fragment: the packet has DF set or is not IPv4")
+	ErrOffset       = errors.New("encap: fragment: the packet is a fragment that ends beyond the largest datagram")
 	ErrMTU          = errors.New("encap: fragment: the size leaves no room for 8 octets of payload")
 )
 
@@ -43,13 +44,17 @@ type Fragmenter struct {
 
 // NewFragmenter prepares to split pkt, which must have passed Flow.Decode and
 // be cut to its Length, into pieces of about equal size of at most size octets.
-// It fails with ErrDontFragment or ErrMTU.
+// It fails with ErrDontFragment, ErrMTU, or ErrOffset: no offset can say where the
+// later pieces of such a packet are, and nobody could put them together.
 func NewFragmenter(pkt []byte, size int) (Fragmenter, error) {
 	if pkt[0]>>4 != 4 || binary.BigEndian.Uint16(pkt[6:])&ipv4DF != 0 {
 		return Fragmenter{}, ErrDontFragment
 	}
 	f := Fragmenter{pkt: pkt, hlen: int(pkt[0]&0x0f) * 4}
 	f.off, f.payload = f.hlen, len(pkt)-f.hlen
+	if int(binary.BigEndian.Uint16(pkt[6:])&ipv4Offset)*8+f.payload > 65535 {
+		return Fragmenter{}, ErrOffset
+	}
 	room := (size - f.hlen) &^ 7
 	if room < 8 {
 		return Fragmenter{}, ErrMTU

@@ -3,6 +3,7 @@ package encap
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -87,6 +88,20 @@ func TestFragmentProperties(t *testing.T) {
 		}
 		if len(pkt) > size && len(pkt) <= 2*(size-16)-60 && len(frags) != 2 {
 			t.Fatalf("%d octets in %d fragments of %d", len(pkt), len(frags), size)
+		}
+	}
+}
+
+// A fragment that ends beyond the largest datagram can't be split: the offsets
+// of its pieces would begin anew.
+func TestFragmentBeyond(t *testing.T) {
+	for _, c := range []struct {
+		offset, payload int
+		want            error
+	}{{65072, 463, nil}, {65072, 464, ErrOffset}, {65528, 7, nil}, {65528, 8, ErrOffset}, {0, 60000, nil}} {
+		pkt := ipv4("10.1.1.1", "10.2.1.1", 17, 9, 0, uint16(c.offset/8), nil, make([]byte, c.payload))
+		if _, err := NewFragmenter(pkt, 200); !errors.Is(err, c.want) {
+			t.Errorf("%d octets at %d: %v, expected %v", c.payload, c.offset, err, c.want)
 		}
 	}
 }

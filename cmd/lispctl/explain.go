@@ -405,7 +405,7 @@ func recordLocators(r *mapping.Record) string {
 var dropMeaning = map[string]string{
 	"inner_version":         "it is neither IPv4 nor IPv6",
 	"inner_truncated":       "it is shorter than its headers say",
-	"inner_header":          "its header has an impossible length",
+	"inner_header":          "its header has an impossible length, or it is a fragment beyond the largest datagram",
 	"inner_trailing":        "octets follow the inner packet",
 	"multicast":             "it is a multicast address",
 	"not_routable":          "it is an address that no packet may have",

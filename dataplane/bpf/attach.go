@@ -30,10 +30,16 @@ type attachment struct {
 	link  link.Link // nil: a classic filter
 }
 
-// attach puts the program at the ingress of an interface: as a pinned TCX link where
-// the kernel has that (Linux 6.6), else as a filter of the clsact discipline.
-func attach(h *netlink.Handle, index int, prog *ebpf.Program, p pins) (*attachment, error) {
-	l, err := link.AttachTCX(link.TCXOptions{Interface: index, Program: prog, Attach: ebpf.AttachTCXIngress})
+// attachTCX makes a link; where the kernel has none (before Linux 6.6) its error is
+// ebpf.ErrNotSupported.
+func attachTCX(index int, prog *ebpf.Program) (link.Link, error) {
+	return link.AttachTCX(link.TCXOptions{Interface: index, Program: prog, Attach: ebpf.AttachTCXIngress})
+}
+
+// attach puts the program at the ingress of an interface: as a pinned link where
+// tcx makes one, else as a filter of the clsact discipline.
+func attach(h *netlink.Handle, index int, prog *ebpf.Program, p pins, tcx func(int, *ebpf.Program) (link.Link, error)) (*attachment, error) {
+	l, err := tcx(index, prog)
 	if err == nil && p != "" {
 		if err := l.Pin(p.link(index)); err != nil {
 			return nil, errors.Join(fmt.Errorf("pin the link of interface %d: %w", index, err), l.Close())

@@ -16,10 +16,13 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/eidolon-lisp/eidolon/dataplane"
@@ -36,8 +39,10 @@ const (
 	// foldInterval is how often the tables are looked at when nobody asks.
 	foldInterval = time.Second
 	// interfaceInterval is how often interfaces and routes are looked at when
-	// nothing is heard of a change.
+	// nothing is heard of a change, and gather how long further changes are
+	// waited for when something is.
 	interfaceInterval = 10 * time.Second
+	gather            = 50 * time.Millisecond
 )
 
 // Config is what New needs besides the configuration of the TUN plane.
@@ -56,6 +61,7 @@ type Config struct {
 	Unfinished bool
 
 	unpinned bool // for tests: nothing outlives the process
+	classic  bool // for tests: as on a kernel without TCX
 }
 
 // Plane is the kernel plane with its slow path. It implements dataplane.Plane.
@@ -68,6 +74,8 @@ type Plane struct {
 	objects lispObjects
 	copier  *copier
 	pins    pins // "": nothing outlives the process
+	tcx     func(int, *ebpf.Program) (link.Link, error)
+	events  *nl.NetlinkSocket
 	adopted bool // pins of an earlier run
 
 	mu       sync.Mutex
@@ -104,7 +112,10 @@ func New(cfg Config, fib *dataplane.FIB) (_ *Plane, err error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Plane{Plane: slow, fwd: slow.Forwarder(), log: cfg.Logger, attached: make(map[int]*attachment)}
+	p := &Plane{Plane: slow, fwd: slow.Forwarder(), log: cfg.Logger, attached: make(map[int]*attachment), tcx: attachTCX}
+	if cfg.classic {
+		p.tcx = func(int, *ebpf.Program) (link.Link, error) { return nil, ebpf.ErrNotSupported }
+	}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
@@ -122,8 +133,20 @@ func New(cfg Config, fib *dataplane.FIB) (_ *Plane, err error) {
 	if p.pins == "" && !cfg.unpinned {
 		p.log.Warn("no BPF file system at /sys/fs/bpf: forwarding in the kernel ends with the process")
 	}
+	unlock, err := lockPins(p.pins)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if err = sweep(p.pins); err != nil {
+		p.log.Warn("pins of network namespaces that are gone are not removed", "err", err)
+	}
 	if p.h, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return nil, fmt.Errorf("open a netlink socket: %w", err)
+	}
+	p.events, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("subscribe to netlink events: %w", err)
 	}
 	spec, err := loadLisp()
 	if err != nil {
@@ -168,7 +191,7 @@ func New(cfg Config, fib *dataplane.FIB) (_ *Plane, err error) {
 	if err = p.copier.sync(); err != nil {
 		return nil, err
 	}
-	for _, a := range p.attached {
+	for _, a := range p.attached { // which are links
 		if err = a.link.Update(p.objects.Ingress); err != nil {
 			return nil, fmt.Errorf("replace the program of interface %d: %w", a.index, err)
 		}
@@ -176,7 +199,14 @@ func New(cfg Config, fib *dataplane.FIB) (_ *Plane, err error) {
 	if err = p.attach(); err != nil {
 		return nil, err
 	}
-	if err = p.pins.removeOthers(); err != nil {
+	// Classic filters that an earlier run has left where none is wanted now.
+	var classic []int
+	for i, a := range p.attached {
+		if a.link == nil {
+			classic = append(classic, i)
+		}
+	}
+	if err = errors.Join(removeFilters(p.h, classic), p.pins.removeOthers()); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -208,7 +238,7 @@ func (p *Plane) attach() error {
 		if p.attached[i] != nil {
 			continue
 		}
-		a, err := attach(p.h, i, p.objects.Ingress, p.pins)
+		a, err := attach(p.h, i, p.objects.Ingress, p.pins, p.tcx)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -243,6 +273,8 @@ func (p *Plane) keep(ctx context.Context) {
 	fold, look := time.NewTicker(foldInterval), time.NewTicker(interfaceInterval)
 	defer fold.Stop()
 	defer look.Stop()
+	changed, stop := p.listen()
+	defer stop()
 	own := p.fwd.FIB().Snapshot().Own()
 	told := make(map[string]string)
 	check := func(what string, err error) {
@@ -268,9 +300,48 @@ func (p *Plane) keep(ctx context.Context) {
 		case <-fold.C:
 			p.copier.fold()
 			check("mappings of an earlier run are not removed", p.copier.expire())
+		case <-changed:
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(gather):
+			}
+			select {
+			case <-changed:
+			default:
+			}
+			check("the programs of the kernel plane are not where they should be", p.attach())
 		case <-look.C:
 			check("the programs of the kernel plane are not where they should be", p.attach())
 		}
+	}
+}
+
+// listen tells that interfaces, addresses or routes have changed: what is told is
+// looked at as a whole, so that an event that is lost does no harm.
+func (p *Plane) listen() (changed <-chan struct{}, stop func()) {
+	tokens, ended := make(chan struct{}, 1), make(chan struct{})
+	var stopped atomic.Bool
+	go func() {
+		defer close(ended)
+		for {
+			_, _, err := p.events.Receive()
+			if stopped.Load() {
+				return
+			}
+			if err != nil {
+				time.Sleep(gather)
+			}
+			select {
+			case tokens <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	return tokens, func() {
+		stopped.Store(true)
+		p.events.Close()
+		<-ended
 	}
 }
 
@@ -344,6 +415,9 @@ func (p *Plane) release(remove bool) error {
 	}
 	if p.objects.Ingress != nil {
 		errs = append(errs, p.objects.Close())
+	}
+	if p.events != nil {
+		p.events.Close()
 	}
 	if p.h != nil {
 		p.h.Close()

@@ -47,20 +47,21 @@ func errorLine(err error) string {
 
 // childConfig is what the child gets as its first line.
 type childConfig struct {
-	// TUN leaves the kernel plane out; Safe is without Config.Unfinished.
-	TUN, Safe bool
-	Mappings  int
-	Instances []tun.Instance
-	Locals    []mapping.EID
-	Sources   []netip.Addr
-	ProxyITR  []mapping.EID
-	ProxyETR  []mapping.EID
-	Host      []mapping.EID
-	Table     int
-	Queues    int
-	UplinkMTU int
-	Hold      bool
-	Entries   []entry
+	// TUN leaves the kernel plane out; Safe is without Config.Unfinished; Classic is
+	// as on a kernel without TCX.
+	TUN, Safe, Classic bool
+	Mappings           int
+	Instances          []tun.Instance
+	Locals             []mapping.EID
+	Sources            []netip.Addr
+	ProxyITR           []mapping.EID
+	ProxyETR           []mapping.EID
+	Host               []mapping.EID
+	Table              int
+	Queues             int
+	UplinkMTU          int
+	Hold               bool
+	Entries            []entry
 	// Version, if not 0, is the map-version of all Locals, and switches
 	// map-versioning on.
 	Version  mapping.Version
@@ -235,7 +236,7 @@ func start(child childConfig, cfg tun.Config, fib *dataplane.FIB) (plane, error)
 	if child.TUN {
 		return tun.New(cfg, fib)
 	}
-	return New(Config{Config: cfg, Unfinished: !child.Safe, Mappings: child.Mappings}, fib)
+	return New(Config{Config: cfg, Unfinished: !child.Safe, Mappings: child.Mappings, classic: child.Classic}, fib)
 }
 
 // xtr is a child process with a plane.
@@ -261,6 +262,19 @@ func startXTR(t testing.TB, ns *netns.NS, cfg childConfig) *xtr {
 
 func tryXTR(t testing.TB, ns *netns.NS, cfg childConfig) (*xtr, answer) {
 	t.Helper()
+	x := spawnXTR(t, ns)
+	t.Cleanup(func() {
+		x.kill()
+		if err := ns.Do(Cleanup); err != nil {
+			t.Error(err)
+		}
+	})
+	return x, x.configure(cfg)
+}
+
+// spawnXTR starts the process of a child, which waits for its configuration.
+func spawnXTR(t testing.TB, ns *netns.NS) *xtr {
+	t.Helper()
 	x := &xtr{t: t, cmd: exec.Command(os.Args[0])}
 	x.cmd.Env = append(os.Environ(), childEnv+"=1")
 	x.cmd.Stderr = testWriter{t}
@@ -278,17 +292,17 @@ func tryXTR(t testing.TB, ns *netns.NS, cfg childConfig) (*xtr, answer) {
 	if err := ns.Do(x.cmd.Start); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		x.kill()
-		if err := ns.Do(Cleanup); err != nil {
-			t.Error(err)
-		}
-	})
+	return x
+}
+
+// configure gives a child its configuration, which starts the plane.
+func (x *xtr) configure(cfg childConfig) answer {
+	x.t.Helper()
 	b, err := json.Marshal(cfg)
 	if err != nil {
-		t.Fatal(err)
+		x.t.Fatal(err)
 	}
-	return x, x.ask(string(b))
+	return x.ask(string(b))
 }
 
 type testWriter struct{ t testing.TB }

@@ -158,6 +158,61 @@ func (p pins) removeOthers() error {
 	return errors.Join(errs...)
 }
 
+// lockPins keeps others away from the pins of all namespaces until unlock is
+// called, once or more.
+func lockPins(p pins) (unlock func(), err error) {
+	if p == "" {
+		return func() {}, nil
+	}
+	if err := os.MkdirAll(pinRoot, 0o700); err != nil {
+		return nil, fmt.Errorf("make the directory of the pins: %w", err)
+	}
+	d, err := os.Open(pinRoot)
+	if err != nil {
+		return nil, fmt.Errorf("lock the pins: %w", err)
+	}
+	if err := unix.Flock(int(d.Fd()), unix.LOCK_EX); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock the pins: %w", err), d.Close())
+	}
+	return func() { d.Close() }, nil
+}
+
+// sweep removes the pins of namespaces other than that of p that are gone. A
+// link ends with its interface, and the interfaces with their namespace, so that
+// of one that is gone there is no link at work. Where there never were links,
+// nothing can be told and nothing is removed.
+func sweep(p pins) error {
+	if p == "" {
+		return nil
+	}
+	dirs, err := filepath.Glob(filepath.Join(pinRoot, "net-*"))
+	errs := []error{err}
+	for _, d := range dirs {
+		if d == string(p) {
+			continue
+		}
+		list, err := filepath.Glob(filepath.Join(d, "link-*"))
+		errs = append(errs, err)
+		gone := len(list) > 0
+		for _, f := range list {
+			l, err := link.LoadPinnedLink(f, nil)
+			if err != nil {
+				gone = false // it may be another's that has just started
+				continue
+			}
+			info, err := l.Info()
+			if err != nil || info.TCX() == nil || info.TCX().Ifindex != 0 {
+				gone = false
+			}
+			l.Close()
+		}
+		if gone {
+			errs = append(errs, os.RemoveAll(d))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // remove removes all pins.
 func (p pins) remove() error {
 	if p == "" {
@@ -167,17 +222,23 @@ func (p pins) remove() error {
 }
 
 // Cleanup takes away what a killed kernel plane has left in this network
-// namespace: programs at interfaces, and pins.
+// namespace: programs at interfaces, and pins; and the pins of namespaces that
+// are gone.
 func Cleanup() error {
 	p, err := findPins(false)
 	if err != nil {
 		return err
 	}
+	unlock, err := lockPins(p)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	attached, err := p.links()
 	if err != nil {
 		return err
 	}
-	var errs []error
+	errs := []error{sweep(p)}
 	for _, a := range attached {
 		errs = append(errs, a.detach(nil))
 	}

@@ -403,6 +403,135 @@ func TestOtherTables(t *testing.T) {
 	nothingLeft(t, tp.xtrA)
 }
 
+// On a kernel without TCX the program is a classic filter: it forwards the same,
+// goes on when the process is killed, is replaced by the next one without a
+// packet lost, and nothing of it is left at the end.
+func TestClassicFilter(t *testing.T) {
+	tp := newTopology(t)
+	ca, cb := configA(rlocB4), configB(rlocA4)
+	ca.Classic, cb.Classic = true, true
+	a, b := startXTR(t, tp.xtrA, ca), startXTR(t, tp.xtrB, cb)
+	for _, ns := range []*netns.NS{tp.xtrA, tp.xtrB} {
+		if n := filters(t, ns); n != 2 || programs(t, ns) != 0 {
+			t.Errorf("%d filters and %d links at the interfaces, want 2 filters", n, programs(t, ns))
+		}
+	}
+	transfer(t, tp.hostA, tp.hostB, hostB4, 3<<20)
+	transfer(t, tp.hostB, tp.hostA, hostA6, 3<<20)
+	for _, x := range []*xtr{a, b} {
+		if s := x.state().Stats; s["encap_bytes"] < 3<<20 || s["slow_encap"] > 100 || s["slow_decap"] > 100 {
+			t.Errorf("counters %v", s)
+		}
+	}
+	a.kill()
+	if got, _ := udp(t, tp.hostA, hostA4, tp.hostB, hostB4, false, 100); len(got) != 1 {
+		t.Error("a killed xTR forwards no more")
+	}
+	again := ca
+	again.Entries = nil
+	a = startXTR(t, tp.xtrA, again)
+	if n := filters(t, tp.xtrA); n != 2 {
+		t.Errorf("%d filters after the next start, want 2", n)
+	}
+	if got, _ := udp(t, tp.hostA, hostA4, tp.hostB, hostB4, false, 100); len(got) != 1 {
+		t.Error("the next one has not adopted the tables")
+	}
+	// The kernel was replaced by one with TCX, so to say.
+	a.kill()
+	again.Classic = false
+	a = startXTR(t, tp.xtrA, again)
+	if n := filters(t, tp.xtrA); n != 0 || programs(t, tp.xtrA) != 2 {
+		t.Errorf("%d filters and %d links, want 2 links", n, programs(t, tp.xtrA))
+	}
+	if got, _ := udp(t, tp.hostA, hostA4, tp.hostB, hostB4, false, 100); len(got) != 1 {
+		t.Error("links do not take over from filters")
+	}
+	a.exit()
+	b.kill()
+	check(t, tp.xtrB.Do(tun.Cleanup))
+	check(t, tp.xtrB.Do(Cleanup))
+	for _, ns := range []*netns.NS{tp.xtrA, tp.xtrB} {
+		nothingLeft(t, ns)
+		if n := filters(t, ns); n != 0 {
+			t.Errorf("%d filters are left", n)
+		}
+	}
+}
+
+// A new way to the site's hosts gets the program at once, and an interface that
+// leads there no more loses it.
+func TestInterfacesFollowRoutes(t *testing.T) {
+	tp := newTopology(t)
+	a, _ := tp.sites(t, false)
+	check(t, netns.Veth(tp.hostA, "eth1", tp.xtrA, "site2", 1500))
+	at := func(want int) {
+		t.Helper()
+		begin := time.Now()
+		for programs(t, tp.xtrA) != want {
+			if time.Since(begin) > interfaceInterval/2 {
+				t.Fatalf("%d programs at the interfaces after %v, want %d", programs(t, tp.xtrA), time.Since(begin), want)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	at(2)
+	check(t, tp.xtrA.AddAddress("site2", prefix("10.1.0.129/25"))) // and a route with it
+	at(3)
+	check(t, tp.xtrA.Do(func() error {
+		l, err := netlink.LinkByName("site2")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkDel(l)
+	}))
+	at(2)
+	transfer(t, tp.hostA, tp.hostB, hostB4, 1<<20)
+	a.exit()
+	nothingLeft(t, tp.xtrA)
+}
+
+// What a killed xTR has pinned in a namespace goes when that is gone and the
+// next one starts anywhere, and what is pinned elsewhere stays.
+func TestPinsOfNamespacesThatAreGone(t *testing.T) {
+	netns.NeedTUN(t)
+	gone, err := netns.New()
+	check(t, err)
+	core := netns.Fresh(t, 1)[0]
+	check(t, netns.Veth(gone, "up", core, "a", 1500))
+	check(t, gone.AddAddress("up", prefix("198.51.100.1/30")))
+	x := spawnXTR(t, gone)
+	if a := x.configure(configA(rlocB4)); a.Err != "" {
+		t.Fatal(a.Err)
+	}
+	dir := pinned(t, gone)
+	x.kill()
+	tp := newTopology(t)
+	startXTR(t, tp.xtrB, configB(rlocA4)).kill()
+	if _, err := os.Stat(string(dir)); err != nil {
+		t.Fatalf("the pins went before their namespace: %v", err)
+	}
+	check(t, gone.Close())
+	// The kernel takes a namespace down when it has time.
+	for begin := time.Now(); ; time.Sleep(50 * time.Millisecond) {
+		a := startXTR(t, tp.xtrA, configA(rlocB4))
+		_, err := os.Stat(string(dir))
+		if errors.Is(err, fs.ErrNotExist) {
+			a.exit()
+			break
+		}
+		if time.Since(begin) > 10*time.Second {
+			t.Fatalf("the pins of a namespace that is gone are still there: %v", err)
+		}
+		a.exit()
+	}
+	if n := programs(t, tp.xtrB); n != 2 {
+		t.Errorf("%d programs where another was killed, want 2", n)
+	}
+	if _, err := os.Stat(string(pinned(t, tp.xtrB))); err != nil {
+		t.Errorf("pins of a living namespace: %v", err)
+	}
+}
+
 // BenchmarkTCP measures one flow for a second each, in turn: plain routing, and
 // IPv4 and IPv6 inside IPv4 and IPv6. Use it with -benchtime 5x or so.
 func BenchmarkTCP(b *testing.B) {
@@ -424,6 +553,27 @@ func BenchmarkTCP(b *testing.B) {
 	for i, unit := range []string{"plain-Gb/s", "4in4-Gb/s", "6in4-Gb/s", "4in6-Gb/s", "6in6-Gb/s"} {
 		b.ReportMetric(sum[i]/n, unit)
 	}
+}
+
+// filters counts our classic filters at all interfaces.
+func filters(t *testing.T, ns *netns.NS) (n int) {
+	t.Helper()
+	check(t, ns.Do(func() error {
+		links, err := netlink.LinkList()
+		for _, l := range links {
+			list, err := netlink.FilterList(l, netlink.HANDLE_MIN_INGRESS)
+			if err != nil {
+				continue // it has no place for filters
+			}
+			for _, f := range list {
+				if b, ok := f.(*netlink.BpfFilter); ok && b.Priority == filterPriority {
+					n++
+				}
+			}
+		}
+		return err
+	}))
+	return n
 }
 
 // programs counts the programs at the ingress of all interfaces.

@@ -502,6 +502,9 @@ func (b *builder) outSizes() {
 	pieces("IPv4 split in two for a small path", Small4, sized4(1448, false).to("10.6.4.1"), udp(1448), 720)
 	pieces("a middle fragment split", Small4, sized4(1420, false).to("10.6.4.1").with(func(p *Inner) { p.MF, p.Offset = true, 1400 }), make([]byte, 1400), 704)
 	pieces("a last fragment split", Small4, sized4(1420, false).to("10.6.4.1").with(func(p *Inner) { p.Offset = 2800 }), make([]byte, 1001), 504)
+	// No offset can say where the second half of this one is.
+	beyond := sized4(1420, false).to("10.6.4.1").with(func(p *Inner) { p.Raw, p.MF, p.Offset, p.Payload = true, true, 65072, make([]byte, 1400) })
+	b.add(Case{Name: "a fragment beyond the largest datagram", Out: beyond.Bytes(), Drop: dataplane.DropInnerHeader})
 	n := len(b.cases)
 	pieces("options are copied as they say", Small4, sized4(1420, false).to("10.6.4.1").with(func(p *Inner) { p.Options = []byte{1, 130, 3, 7, 68, 4, 5, 0} }), make([]byte, 1000), 504)
 	b.cases[n].Around = Changed // a timestamp option is filled in on the way
