@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -15,8 +16,10 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/eidolon-lisp/eidolon/dataplane"
 	"github.com/eidolon-lisp/eidolon/dataplane/tun"
 	"github.com/eidolon-lisp/eidolon/internal/netns"
+	"github.com/eidolon-lisp/eidolon/mapping"
 )
 
 // All four combinations of families carry TCP both ways, unchanged, by the
@@ -587,6 +590,135 @@ func programs(t *testing.T, ns *netns.NS) (n int) {
 				return err
 			}
 			n += len(r.Programs)
+		}
+		return err
+	}))
+	return n
+}
+
+// With two uplinks on both sides each packet leaves by the uplink whose address
+// it carries, as the rules say, and no other: providers drop what comes with
+// another's. Flows are shared, and those of an uplink or a locator that goes move
+// to the other, all without the slow path.
+func TestTwoUplinks(t *testing.T) {
+	tp := newTopology(t)
+	second := map[*netns.NS]netip.Addr{tp.xtrA: addr("198.51.101.1"), tp.xtrB: addr("198.51.102.6")}
+	for _, e := range []struct {
+		xtr          *netns.NS
+		dev          string
+		own, gateway string
+	}{{tp.xtrA, "a2", "198.51.101.1/30", "198.51.101.2/30"}, {tp.xtrB, "b2", "198.51.102.6/30", "198.51.102.5/30"}} {
+		check(t, netns.Veth(e.xtr, "up2", tp.core, e.dev, 1500))
+		check(t, e.xtr.AddAddress("up2", prefix(e.own)))
+		check(t, tp.core.AddAddress(e.dev, prefix(e.gateway)))
+		check(t, e.xtr.Do(func() error {
+			l, err := netlink.LinkByName("up2")
+			if err != nil {
+				return err
+			}
+			if err := netlink.RouteAdd(&netlink.Route{Gw: prefix(e.gateway).Addr().AsSlice(), LinkIndex: l.Attrs().Index, Table: 4401}); err != nil {
+				return err
+			}
+			r := netlink.NewRule()
+			r.Src, r.Table, r.Priority = netns.IPNet(netip.PrefixFrom(prefix(e.own).Addr(), 32)), 4401, 1010
+			return netlink.RuleAdd(r)
+		}))
+	}
+	for _, dev := range []string{"all", "a", "a2", "b", "b2"} {
+		setSysctl(t, tp.core, "net/ipv4/conf/"+dev+"/rp_filter", "1")
+	}
+	source := func(a netip.Addr, priority uint8) dataplane.Source {
+		return dataplane.Source{Addr: a, Priority: priority, Weight: 100}
+	}
+	start := func(ns *netns.NS, cfg childConfig) *xtr {
+		cfg.Sources = append(cfg.Sources, second[ns])
+		x := startXTR(t, ns, cfg)
+		x.tell("sources", []dataplane.Source{source(cfg.Sources[0], 1), source(second[ns], 1)})
+		return x
+	}
+	a, b := start(tp.xtrA, configA(rlocB4)), start(tp.xtrB, configB(rlocA4))
+	both := []mapping.Locator{mapping.MakeLocator(rlocB4, 1, 50), mapping.MakeLocator(second[tp.xtrB], 1, 50)}
+	a.apply(entry{EID: eidB4, Locators: both})
+	time.Sleep(50 * time.Millisecond) // the tables follow
+
+	const flows = 64
+	var tx []*net.UDPConn
+	rx := udpSocket(t, tp.hostB, hostB4, false)
+	for range flows {
+		tx = append(tx, udpSocket(t, tp.hostA, hostA4, false))
+	}
+	// play sends a packet of each flow, all of which must arrive, and returns how
+	// many came by each link of the core and went by each.
+	play := func() map[string]int {
+		t.Helper()
+		before := carried(t, tp.core)
+		for i, c := range tx {
+			_, err := c.WriteTo([]byte{byte(i)}, rx.LocalAddr())
+			check(t, err)
+		}
+		rx.SetReadDeadline(time.Now().Add(2 * time.Second))
+		for n := range flows {
+			var buf [8]byte
+			if _, _, err := rx.ReadFrom(buf[:]); err != nil {
+				t.Fatalf("%d of %d packets arrived: %v", n, flows, err)
+			}
+		}
+		after := carried(t, tp.core)
+		for k := range after {
+			after[k] -= before[k]
+		}
+		return after
+	}
+	shared := func(n map[string]int, one, other string) {
+		t.Helper()
+		// Neighbour discovery may add a few.
+		if n[one] < flows/8 || n[other] < flows/8 || n[one]+n[other] < flows || n[one]+n[other] > flows+16 {
+			t.Errorf("%d by %s and %d by %s, of %d", n[one], one, n[other], other, flows)
+		}
+	}
+	only := func(n map[string]int, one, other string) {
+		t.Helper()
+		if n[one] < flows || n[other] > 8 {
+			t.Errorf("%d by %s and %d by %s, want all %d by the first", n[one], one, n[other], other, flows)
+		}
+	}
+	play() // fills caches and neighbour tables
+	n := play()
+	shared(n, "a in", "a2 in")
+	shared(n, "b out", "b2 out")
+	a.tell("sources", []dataplane.Source{source(second[tp.xtrA], 1)})
+	time.Sleep(50 * time.Millisecond)
+	n = play()
+	only(n, "a2 in", "a in")
+	shared(n, "b out", "b2 out")
+	a.apply(entry{EID: eidB4, Locators: both[:1]})
+	time.Sleep(50 * time.Millisecond)
+	n = play()
+	only(n, "a2 in", "a in")
+	only(n, "b out", "b2 out")
+	a.tell("sources", []dataplane.Source{source(rlocA4, 1), source(second[tp.xtrA], 1)})
+	a.apply(entry{EID: eidB4, Locators: both})
+	time.Sleep(50 * time.Millisecond)
+	n = play()
+	shared(n, "a in", "a2 in")
+	shared(n, "b out", "b2 out")
+	for _, x := range []*xtr{a, b} {
+		if s := x.state().Stats; s["slow_encap"] > 20 || s["slow_decap"] > 20 || s["encap_packets"]+s["decap_packets"] < 5*flows {
+			t.Errorf("counters %v", s)
+		}
+	}
+}
+
+// carried returns the packets that each link of a node has received and sent.
+func carried(t *testing.T, ns *netns.NS) map[string]int {
+	t.Helper()
+	n := map[string]int{}
+	check(t, ns.Do(func() error {
+		links, err := netlink.LinkList()
+		for _, l := range links {
+			if s := l.Attrs().Statistics; s != nil {
+				n[l.Attrs().Name+" in"], n[l.Attrs().Name+" out"] = int(s.RxPackets), int(s.TxPackets)
+			}
 		}
 		return err
 	}))
