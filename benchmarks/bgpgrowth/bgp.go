@@ -289,8 +289,9 @@ func (w *world) restarts(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for i := range min(w.Restarts, len(w.topo.Links)) {
-		w.say("restart %d of %d", i+1, w.Restarts)
+	restarts := min(w.Restarts, len(w.topo.Links))
+	for i := range restarts {
+		w.say("restart %d of %d", i+1, restarts)
 		link := len(w.topo.Links) - 1 - i // an access provider's
 		w.zone.Track(nil)
 		begin, err := w.zone.CutLink(ctx, link)

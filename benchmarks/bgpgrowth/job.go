@@ -31,7 +31,8 @@ type job struct {
 	MRAIs           []time.Duration // the failures are measured with each
 	Failures        int             // how many sites lose a provider
 	Restarts        int             // of sessions among speakers
-	Mapping         *mappingJob     // of ArmEidolon
+	Mapping         *mappingJob     // ArmEidolon: what is measured of the mapping system
+	NoZone          bool            // without BGP, which is the same in all variants of an arm
 }
 
 func (j job) String() string {
@@ -48,6 +49,9 @@ func (j job) String() string {
 // done is the row that is the last of the job's, without what is measured.
 func (j job) done() measure.Run {
 	w := world{job: j}
+	if j.Mapping != nil {
+		return w.row(measure.KindMapping)
+	}
 	return w.row(measure.KindTable)
 }
 
@@ -97,8 +101,15 @@ func (j job) run(ctx context.Context, say func(string, ...any)) ([]measure.Run, 
 	if w.sites, err = sites(j.Sites, j.Live, topo, rng); err != nil {
 		return nil, err
 	}
-	if err := w.bgp(ctx, rng); err != nil {
-		return nil, err
+	if !j.NoZone {
+		if err := w.bgp(ctx, rng); err != nil {
+			return nil, fmt.Errorf("BGP: %w", err)
+		}
+	}
+	if j.Mapping != nil {
+		if err := w.mapping(ctx); err != nil {
+			return nil, fmt.Errorf("mapping system: %w", err)
+		}
 	}
 	return w.rows, nil
 }

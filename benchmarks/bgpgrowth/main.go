@@ -18,6 +18,8 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -66,7 +68,10 @@ func main() {
 }
 
 func run(ctx context.Context, o options) error {
-	jobs := quickPlan(o.seed)
+	jobs, n := fullPlan(o.seed), 1
+	if o.quick {
+		jobs, n = quickPlan(o.seed), atOnce
+	}
 	if o.out == "" {
 		o.out = filepath.Join("benchmarks", "results", "bgpgrowth")
 		if o.quick {
@@ -86,32 +91,59 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	defer file.Close()
-	if err := measureAll(ctx, jobs, file); err != nil {
+	if err := measureAll(ctx, jobs, n, file); err != nil {
 		return err
 	}
 	return summary(os.Stdout, file.Runs())
 }
 
-// measureAll runs the jobs that are not in file yet.
-func measureAll(ctx context.Context, jobs []job, file *measure.File) error {
+// atOnce is how many worlds of a quick run are measured at the same time: they wait
+// more than they work. In a full run there is only one, so that times are its own.
+const atOnce = 3
+
+// measureAll runs the jobs that are not in file yet, n at the same time.
+func measureAll(ctx context.Context, jobs []job, n int, file *measure.File) error {
 	p := newProgress(os.Stderr, len(jobs))
 	defer p.end()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	var mu sync.Mutex // guards file
+	todo := make(chan job)
+	for range n {
+		wg.Go(func() {
+			for j := range todo {
+				p.begin(j.String())
+				rows, err := measureJob(ctx, j, func(now string) { p.say(j.String(), now) })
+				if err == nil {
+					mu.Lock()
+					err = file.Add(rows...)
+					mu.Unlock()
+				}
+				if err != nil {
+					cancel(err)
+					continue
+				}
+				p.done()
+			}
+		})
+	}
 	for _, j := range jobs {
-		if file.Has(j.done()) {
+		mu.Lock()
+		there := file.Has(j.done())
+		mu.Unlock()
+		if there {
 			p.skip()
 			continue
 		}
-		p.begin(j.String())
-		rows, err := measureJob(ctx, j, p.say)
-		if err != nil {
-			return err
+		select {
+		case todo <- j:
+		case <-ctx.Done():
 		}
-		if err := file.Add(rows...); err != nil {
-			return err
-		}
-		p.done()
 	}
-	return nil
+	close(todo)
+	wg.Wait()
+	return context.Cause(ctx)
 }
 
 // progressLine is a line on a terminal that tells how far the program is; elsewhere
@@ -120,10 +152,11 @@ type progressLine struct {
 	out      io.Writer
 	terminal bool
 	jobs     int
+	start    time.Time
+
+	mu       sync.Mutex
 	finished int
 	measured int
-	start    time.Time
-	what     string
 }
 
 func newProgress(out *os.File, jobs int) *progressLine {
@@ -132,23 +165,43 @@ func newProgress(out *os.File, jobs int) *progressLine {
 }
 
 func (p *progressLine) begin(what string) {
-	p.what = what
 	if !p.terminal {
-		fmt.Fprintf(p.out, "[%d/%d] %s\n", p.finished+1, p.jobs, what)
-	}
-	p.say("")
-}
-
-func (p *progressLine) say(now string) {
-	if p.terminal {
-		fmt.Fprintf(p.out, "\r\x1b[K[%d/%d] %v %s: %s", p.finished+1, p.jobs, time.Since(p.start).Round(time.Second), p.what, now)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		fmt.Fprintf(p.out, "%v: %s\n", time.Since(p.start).Round(time.Second), what)
 	}
 }
 
-func (p *progressLine) skip() { p.finished++ }
-func (p *progressLine) done() { p.finished++; p.measured++ }
+// barWidth is that of the bar in characters.
+const barWidth = 20
+
+func (p *progressLine) say(what, now string) {
+	if !p.terminal {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	full := barWidth * p.finished / p.jobs
+	fmt.Fprintf(p.out, "\r\x1b[K[%s%s] %d/%d %v %s: %s", strings.Repeat("=", full), strings.Repeat(" ", barWidth-full),
+		p.finished, p.jobs, time.Since(p.start).Round(time.Second), what, now)
+}
+
+func (p *progressLine) skip() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.finished++
+}
+
+func (p *progressLine) done() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.finished++
+	p.measured++
+}
 
 func (p *progressLine) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.terminal {
 		fmt.Fprint(p.out, "\r\x1b[K")
 	}

@@ -28,6 +28,15 @@ func summary(out io.Writer, runs []measure.Run) error {
 		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%.0f\t%.0f\t%.1f\t%s\t%s\t\n", r.Arm+" "+r.Variant, text("%.2f", r.Adoption), r.Speakers, r.Sites,
 			r.RIBPaths, r.FIBEntries, r.HeapBytes/1e6, text("%.1f", updates/n), text("%.2f", seconds/n))
 	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintln(w, "\tN\tusers of a mapping\tmessages of a failure\tSMRs\tpublications\tprobes\tBGP UPDATEs\tseconds to converge\t")
+	for _, r := range runs {
+		if r.Kind == measure.KindFailure && !math.IsNaN(r.Messages) {
+			fmt.Fprintf(w, "%s\t%d\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t%s\t%.3f\t\n", r.Arm+" "+r.Variant, r.Sites, r.Users, r.Messages, r.SMRs, r.Publications, r.Probes, text("%.0f", r.Updates), r.ConvergenceMs/1000)
+		}
+	}
 	return w.Flush()
 }
 

@@ -110,6 +110,7 @@ type Run struct {
 	Records       float64 `csv:"records"`       // registered EID-prefixes (KindMapping)
 	RecordHeap    float64 `csv:"record_heap"`   // bytes of the map-server's heap, grown by them
 	XTRs          float64 `csv:"xtrs"`          // live ones
+	Subscribed    float64 `csv:"subscribed"`    // subscriptions that the map-server has (KindMapping)
 	Registers     float64 `csv:"registers"`     // Map-Registers
 	Notifies      float64 `csv:"notifies"`      // Map-Notifies to registrants
 	Publications  float64 `csv:"publications"`  // Map-Notifies to subscribers
