@@ -42,11 +42,20 @@ type Config struct {
 	// long when the session breaks down without a word, because the process was
 	// killed or its host restarts (RFC 4724): whole seconds, up to MaxRestartTime.
 	RestartTime time.Duration
+	// Transit, if set, has what one neighbour says passed on to the others.
+	Transit *Transit
 	// OnRoutes is called, if set, with what is received: the best route to each
 	// prefix as it changes, in order, from one goroutine. It owns the slice.
 	OnRoutes func([]Received) `json:"-"`
 	// Logger gets events; nil discards them.
 	Logger *slog.Logger `json:"-"`
+}
+
+// Transit is how routes are passed on.
+type Transit struct {
+	// Aggregates keep what is inside of them, and is not equal, from neighbours
+	// without MoreSpecifics, whether it is ours or was received.
+	Aggregates []netip.Prefix
 }
 
 // Neighbour is a router that there is a session with. The session carries the
@@ -72,6 +81,9 @@ type Neighbour struct {
 	// MaxPrefixes is how many prefixes it may announce; with more the session ends
 	// for some minutes. 0 is DefaultMaxPrefixes.
 	MaxPrefixes int
+	// MoreSpecifics has it told what is inside of our aggregates too, because it
+	// announces the same ones.
+	MoreSpecifics bool
 }
 
 // Route is a prefix that is announced.
@@ -120,6 +132,7 @@ type Received struct {
 	// Withdrawn says that there is none any more.
 	Withdrawn bool
 	From      netip.Addr // the neighbour
+	NextHop   netip.Addr // not valid with Withdrawn
 	OriginAS  uint32     // of the AS_PATH; 0 if that is empty
 }
 

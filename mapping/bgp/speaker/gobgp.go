@@ -61,7 +61,7 @@ func start(cfg bgp.Config) (_ *gobgp, err error) {
 			g.stop()
 		}
 	}()
-	if err := g.exportOwnOnly(ctx); err != nil {
+	if err := g.exports(ctx, cfg); err != nil {
 		return nil, fmt.Errorf("export policy: %w", err)
 	}
 	if cfg.OnRoutes != nil {
@@ -79,19 +79,72 @@ func start(cfg bgp.Config) (_ *gobgp, err error) {
 	return g, nil
 }
 
-// exportOwnOnly keeps what one neighbour says from the others.
-func (g *gobgp) exportOwnOnly(ctx context.Context) error {
-	p := &api.Policy{Name: "own", Statements: []*api.Statement{{
+// exports says what each neighbour is told: what is our own and, with a transit,
+// what the others say, but for what is inside of an aggregate.
+func (g *gobgp) exports(ctx context.Context, cfg bgp.Config) error {
+	own := &api.Statement{
 		Name:       "own",
 		Conditions: &api.Conditions{RouteType: api.Conditions_ROUTE_TYPE_LOCAL},
 		Actions:    &api.Actions{RouteAction: api.RouteAction_ACCEPT},
-	}}}
+	}
+	p, otherwise := &api.Policy{Name: "exports", Statements: []*api.Statement{own}}, api.RouteAction_REJECT
+	if cfg.Transit != nil {
+		var err error
+		if p.Statements, err = g.transit(ctx, cfg); err != nil {
+			return err
+		}
+		otherwise = api.RouteAction_ACCEPT
+	}
+	if len(p.Statements) == 0 {
+		return nil
+	}
 	if err := g.server.AddPolicy(ctx, &api.AddPolicyRequest{Policy: p}); err != nil {
 		return err
 	}
 	return g.server.AddPolicyAssignment(ctx, &api.AddPolicyAssignmentRequest{Assignment: &api.PolicyAssignment{
-		Name: "global", Direction: api.PolicyDirection_EXPORT, Policies: []*api.Policy{{Name: p.Name}}, DefaultAction: api.RouteAction_REJECT,
+		Name: "global", Direction: api.PolicyDirection_EXPORT, Policies: []*api.Policy{{Name: p.Name}}, DefaultAction: otherwise,
 	}})
+}
+
+// transit returns the statements that come before all is told: who may hear of
+// what is inside of an aggregate hears all, nobody else hears that.
+func (g *gobgp) transit(ctx context.Context, cfg bgp.Config) (list []*api.Statement, err error) {
+	trusted := &api.DefinedSet{DefinedType: api.DefinedType_NEIGHBOR, Name: "more-specifics"}
+	for _, n := range cfg.Neighbours {
+		if n.MoreSpecifics {
+			trusted.List = append(trusted.List, netip.PrefixFrom(n.Addr, n.Addr.BitLen()).String())
+		}
+	}
+	if len(trusted.List) > 0 {
+		if err := g.server.AddDefinedSet(ctx, &api.AddDefinedSetRequest{DefinedSet: trusted}); err != nil {
+			return nil, err
+		}
+		list = append(list, &api.Statement{
+			Name:       trusted.Name,
+			Conditions: &api.Conditions{NeighborSet: &api.MatchSet{Name: trusted.Name}},
+			Actions:    &api.Actions{RouteAction: api.RouteAction_ACCEPT},
+		})
+	}
+	for v4, name := range map[bool]string{true: "inside-ipv4", false: "inside-ipv6"} { // a set has one family
+		inside := &api.DefinedSet{DefinedType: api.DefinedType_PREFIX, Name: name}
+		for _, a := range cfg.Transit.Aggregates {
+			if a.Addr().Is4() == v4 && !a.IsSingleIP() {
+				inside.Prefixes = append(inside.Prefixes, &api.Prefix{IpPrefix: a.String(), MaskLengthMin: uint32(a.Bits() + 1), MaskLengthMax: uint32(a.Addr().BitLen())})
+			}
+		}
+		if len(inside.Prefixes) == 0 {
+			continue
+		}
+		if err := g.server.AddDefinedSet(ctx, &api.AddDefinedSetRequest{DefinedSet: inside}); err != nil {
+			return nil, err
+		}
+		list = append(list, &api.Statement{
+			Name:       name,
+			Conditions: &api.Conditions{PrefixSet: &api.MatchSet{Name: name}},
+			Actions:    &api.Actions{RouteAction: api.RouteAction_REJECT},
+		})
+	}
+	return list, nil
 }
 
 // stop ends the sessions with a Cease, after which no neighbour keeps anything.
@@ -214,19 +267,36 @@ func received(paths []*api.Path) (list []bgp.Received) {
 		}
 		r := bgp.Received{Prefix: prefix.Masked(), Withdrawn: p.IsWithdraw, From: from.Unmap()}
 		for _, a := range p.Pattrs {
-			var ases api.AsPathAttribute
-			if !a.MessageIs(&ases) || a.UnmarshalTo(&ases) != nil {
+			m, err := a.UnmarshalNew()
+			if err != nil {
 				continue
 			}
-			for _, seg := range ases.Segments {
-				if n := len(seg.Numbers); n > 0 {
-					r.OriginAS = seg.Numbers[n-1]
+			switch m := m.(type) {
+			case *api.AsPathAttribute:
+				for _, seg := range m.Segments {
+					if n := len(seg.Numbers); n > 0 {
+						r.OriginAS = seg.Numbers[n-1]
+					}
+				}
+			case *api.NextHopAttribute:
+				r.NextHop = nextHop(m.NextHop)
+			case *api.MpReachNLRIAttribute:
+				if len(m.NextHops) > 0 {
+					r.NextHop = nextHop(m.NextHops[0])
 				}
 			}
+		}
+		if r.Withdrawn {
+			r.NextHop = netip.Addr{}
 		}
 		list = append(list, r)
 	}
 	return list
+}
+
+func nextHop(s string) netip.Addr {
+	a, _ := netip.ParseAddr(s) // not valid: none
+	return a.Unmap()
 }
 
 var states = map[api.PeerState_SessionState]bgp.State{
@@ -234,9 +304,9 @@ var states = map[api.PeerState_SessionState]bgp.State{
 	api.PeerState_OPENSENT: bgp.OpenSent, api.PeerState_OPENCONFIRM: bgp.OpenConfirm, api.PeerState_ESTABLISHED: bgp.Established,
 }
 
-// peers returns the neighbours in any order.
-func (g *gobgp) peers() (list []bgp.NeighbourStatus, err error) {
-	err = g.server.ListPeer(context.Background(), &api.ListPeerRequest{}, func(p *api.Peer) {
+// peers returns the neighbours in any order. Announced is set with advertised.
+func (g *gobgp) peers(advertised bool) (list []bgp.NeighbourStatus, err error) {
+	err = g.server.ListPeer(context.Background(), &api.ListPeerRequest{EnableAdvertised: advertised}, func(p *api.Peer) {
 		st := p.GetState()
 		a, err := netip.ParseAddr(st.GetNeighborAddress())
 		if err != nil {
@@ -259,6 +329,7 @@ func (g *gobgp) peers() (list []bgp.NeighbourStatus, err error) {
 		}
 		for _, f := range p.GetAfiSafis() {
 			n.Received += int(f.GetState().GetReceived())
+			n.Announced += int(f.GetState().GetAdvertised())
 			gr := f.GetMpGracefulRestart()
 			n.GracefulRestart = n.State == bgp.Established && gr.GetConfig().GetEnabled() && gr.GetState().GetReceived()
 		}

@@ -1,8 +1,8 @@
 // Package speaker speaks BGP, with GoBGP. It is the only one that imports it, and
 // nothing of GoBGP's types is in its API.
 //
-// It is no router: it announces what it is told to, passes nothing on from one
-// neighbour to another, and installs nothing in the kernel.
+// It announces what it is told to and, with a bgp.Transit only, passes on what one
+// neighbour says to the others. It installs nothing in the kernel.
 package speaker
 
 import (
@@ -252,7 +252,7 @@ func (s *Speaker) reconcile(g *gobgp) error {
 // look reports sessions that began and ended, and tries those again that ended
 // for too many prefixes.
 func (s *Speaker) look(g *gobgp, now time.Time) error {
-	list, err := g.peers()
+	list, err := g.peers(false)
 	if err != nil {
 		return err
 	}
@@ -292,7 +292,7 @@ func (s *Speaker) leave(g *gobgp) error {
 	if err := s.reconcile(g); err != nil {
 		return fmt.Errorf("bgp: %w", err)
 	}
-	list, err := g.peers()
+	list, err := g.peers(false)
 	if err != nil {
 		return fmt.Errorf("bgp: %w", err)
 	}
@@ -325,7 +325,7 @@ func (s *Speaker) Neighbours() ([]bgp.NeighbourStatus, error) {
 	if g == nil || !begun {
 		return out, nil
 	}
-	list, err := g.peers()
+	list, err := g.peers(s.cfg.Transit != nil)
 	if err != nil {
 		return nil, fmt.Errorf("bgp: %w", err)
 	}
@@ -338,7 +338,7 @@ func (s *Speaker) Neighbours() ([]bgp.NeighbourStatus, error) {
 	for i := range out {
 		if j := slices.IndexFunc(list, func(n bgp.NeighbourStatus) bool { return n.Addr == out[i].Addr }); j >= 0 {
 			out[i] = list[j]
-			if out[i].State == bgp.Established {
+			if out[i].State == bgp.Established && s.cfg.Transit == nil {
 				out[i].Announced = told[out[i].Addr.Is4()]
 			}
 		}

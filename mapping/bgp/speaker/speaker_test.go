@@ -244,7 +244,7 @@ func TestReceive(t *testing.T) {
 	r.Announce([]uint32{64530}, a, b)
 	bgptest.Eventually(t, 20*time.Second, "both are received", func() bool { return c.len() == 2 && len(other.Routes()) > 0 })
 	c.mu.Lock()
-	if got, want := c.now[a], (bgp.Received{Prefix: a, From: peer4, OriginAS: 64530}); got != want {
+	if got, want := c.now[a], (bgp.Received{Prefix: a, From: peer4, NextHop: peer4, OriginAS: 64530}); got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 	c.mu.Unlock()
@@ -272,6 +272,40 @@ func TestReceive(t *testing.T) {
 			t.Errorf("our own is told: %+v", x)
 		}
 	}
+}
+
+// With a transit, what one neighbour says is told to the others, with our AS and
+// address; what is inside of an aggregate only to those who may hear it.
+func TestTransit(t *testing.T) {
+	r, n := neighbour(t, nil)
+	other, m := neighbour(t, func(c *bgptest.Config) { c.AS, c.Addr, c.RouterID = 64502, addr("127.0.0.3"), addr("192.0.2.3") })
+	equal, e := neighbour(t, func(c *bgptest.Config) { c.AS, c.Addr, c.RouterID = 64503, addr("127.0.0.4"), addr("192.0.2.4") })
+	e.MoreSpecifics = true
+	s := run(t, bgp.Config{Neighbours: []bgp.Neighbour{n, m, e}, Transit: &bgp.Transit{Aggregates: []netip.Prefix{v4, v6}}})
+	own := pfx("10.9.0.0/16")
+	if err := s.Announce([]bgp.Route{{Prefix: v4}, {Prefix: own}}); err != nil {
+		t.Fatal(err)
+	}
+	outside, inside := pfx("203.0.113.0/24"), pfx("10.1.0.0/16")
+	r.Announce(nil, outside, inside)
+	bgptest.Eventually(t, 20*time.Second, "an equal hears all", func() bool {
+		return slices.Equal(equal.Prefixes(), []netip.Prefix{v4, inside, own, outside})
+	})
+	bgptest.Eventually(t, 20*time.Second, "others hear the aggregate and what is outside", func() bool {
+		return slices.Equal(other.Prefixes(), []netip.Prefix{v4, outside})
+	})
+	if got, want := other.Routes()[1], (bgptest.Route{Prefix: outside, NextHop: "127.0.0.1", ASPath: []uint32{64500, 64501}}); !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if got := r.Prefixes(); !slices.Equal(got, []netip.Prefix{v4}) {
+		t.Errorf("who announced it is told %v", got)
+	}
+	list, err := s.Neighbours()
+	if err != nil || list[1].Announced != 2 || list[2].Announced != 4 {
+		t.Errorf("%+v, %v", list, err)
+	}
+	r.Withdraw(outside)
+	bgptest.Eventually(t, 10*time.Second, "a withdrawal is passed on", func() bool { return slices.Equal(other.Prefixes(), []netip.Prefix{v4}) })
 }
 
 // A speaker that is killed and comes back has its routes kept at the neighbour,
