@@ -254,6 +254,18 @@ func (p *Plane) attach() error {
 	return errors.Join(errs...)
 }
 
+// SetLocals is that of tun.Plane, and puts the program where hosts of the EIDs
+// are.
+func (p *Plane) SetLocals(locals []mapping.EID) error {
+	if err := p.Plane.SetLocals(locals); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.locals = slices.Clone(locals)
+	p.mu.Unlock()
+	return p.attach()
+}
+
 // Run forwards until ctx is done; then it takes the programs away and ends the
 // TUN plane as that does.
 func (p *Plane) Run(ctx context.Context) error {

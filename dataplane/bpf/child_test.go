@@ -178,6 +178,21 @@ func child() error {
 			var m runtime.MemStats
 			runtime.ReadMemStats(&m)
 			a.Mallocs = m.Mallocs
+		case "locals":
+			// As who learns of EIDs does it: what is new first in the kernel.
+			var list []mapping.EID
+			if err := json.Unmarshal([]byte(arg), &list); err != nil {
+				return err
+			}
+			var local []dataplane.LocalEID
+			for _, e := range list {
+				local = append(local, dataplane.LocalEID{EID: e})
+			}
+			err := p.SetLocals(list)
+			fib.SetLocal(local)
+			if err != nil {
+				a.Err = err.Error()
+			}
 		case "rlocs":
 			var list []netip.Addr
 			if err := json.Unmarshal([]byte(arg), &list); err != nil {
@@ -229,6 +244,7 @@ func child() error {
 type plane interface {
 	dataplane.Plane
 	Missing() []netip.Addr
+	SetLocals([]mapping.EID) error
 }
 
 // start makes the plane of a child.
@@ -330,13 +346,13 @@ func (x *xtr) state() answer { x.t.Helper(); return x.ask("state") }
 
 func (x *xtr) apply(list ...entry) { x.t.Helper(); x.tell("apply", list) }
 
-func (x *xtr) tell(cmd string, what any) {
+func (x *xtr) tell(cmd string, what any) answer {
 	x.t.Helper()
 	b, err := json.Marshal(what)
 	if err != nil {
 		x.t.Fatal(err)
 	}
-	x.ask(cmd + " " + string(b))
+	return x.ask(cmd + " " + string(b))
 }
 
 // exit ends the plane in an orderly way.

@@ -47,6 +47,7 @@ func errorLine(err error) string {
 // childConfig is what the child gets as its first line.
 type childConfig struct {
 	Instances []Instance
+	Guarded   []mapping.EID
 	Locals    []mapping.EID
 	Sources   []netip.Addr
 	ProxyITR  []mapping.EID
@@ -127,7 +128,7 @@ func child() error {
 	fib := dataplane.NewFIB()
 	fib.Apply(changes(cfg.Entries))
 	p, err := New(Config{
-		Instances: cfg.Instances, Locals: cfg.Locals, ProxyITR: cfg.ProxyITR, ProxyETR: cfg.ProxyETR, Host: cfg.Host, Sources: cfg.Sources, Table: cfg.Table, Queues: cfg.Queues,
+		Instances: cfg.Instances, Locals: cfg.Locals, Guarded: cfg.Guarded, ProxyITR: cfg.ProxyITR, ProxyETR: cfg.ProxyETR, Host: cfg.Host, Sources: cfg.Sources, Table: cfg.Table, Queues: cfg.Queues,
 		UplinkMTU: cfg.UplinkMTU, Miss: dataplane.MissPolicy{Hold: cfg.Hold}, MapVersioning: cfg.Version != 0, MSSClamp: cfg.MSSClamp,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	}, fib)
@@ -170,6 +171,21 @@ func child() error {
 			var m runtime.MemStats
 			runtime.ReadMemStats(&m)
 			a.Mallocs = m.Mallocs
+		case "locals":
+			// As who learns of EIDs does it: what is new first in the kernel.
+			var list []mapping.EID
+			if err := json.Unmarshal([]byte(arg), &list); err != nil {
+				return err
+			}
+			var local []dataplane.LocalEID
+			for _, e := range list {
+				local = append(local, dataplane.LocalEID{EID: e})
+			}
+			err := p.SetLocals(list)
+			fib.SetLocal(local)
+			if err != nil {
+				a.Err = err.Error()
+			}
 		case "rlocs":
 			var list []netip.Addr
 			if err := json.Unmarshal([]byte(arg), &list); err != nil {
@@ -302,13 +318,13 @@ func (x *xtr) sources(list ...netip.Addr) {
 	x.tell("sources", s)
 }
 
-func (x *xtr) tell(cmd string, what any) {
+func (x *xtr) tell(cmd string, what any) answer {
 	x.t.Helper()
 	b, err := json.Marshal(what)
 	if err != nil {
 		x.t.Fatal(err)
 	}
-	x.ask(cmd + " " + string(b))
+	return x.ask(cmd + " " + string(b))
 }
 
 // exit ends the plane in an orderly way.

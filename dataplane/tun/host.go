@@ -34,6 +34,7 @@ const (
 //	1000  to EID  lookup main, a default route suppressed
 //	1001  to EID  unreachable
 //	1002  from EID  lookup TABLE
+//	1000, 1002  the same for each of Config.Guarded
 //	1100  to PREFIX iif lo  lookup TABLE    (on a host, for each of Config.Host)
 //	TABLE: default dev eidolonIID metric 100
 //	       unreachable default metric 4278198272
@@ -49,7 +50,8 @@ type host struct {
 	locals    []mapping.EID
 	attracted []mapping.EID // of the proxy-ITR
 	cfg       *Config
-	marker    int // index of the marker device, see proxy.go
+	marker    int                     // index of the marker device, see proxy.go
+	ruled     map[string]netlink.Rule // those of rules that are there, by key
 
 	begun    bool // setUp was called
 	leftover bool // it found rules of an earlier run
@@ -60,7 +62,7 @@ func newHost(cfg *Config) (*host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open a netlink socket: %w", err)
 	}
-	return &host{h: h, table: cfg.Table, instances: cfg.Instances, locals: cfg.Locals, attracted: cfg.ProxyITR, cfg: cfg}, nil
+	return &host{h: h, table: cfg.Table, instances: cfg.Instances, locals: cfg.Locals, attracted: cfg.ProxyITR, cfg: cfg, ruled: make(map[string]netlink.Rule)}, nil
 }
 
 func (s *host) close() { s.h.Close() }
@@ -68,7 +70,7 @@ func (s *host) close() { s.h.Close() }
 // families are the IP families that local EIDs and those of proxies need.
 func (s *host) families() []int {
 	var list []int
-	for _, e := range slices.Concat(s.locals, s.attracted, s.cfg.ProxyETR) {
+	for _, e := range slices.Concat(s.locals, s.cfg.Guarded, s.attracted, s.cfg.ProxyETR) {
 		f := family(e.Prefix.Addr())
 		if !slices.Contains(list, f) {
 			list = append(list, f)
@@ -118,32 +120,89 @@ func (s *host) setUp(mtu int) error {
 		if err := s.addAddresses(i, link); err != nil {
 			return err
 		}
+		more, err := s.addRoutes(i, link.Attrs().Index)
+		if err != nil {
+			return err
+		}
+		maps.Copy(wantRoutes, more)
 		for _, r := range s.attractRoutes(i, link.Attrs().Index) {
 			if err := s.h.RouteReplace(&r); err != nil {
 				return fmt.Errorf("add the route to %v, for which this is a proxy-ITR: %w", r.Dst, err)
 			}
 			wantRoutes[routeKey(&r)] = true
 		}
-		for _, f := range s.families() {
-			for _, r := range s.routes(i, f, link.Attrs().Index) {
-				if err := s.h.RouteReplace(&r); err != nil {
-					if f == unix.AF_INET6 && sysctl("net/ipv6/conf/"+in.Device+"/disable_ipv6") != "0" {
-						err = fmt.Errorf("%w: IPv6 is off in this kernel or by net.ipv6.conf.default.disable_ipv6, and there are IPv6 EIDs", err)
-					}
-					return fmt.Errorf("add the %s default route of table %d: %w", familyName(f), r.Table, err)
-				}
-				wantRoutes[routeKey(&r)] = true
-			}
-		}
 	}
 	wantRules := make(map[string]bool)
-	for _, r := range append(s.rules(), s.hostRules()...) {
+	rules := s.rules()
+	for i, r := range append(rules, s.hostRules()...) {
 		if err := s.addRule(&r); err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("add rule %q: %w", ruleKey(&r), err)
 		}
 		wantRules[ruleKey(&r)] = true
+		if i < len(rules) {
+			s.ruled[ruleKey(&r)] = r
+		}
 	}
 	return s.remove(wantRoutes, wantRules)
+}
+
+// addRoutes adds the routes of instance i in the families that are needed, or
+// replaces them, and returns their keys.
+func (s *host) addRoutes(i, link int) (keys map[string]bool, err error) {
+	keys = make(map[string]bool)
+	for _, f := range s.families() {
+		for _, r := range s.routes(i, f, link) {
+			if err := s.h.RouteReplace(&r); err != nil {
+				if f == unix.AF_INET6 && sysctl("net/ipv6/conf/"+s.instances[i].Device+"/disable_ipv6") != "0" {
+					err = fmt.Errorf("%w: IPv6 is off in this kernel or by net.ipv6.conf.default.disable_ipv6, and there are IPv6 EIDs", err)
+				}
+				return nil, fmt.Errorf("add the %s default route of table %d: %w", familyName(f), r.Table, err)
+			}
+			keys[routeKey(&r)] = true
+		}
+	}
+	return keys, nil
+}
+
+// setLocals replaces the local EIDs: rules of new ones are added before those of
+// others are removed.
+func (s *host) setLocals(locals []mapping.EID) error {
+	families := s.families()
+	s.locals = locals
+	var errs []error
+	if len(s.families()) > len(families) {
+		for i, in := range s.instances {
+			link, err := s.h.LinkByName(in.Device)
+			if err == nil {
+				_, err = s.addRoutes(i, link.Attrs().Index)
+			}
+			errs = append(errs, err)
+		}
+	}
+	wanted := make(map[string]bool)
+	for _, r := range s.rules() {
+		key := ruleKey(&r)
+		wanted[key] = true
+		if _, ok := s.ruled[key]; ok {
+			continue
+		}
+		if err := s.addRule(&r); err != nil && !errors.Is(err, unix.EEXIST) {
+			errs = append(errs, fmt.Errorf("add rule %q: %w", key, err))
+			continue
+		}
+		s.ruled[key] = r
+	}
+	for key, r := range s.ruled {
+		if wanted[key] {
+			continue
+		}
+		if err := s.h.RuleDel(&r); err != nil && !errors.Is(err, unix.ENOENT) {
+			errs = append(errs, fmt.Errorf("remove rule %q: %w", key, err))
+			continue
+		}
+		delete(s.ruled, key)
+	}
+	return errors.Join(errs...)
 }
 
 // addrGenNone is IN6_ADDR_GEN_MODE_NONE.
@@ -169,11 +228,16 @@ func (s *host) routes(i, family, link int) []netlink.Route {
 	}
 }
 
-// rules returns those of all local EIDs, in the order in which they are added:
-// what keeps packets in the site before what sends them out.
+// rules returns those of all local EIDs and of what is guarded, in the order in
+// which they are added: what keeps packets in the site before what sends them
+// out.
 func (s *host) rules() []netlink.Rule {
 	var list []netlink.Rule
-	for _, e := range s.locals {
+	for n, e := range slices.Concat(s.locals, s.cfg.Guarded) {
+		guarded := n >= len(s.locals)
+		if guarded && slices.Contains(s.locals, e) {
+			continue
+		}
 		i := slices.IndexFunc(s.instances, func(in Instance) bool { return in.IID == e.IID })
 		if i < 0 {
 			continue
@@ -192,7 +256,11 @@ func (s *host) rules() []netlink.Rule {
 		if s.instances[i].Native {
 			from.SuppressIfgroup = markerGroup
 		}
-		list = append(list, to, no, from)
+		list = append(list, to)
+		if !guarded { // what else is inside may be another site's
+			list = append(list, no)
+		}
+		list = append(list, from)
 	}
 	return list
 }

@@ -59,6 +59,11 @@ type Config struct {
 	Instances []Instance
 	// Locals are the EIDs of the site; each is of one of the instances.
 	Locals []mapping.EID
+	// Guarded are EID-prefixes in which the site has EIDs that come and go, see
+	// SetLocals: what is sent from them never follows a provider's route, be it
+	// a local EID at the time or not, and what is sent to them follows the site's
+	// routes where there are any.
+	Guarded []mapping.EID
 	// ProxyITR are EID-prefixes to attract: routes in the main table lead to the
 	// devices. ProxyETR are those that this is a proxy-ETR for. The FIB has to
 	// be told too, with SetProxies.
@@ -97,16 +102,19 @@ type Config struct {
 
 // Plane is a running or ready data plane. It implements dataplane.Plane.
 type Plane struct {
-	cfg  Config
-	log  *slog.Logger
-	fib  *dataplane.FIB
-	fwd  *dataplane.Forwarder
-	host *host
-	c    *dataplane.Counters // of what is outside of the workers
+	cfg Config
+	log *slog.Logger
+	fib *dataplane.FIB
+	fwd *dataplane.Forwarder
+	c   *dataplane.Counters // of what is outside of the workers
 
 	devices map[uint32][]*queue
 	marker  *os.File // nil if no instance is native
 	pools   atomic.Pointer[[]*pool]
+
+	hostMu     sync.Mutex // guards the local EIDs of host
+	host       *host
+	hostClosed bool
 
 	changed chan struct{} // has a value after SetRLOCs
 
@@ -206,13 +214,8 @@ func (c *Config) complete() error {
 			}
 		}
 	}
-	for _, e := range slices.Concat(c.Locals, c.ProxyITR, c.ProxyETR, c.Host) {
-		if !slices.ContainsFunc(c.Instances, func(in Instance) bool { return in.IID == e.IID }) {
-			return fmt.Errorf("data plane: the EID %v is of no configured instance", e)
-		}
-		if e.Source.IsValid() {
-			return fmt.Errorf("data plane: the EID %v has a source of its own, which the kernel's rules can't express", e)
-		}
+	if err := c.checkEIDs(slices.Concat(c.Locals, c.Guarded, c.ProxyITR, c.ProxyETR, c.Host)); err != nil {
+		return err
 	}
 	for _, e := range c.Locals {
 		if c.Host != nil && !e.Prefix.IsSingleIP() {
@@ -234,6 +237,40 @@ func (c *Config) complete() error {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	return nil
+}
+
+// checkEIDs fails for EIDs that the kernel's routing can't be told of.
+func (c *Config) checkEIDs(eids []mapping.EID) error {
+	for _, e := range eids {
+		if !slices.ContainsFunc(c.Instances, func(in Instance) bool { return in.IID == e.IID }) {
+			return fmt.Errorf("data plane: the EID %v is of no configured instance", e)
+		}
+		if e.Source.IsValid() {
+			return fmt.Errorf("data plane: the EID %v has a source of its own, which the kernel's rules can't express", e)
+		}
+	}
+	return nil
+}
+
+// SetLocals replaces the EIDs of the site in the kernel's routing; the FIB has to
+// be told too, with SetLocal, after new ones were added here and before others
+// are removed, so that no packet of the site leaves by a provider. What an EID
+// that stays sends is not disturbed. After an error the next call tries the rest
+// again. On a host (Config.Host) it fails, and then has done nothing. The slice
+// stays the caller's.
+func (p *Plane) SetLocals(locals []mapping.EID) error {
+	if p.cfg.Host != nil {
+		return errors.New("data plane: the EIDs of a host are fixed")
+	}
+	if err := p.cfg.checkEIDs(locals); err != nil {
+		return err
+	}
+	p.hostMu.Lock()
+	defer p.hostMu.Unlock()
+	if p.hostClosed {
+		return nil
+	}
+	return p.host.setLocals(slices.Clone(locals))
 }
 
 // firstOfEach prefers the first address of each family.
@@ -506,7 +543,7 @@ func (p *Plane) Run(ctx context.Context) error {
 	select {
 	case err = <-failures:
 	default:
-		err = p.host.tearDown()
+		err = p.tearDown()
 	}
 	err = errors.Join(err, p.release())
 	workers.Wait()
@@ -570,8 +607,16 @@ func (p *Plane) maintain(ctx context.Context, startSockets func()) {
 // Close removes everything that New set up. It is for a plane that does not
 // run; Run does the same when its context ends.
 func (p *Plane) Close() error {
-	err := p.host.tearDown()
+	err := p.tearDown()
 	return errors.Join(err, p.release())
+}
+
+// tearDown removes routes and rules, for good.
+func (p *Plane) tearDown() error {
+	p.hostMu.Lock()
+	defer p.hostMu.Unlock()
+	p.hostClosed = true
+	return p.host.tearDown()
 }
 
 // release closes sockets and devices.
