@@ -20,8 +20,10 @@ type BGPView struct {
 	AS       uint32
 	RouterID netip.Addr
 	// Announce is what there is to announce, Announced what of it is.
-	Announce   []bgp.Route
-	Announced  func() []bgp.Route
+	Announce  func() []bgp.Route
+	Announced func() []bgp.Route
+	// Learned is what neighbours announce of the site; it may be nil.
+	Learned    func() []bgp.Learned
 	Neighbours func() ([]bgp.NeighbourStatus, error)
 	Answering  func() xtr.Answering
 }
@@ -54,7 +56,7 @@ func (s *bgpService) GetBGP(context.Context, *eidolonv1.GetBGPRequest) (*eidolon
 		resp.Neighbours = append(resp.Neighbours, neighbourToProto(n))
 	}
 	announced := v.Announced()
-	for _, r := range slices.SortedFunc(slices.Values(v.Announce), func(a, b bgp.Route) int { return a.Prefix.Compare(b.Prefix) }) {
+	for _, r := range slices.SortedFunc(slices.Values(v.Announce()), func(a, b bgp.Route) int { return a.Prefix.Compare(b.Prefix) }) {
 		x := &eidolonv1.BGPAnnouncement{Prefix: r.Prefix.String(), OriginAs: r.OriginAS, Communities: r.CommunityTexts(),
 			Announced: slices.ContainsFunc(announced, func(o bgp.Route) bool { return o.Prefix == r.Prefix })}
 		if x.OriginAs == 0 {
@@ -62,7 +64,27 @@ func (s *bgpService) GetBGP(context.Context, *eidolonv1.GetBGPRequest) (*eidolon
 		}
 		resp.Announcements = append(resp.Announcements, x)
 	}
+	if v.Learned != nil {
+		for _, l := range v.Learned() {
+			resp.Learned = append(resp.Learned, learnedToProto(l))
+		}
+	}
 	return resp, nil
+}
+
+func learnedToProto(l bgp.Learned) *eidolonv1.BGPLearned {
+	return &eidolonv1.BGPLearned{
+		Prefix: l.Prefix.String(), Neighbour: l.From.String(), OriginAs: l.OriginAS, Accepted: l.Refusal == bgp.Accepted,
+		Reason: reason(l.Refusal), Since: timeToProto(l.Since), Leaving: timeToProto(l.Leaving),
+	}
+}
+
+// reason is empty for what is accepted.
+func reason(r bgp.Refusal) string {
+	if r == bgp.Accepted {
+		return ""
+	}
+	return r.String()
 }
 
 func neighbourToProto(n bgp.NeighbourStatus) *eidolonv1.BGPNeighbour {

@@ -24,7 +24,9 @@ func TestBGP(t *testing.T) {
 	v4, v6 := netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8:e::/48")
 	view := &BGPView{
 		AS: 64500, RouterID: netip.MustParseAddr("192.0.2.1"),
-		Announce:  []bgp.Route{{Prefix: v6}, {Prefix: v4, OriginAS: 64510, Communities: []uint32{0xffffff01}}},
+		Announce: func() []bgp.Route {
+			return []bgp.Route{{Prefix: v6}, {Prefix: v4, OriginAS: 64510, Communities: []uint32{0xffffff01}}}
+		},
 		Announced: func() []bgp.Route { return []bgp.Route{{Prefix: v4}} },
 		Neighbours: func() ([]bgp.NeighbourStatus, error) {
 			return []bgp.NeighbourStatus{

@@ -42,15 +42,54 @@ func showBGP(v view) error {
 		t.row(n.GetAddress(), n.GetAs(), enumText(n.GetState(), "BGP_STATE_"), ago(v.now, n.GetSince()), n.GetAnnounced(), n.GetReceived(),
 			n.GetUpdatesIn(), n.GetUpdatesOut(), yesNo(n.GetGracefulRestart()))
 	}
-	if err := t.end(); err != nil || len(resp.GetAnnouncements()) == 0 {
+	if err := t.end(); err != nil {
 		return err
 	}
+	if len(resp.GetAnnouncements()) > 0 {
+		fmt.Fprintln(v.w)
+		t = newTable(v.w, "PREFIX", "ANNOUNCED", "ORIGIN-AS", "COMMUNITIES")
+		for _, a := range resp.GetAnnouncements() {
+			t.row(a.GetPrefix(), yesNo(a.GetAnnounced()), a.GetOriginAs(), strings.Join(a.GetCommunities(), ","))
+		}
+		if err := t.end(); err != nil {
+			return err
+		}
+	}
+	if len(resp.GetLearned()) == 0 {
+		return nil
+	}
 	fmt.Fprintln(v.w)
-	t = newTable(v.w, "PREFIX", "ANNOUNCED", "ORIGIN-AS", "COMMUNITIES")
-	for _, a := range resp.GetAnnouncements() {
-		t.row(a.GetPrefix(), yesNo(a.GetAnnounced()), a.GetOriginAs(), strings.Join(a.GetCommunities(), ","))
+	t = newTable(v.w, "HEARD-PREFIX", "NEIGHBOUR", "EID-PREFIX", "ORIGIN-AS", "SINCE")
+	for _, l := range resp.GetLearned() {
+		state := "yes"
+		switch {
+		case !l.GetAccepted():
+			state = "no: " + refusedRoute(l.GetReason())
+		case l.GetLeaving() != nil:
+			state = "withdrawn, kept for " + until(v.now, l.GetLeaving())
+		}
+		t.row(l.GetPrefix(), l.GetNeighbour(), state, l.GetOriginAs(), ago(v.now, l.GetSince()))
 	}
 	return t.end()
+}
+
+// refusedRoute says why a route makes no EID-prefix.
+func refusedRoute(reason string) string {
+	switch reason {
+	case "default_route":
+		return "a default route"
+	case "outside_filter":
+		return "outside of database_mappings_from_bgp"
+	case "length":
+		return "shorter or longer than is accepted"
+	case "underlay":
+		return "holds an address of the underlay"
+	case "configured":
+		return "one of database_mappings already"
+	case "too_many":
+		return "more than max_prefixes"
+	}
+	return reason
 }
 
 func yesNo(b bool) string {

@@ -268,7 +268,9 @@ func (h *host) xtr(ctx context.Context) {
 	out.Batch(now, []dataplane.HostPacket{p, p})
 	h.made = x
 	view := &api.BGPView{AS: 64500, RouterID: netip.MustParseAddr("192.0.2.1"),
-		Announce:  []bgp.Route{{Prefix: netip.MustParsePrefix("10.0.0.0/8"), OriginAS: 64510, Communities: []uint32{64500<<16 | 100, 0xffffff01}}, {Prefix: netip.MustParsePrefix("2001:db8::/32")}},
+		Announce: func() []bgp.Route {
+			return []bgp.Route{{Prefix: netip.MustParsePrefix("10.0.0.0/8"), OriginAS: 64510, Communities: []uint32{64500<<16 | 100, 0xffffff01}}, {Prefix: netip.MustParsePrefix("2001:db8::/32")}}
+		},
 		Announced: func() []bgp.Route { return []bgp.Route{{Prefix: netip.MustParsePrefix("10.0.0.0/8")}} },
 		Neighbours: func() ([]bgp.NeighbourStatus, error) {
 			return []bgp.NeighbourStatus{
@@ -278,6 +280,14 @@ func (h *host) xtr(ctx context.Context) {
 		},
 		Answering: func() xtr.Answering {
 			return xtr.Answering{Watched: true, Now: true, Since: now, LastAnswer: now.Add(-49*time.Hour - time.Minute)}
+		},
+		Learned: func() []bgp.Learned {
+			from, since := netip.MustParseAddr("10.1.255.2"), now.Add(-49*time.Hour-time.Minute)
+			return []bgp.Learned{
+				{Prefix: netip.MustParsePrefix("0.0.0.0/0"), From: from, Rule: -1, Refusal: bgp.RefusedDefault, Since: since},
+				{Prefix: netip.MustParsePrefix("10.1.1.0/24"), From: from, OriginAS: 64513, Since: since},
+				{Prefix: netip.MustParsePrefix("10.1.2.0/24"), From: from, OriginAS: 64513, Since: since, Leaving: now.Add(time.Hour + time.Minute)},
+			}
 		},
 	}
 	h.serve(ctx, programXTR, api.Router(x, fib), api.BGP(view), api.Admin(programXTR, func() iter.Seq2[string, uint64] {

@@ -2,13 +2,16 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -54,12 +57,13 @@ func startDaemon(t *testing.T, ns *netns.NS, path string) *exec.Cmd {
 
 // startMapServer runs a map-server at addr in ns, until the returned function ends
 // it.
-func startMapServer(t *testing.T, ns *netns.NS, addr netip.AddrPort) (stop func()) {
+func startMapServer(t *testing.T, ns *netns.NS, addr netip.AddrPort) (ms *server.Server, stop func()) {
 	t.Helper()
+	static := &mapping.Record{EID: mapping.MustParseEID("10.7.0.0/16"), TTL: 60, Locators: []mapping.Locator{mapping.MakeLocator(netip.MustParseAddr("192.0.2.77"), 1, 100)}}
 	ms, err := server.New(t.Context(), server.Config{Sites: []server.Site{{
 		Name: "a", Keys: []auth.Key{{ID: 1, Algorithm: auth.SHA256HKDF, Secret: []byte("an example key of enough octets")}},
-		Prefixes: []server.SitePrefix{{EID: mapping.MustParseEID("10.0.0.0/8")}},
-	}}, Logger: slog.New(slog.DiscardHandler)}, nil)
+		Prefixes: []server.SitePrefix{{EID: mapping.MustParseEID("10.0.0.0/8"), AcceptMoreSpecifics: true, ProxyReply: server.ProxyAlways}},
+	}}, Static: []*mapping.Record{static}, Logger: slog.New(slog.DiscardHandler)}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +74,7 @@ func startMapServer(t *testing.T, ns *netns.NS, addr netip.AddrPort) (stop func(
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- ms.Run(ctx, conn, 1) }()
-	return func() {
+	return ms, func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
@@ -107,7 +111,7 @@ func TestProxyITRAnnounces(t *testing.T) {
 	neighbour := bgptest.Start(t, bgptest.Config{AS: 64501, RouterID: netip.MustParseAddr("192.0.2.254"), Addr: netip.MustParseAddr("192.0.2.254"), Port: 179,
 		Peer: netip.MustParseAddr("192.0.2.1"), PeerAS: 64500, RestartTime: 60}, func(c *exec.Cmd) error { return ns[1].Do(c.Start) })
 	resolver := netip.MustParseAddrPort("192.0.2.10:4342")
-	stopServer := startMapServer(t, ns[1], resolver)
+	_, stopServer := startMapServer(t, ns[1], resolver)
 
 	path := filepath.Join(t.TempDir(), "xtr.yml")
 	write := func(text string) {
@@ -151,7 +155,7 @@ func TestProxyITRAnnounces(t *testing.T) {
 		t.Error("it went with the session")
 	}
 	t.Logf("withdrawn after %v", after)
-	stopServer = startMapServer(t, ns[1], resolver)
+	_, stopServer = startMapServer(t, ns[1], resolver)
 	bgptest.Eventually(t, 60*time.Second, "it is announced again", announced)
 
 	if err := daemon.Process.Signal(syscall.SIGTERM); err != nil {
@@ -179,4 +183,103 @@ func listening(t *testing.T, ns *netns.NS) (list []string) {
 		}
 	}
 	return list
+}
+
+const siteBGPFile = `
+locator_sets: [{name: site, locators: [{address: 192.0.2.1}]}]
+database_mappings_from_bgp: [{prefix: 10.1.0.0/16, ge: 20, le: 24, locator_set: site, max_prefixes: 2}]
+map_servers: [{address: 192.0.2.10, authentication_key: {key_id: 1, algorithm: hmac-sha-256-128-hkdf, key: an example key of enough octets}, want_map_notify: true, proxy_reply: true}]
+map_resolvers: [192.0.2.10]
+api: {socket: xtr.sock}
+log: {level: warn}
+bgp:
+  as: 64512
+  router_id: 10.1.255.1
+  neighbours: [{address: 10.1.255.2, as: 64513}]
+  withdraw_delay: 2s
+  originate: [{prefixes: [0.0.0.0/0], communities: ["64512:1"]}]
+  originate_mapped: {}
+`
+
+// A site's router announces the EID-prefixes, which are registered while it
+// does; what is not the site's is left alone. It gets a default route, and the
+// EID-prefixes that have come to the map-cache.
+func TestLearnsEIDs(t *testing.T) {
+	netns.NeedTUN(t)
+	ns := netns.Fresh(t, 3)
+	for _, l := range []struct {
+		a, b       int
+		dev, other string
+		addrs      [2]string
+	}{{0, 1, "up", "net", [2]string{"192.0.2.1/24", "192.0.2.10/24"}}, {0, 2, "site", "xtr", [2]string{"10.1.255.1/30", "10.1.255.2/30"}}} {
+		if err := netns.Veth(ns[l.a], l.dev, ns[l.b], l.other, 1500); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(ns[l.a].AddAddress(l.dev, netip.MustParsePrefix(l.addrs[0])), ns[l.b].AddAddress(l.other, netip.MustParsePrefix(l.addrs[1]))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(ns[0].SetSysctl("net.ipv4.ip_forward", "1"), ns[0].AddRoute(netip.MustParsePrefix("10.1.0.0/16"), netip.MustParseAddr("10.1.255.2"), ""),
+		ns[2].AddRoute(netip.MustParsePrefix("0.0.0.0/0"), netip.MustParseAddr("10.1.255.1"), ""), ns[2].AddAddress("lo", netip.MustParsePrefix("10.1.1.1/32"))); err != nil {
+		t.Fatal(err)
+	}
+	router := bgptest.Start(t, bgptest.Config{AS: 64513, RouterID: netip.MustParseAddr("10.1.255.2"), Addr: netip.MustParseAddr("10.1.255.2"), Port: 179,
+		Peer: netip.MustParseAddr("10.1.255.1"), PeerAS: 64512}, func(c *exec.Cmd) error { return ns[2].Do(c.Start) })
+	ms, stopServer := startMapServer(t, ns[1], netip.MustParseAddrPort("192.0.2.10:4342"))
+	defer stopServer()
+	path := filepath.Join(t.TempDir(), "xtr.yml")
+	if err := os.WriteFile(path, []byte(siteBGPFile), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	daemon := startDaemon(t, ns[0], path)
+	registered := func() (list []string) {
+		for st := range ms.Database(mapping.MustParseEID("10.1.0.0/16")) {
+			list = append(list, st.Record.EID.Prefix.String())
+		}
+		return list
+	}
+	prefix := netip.MustParsePrefix
+	become := func(patience time.Duration, what string, want ...string) {
+		t.Helper()
+		bgptest.Eventually(t, patience, what, func() bool { return slices.Equal(registered(), want) })
+	}
+
+	router.Announce(nil, prefix("10.1.1.0/24"), prefix("10.1.2.0/24"))
+	become(30*time.Second, "what is announced is registered", "10.1.1.0/24", "10.1.2.0/24")
+	router.Announce(nil, prefix("0.0.0.0/0"), prefix("10.2.0.0/24"), prefix("10.1.4.0/26"), prefix("10.1.240.0/20"))
+	heard := func() (list []string) {
+		for _, r := range router.Routes() {
+			list = append(list, r.Prefix.String())
+		}
+		return list
+	}
+	bgptest.Eventually(t, 30*time.Second, "the router gets a default route", func() bool { return slices.Equal(heard(), []string{"0.0.0.0/0"}) })
+	if c := router.Routes()[0].Communities; !slices.Equal(c, []uint32{64512<<16 | 1}) {
+		t.Errorf("its communities are %v", c)
+	}
+
+	// A packet from an EID to another site, whose mapping then is told.
+	var conn net.Conn
+	if err := ns[2].Do(func() (err error) {
+		conn, err = net.DialUDP("udp4", &net.UDPAddr{IP: net.IPv4(10, 1, 1, 1)}, &net.UDPAddr{IP: net.IPv4(10, 7, 0, 1), Port: 9})
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	bgptest.Eventually(t, 20*time.Second, "the router gets a mapped prefix", func() bool {
+		conn.Write([]byte("x"))
+		return slices.Equal(heard(), []string{"0.0.0.0/0", "10.7.0.0/16"})
+	})
+
+	router.Withdraw(prefix("10.1.2.0/24"))
+	become(20*time.Second, "what is withdrawn is registered no more, and another has its place", "10.1.1.0/24", "10.1.240.0/20")
+
+	if err := daemon.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	become(20*time.Second, "nothing is registered after the end")
+	if err := daemon.Wait(); err != nil {
+		t.Errorf("the daemon: %v", err)
+	}
 }

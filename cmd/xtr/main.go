@@ -83,12 +83,17 @@ func run(ctx context.Context, path string) error {
 		}
 		control.SaveNonceFloor = f.save
 	}
-	speaks, err := newSpeaker(cfg, log)
+	dbs := newDatabases(cfg, control.Databases, log)
+	speaks, err := newSpeaker(cfg, dbs.routes, log)
 	if err != nil {
 		return errors.Join(err, watcher.Close())
 	}
 	if speaks != nil {
 		control.OnAnswering = speaks.answering
+	}
+	control.OnCache = func(changes []mapping.CacheChange) {
+		fib.Apply(changes)
+		speaks.cached(changes)
 	}
 	control.Heard = func() []netip.Addr { return plane.Heard() }
 	x, err := xtr.New(control)
@@ -102,7 +107,9 @@ func run(ctx context.Context, path string) error {
 	if err != nil {
 		return errors.Join(err, watcher.Close())
 	}
-	u.plane = plane
+	u.plane, u.own = plane, dbs.setUnderlay
+	dbs.site, dbs.plane = x, plane
+	dbs.setUnderlay(rlocs)
 	fib.SetLocal(local(control.Databases)) // the plane knows no versions
 	fib.SetProxies(proxies(cfg))
 	for _, w := range plane.Warnings() {
@@ -134,7 +141,8 @@ func run(ctx context.Context, path string) error {
 	})
 	g.Go(func() error { return u.run(planeCtx, states, listening) })
 	g.Go(func() error { return watchTraffic(ctx, fib, plane.Unreachable(), u.counters, x) })
-	r := &reloader{path: path, first: cfg, servers: control.MapServers, site: x, log: log, watch: func(c *config.XTR) {
+	g.Go(func() error { return dbs.run(ctx) })
+	r := &reloader{path: path, first: cfg, servers: control.MapServers, site: x, databases: dbs, log: log, watch: func(c *config.XTR) {
 		watcher.Configure(uplinkConfig(c, log))
 	}}
 	g.Go(func() error { return r.run(ctx, hangups) })
@@ -142,12 +150,12 @@ func run(ctx context.Context, path string) error {
 	g.Go(func() error { return pass(ctx, usageRound, fib, plane, x, misses) })
 	g.Go(func() error {
 		return api.Serve(ctx, api.Config{Socket: cfg.API.Socket, Logger: log},
-			api.Admin("xtr", concat(x.Stats, plane.Stats)), api.Router(x, fib), api.BGP(speaks.view(x)))
+			api.Admin("xtr", concat(x.Stats, plane.Stats, dbs.stats)), api.Router(x, fib), api.BGP(speaks.view(x, dbs.list)))
 	})
 	if cfg.HTTP.Listen.IsValid() {
 		g.Go(func() error {
 			return api.ServeHTTP(ctx, api.HTTPConfig{Listen: cfg.HTTP.Listen, Pprof: cfg.HTTP.Pprof, Program: "xtr",
-				Stats: concat(x.Stats, plane.Stats), Observed: api.ObserveXTR(x, fib), Logger: log})
+				Stats: concat(x.Stats, plane.Stats, dbs.stats), Observed: api.ObserveXTR(x, fib), Logger: log})
 		})
 	}
 	return g.Wait()
@@ -215,7 +223,6 @@ func controlConfig(cfg *config.XTR, uplinks []xtr.Uplink, fib *dataplane.FIB, lo
 			Retries:  cfg.RLOCProbing.Retries,
 		},
 		VerifyMapData: cfg.AcceptMapData == config.MapDataVerify,
-		OnCache:       fib.Apply,
 		OnPathMTU:     usePathMTUs(fib),
 		OnSources:     useSources(fib),
 		OnDatabases:   func(d []xtr.Database) { fib.SetLocal(local(d)) },
@@ -299,6 +306,9 @@ func planeConfig(cfg *config.XTR, rlocs []netip.Addr, cpus int, log *slog.Logger
 	}
 	for _, m := range cfg.DatabaseMappings {
 		c.Locals = append(c.Locals, m.EID)
+	}
+	for _, l := range cfg.Learned {
+		c.Guarded = append(c.Guarded, l.EID())
 	}
 	roles := proxies(cfg)
 	c.ProxyITR, c.ProxyETR = roles.ITR, roles.ETR

@@ -10,12 +10,14 @@ import (
 	"github.com/eidolon-lisp/eidolon/dataplane/bpf"
 	"github.com/eidolon-lisp/eidolon/dataplane/tun"
 	"github.com/eidolon-lisp/eidolon/internal/config"
+	"github.com/eidolon-lisp/eidolon/mapping"
 )
 
 // sitePlane is either plane.
 type sitePlane interface {
 	dataplane.Plane
 	Warnings() []string
+	SetLocals([]mapping.EID) error
 }
 
 // newPlane creates the plane that the configuration asks for, or the TUN plane

@@ -13,21 +13,22 @@ import (
 
 // site is what of a running xTR a new configuration can change.
 type site interface {
-	SetDatabases([]xtr.Database) error
 	SetKeys(xtr.MapServer) error
 }
 
-// reloader applies a changed configuration file to a running xTR: locators,
-// their priorities and weights, record TTLs and keys. Everything else needs a
-// restart, and is named.
+// reloader applies a changed configuration file to a running xTR: EID-prefixes,
+// locators, their priorities and weights, record TTLs and keys. Everything else
+// needs a restart, and is named.
 type reloader struct {
 	path  string
 	first *config.XTR // what the xTR was started with
 	// servers are those of first that the xTR uses.
 	servers []xtr.MapServer
 	site    site
-	log     *slog.Logger
-	watch   func(*config.XTR) // the uplinks of a configuration
+	// databases takes those of the configuration.
+	databases interface{ SetDatabases([]xtr.Database) error }
+	log       *slog.Logger
+	watch     func(*config.XTR) // the uplinks of a configuration
 }
 
 // run reloads at each signal until ctx ends.
@@ -56,7 +57,7 @@ func (r *reloader) reload() {
 		r.log.Warn("changes that take effect with a restart only", "keys", keys)
 	}
 	r.watch(next)
-	if err := r.site.SetDatabases(r.databases(next)); err != nil {
+	if err := r.databases.SetDatabases(r.mappings(next)); err != nil {
 		r.log.Error("database_mappings not reloaded, the running ones stay", "err", err)
 		return
 	}
@@ -74,26 +75,36 @@ func (r *reloader) reload() {
 	r.log.Info("configuration reloaded", "file", r.path)
 }
 
-// databases returns the EID-prefixes that the xTR was started with, each as
-// next has it. The data plane has routes and rules for these, so that others
-// wait for a restart.
-func (r *reloader) databases(next *config.XTR) []xtr.Database {
-	var out []xtr.Database
-	var added, removed []mapping.EID
-	find := func(in []config.DatabaseMapping, e mapping.EID) int {
-		return slices.IndexFunc(in, func(m config.DatabaseMapping) bool { return m.EID == e })
+// mappings returns the database-mappings of next; on a host, whose EIDs are
+// addresses of a device, each of the EID-prefixes that the xTR was started with
+// as next has it.
+func (r *reloader) mappings(next *config.XTR) []xtr.Database {
+	list := next.DatabaseMappings
+	if r.first.Host != nil {
+		list = r.sameEIDs(next)
 	}
-	for _, old := range r.first.DatabaseMappings {
-		m := old
-		if i := find(next.DatabaseMappings, old.EID); i >= 0 {
-			m = next.DatabaseMappings[i]
-		} else {
-			removed = append(removed, old.EID)
-		}
+	var out []xtr.Database
+	for _, m := range list {
 		if !r.first.MapVersioning {
 			m.MapVersion = mapping.NullVersion
 		}
 		out = append(out, database(m))
+	}
+	return out
+}
+
+func (r *reloader) sameEIDs(next *config.XTR) (out []config.DatabaseMapping) {
+	var added, removed []mapping.EID
+	find := func(in []config.DatabaseMapping, e mapping.EID) int {
+		return slices.IndexFunc(in, func(m config.DatabaseMapping) bool { return m.EID == e })
+	}
+	for _, m := range r.first.DatabaseMappings {
+		if i := find(next.DatabaseMappings, m.EID); i >= 0 {
+			m = next.DatabaseMappings[i]
+		} else {
+			removed = append(removed, m.EID)
+		}
+		out = append(out, m)
 	}
 	for _, m := range next.DatabaseMappings {
 		if find(r.first.DatabaseMappings, m.EID) < 0 {
@@ -101,7 +112,7 @@ func (r *reloader) databases(next *config.XTR) []xtr.Database {
 		}
 	}
 	if len(added)+len(removed) > 0 {
-		r.log.Warn("EID-prefixes are added and removed with a restart only; the others are reloaded", "added", added, "removed", removed)
+		r.log.Warn("the EIDs of a host are added and removed with a restart only; the others are reloaded", "added", added, "removed", removed)
 	}
 	return out
 }

@@ -54,13 +54,14 @@ func TestReload(t *testing.T) {
 		priority uint8
 		address  string
 		secret   string
+		eid      string
 	}{
-		{"same", nil, "configuration reloaded", 1, "192.0.2.1", "an example key of enough octets"},
-		{"locator", []string{"192.0.2.1, priority: 1", "192.0.2.7, priority: 9"}, "configuration reloaded", 9, "192.0.2.7", "an example key of enough octets"},
-		{"key", []string{"an example key", "another key"}, "configuration reloaded", 1, "192.0.2.1", "another key of enough octets"},
-		{"bad file", []string{"priority: 1", "priority: 1000"}, "not reloaded priority 1000", 0, "", ""},
-		{"other key", []string{"map_resolvers: [203", "map_resolvers: [203.0.113.99, 203"}, "restart map_resolvers", 1, "192.0.2.1", "an example key of enough octets"},
-		{"EID", []string{"10.1.0.0/16", "10.9.0.0/16"}, "restart 10.9.0.0/16 10.1.0.0/16", 1, "192.0.2.1", "an example key of enough octets"},
+		{"same", nil, "configuration reloaded", 1, "192.0.2.1", "an example key of enough octets", "10.1.0.0/16"},
+		{"locator", []string{"192.0.2.1, priority: 1", "192.0.2.7, priority: 9"}, "configuration reloaded", 9, "192.0.2.7", "an example key of enough octets", "10.1.0.0/16"},
+		{"key", []string{"an example key", "another key"}, "configuration reloaded", 1, "192.0.2.1", "another key of enough octets", "10.1.0.0/16"},
+		{"bad file", []string{"priority: 1", "priority: 1000"}, "not reloaded priority 1000", 0, "", "", ""},
+		{"other key", []string{"map_resolvers: [203", "map_resolvers: [203.0.113.99, 203"}, "restart map_resolvers", 1, "192.0.2.1", "an example key of enough octets", "10.1.0.0/16"},
+		{"EID", []string{"10.1.0.0/16", "10.9.0.0/16"}, "configuration reloaded", 1, "192.0.2.1", "an example key of enough octets", "10.9.0.0/16"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			write(c.edits...)
@@ -69,7 +70,7 @@ func TestReload(t *testing.T) {
 			logger := slog.New(slog.NewTextHandler(&log, nil))
 			control := controlConfig(first, nil, nil, logger)
 			var watched []netip.Addr
-			r := reloader{path: path, first: first, servers: control.MapServers, site: &got, log: logger,
+			r := reloader{path: path, first: first, servers: control.MapServers, site: &got, databases: &got, log: logger,
 				watch: func(c *config.XTR) { watched = uplinkConfig(c, logger).Addresses }}
 			r.reload()
 			found := false
@@ -96,7 +97,7 @@ func TestReload(t *testing.T) {
 				t.Errorf("uplinks with %v are watched", watched)
 			}
 			d, l := got.databases[0], got.databases[0].Locators[0]
-			if d.EID.String() != "10.1.0.0/16" || l.Priority != c.priority || l.Addr.String() != c.address {
+			if d.EID.String() != c.eid || l.Priority != c.priority || l.Addr.String() != c.address {
 				t.Errorf("database-mapping %+v", d)
 			}
 			if s := string(got.servers[0].Key.Secret); s != c.secret {

@@ -38,6 +38,9 @@ func uplinkConfig(cfg *config.XTR, log *slog.Logger) uplink.Config {
 	for _, m := range cfg.DatabaseMappings {
 		add(m.Locators)
 	}
+	for _, m := range cfg.Learned {
+		add(m.Locators)
+	}
 	for _, p := range []*config.Proxy{cfg.ProxyITR, cfg.ProxyETR} {
 		if p != nil {
 			add(p.Locators)
@@ -58,6 +61,7 @@ type uplinks struct {
 	plane   interface{ SetRLOCs([]netip.Addr) }
 	sockets *udp.Set
 	site    uplinkUser
+	own     func([]netip.Addr) // hears of the addresses too; may be nil
 	log     *slog.Logger
 
 	names atomic.Pointer[[]string] // of the interfaces
@@ -125,6 +129,9 @@ func (u *uplinks) run(ctx context.Context, states []uplink.State, done bool) err
 // change makes everything use the uplinks as they are now.
 func (u *uplinks) change(states []uplink.State) (done bool) {
 	u.plane.SetRLOCs(addresses(states))
+	if u.own != nil {
+		u.own(addresses(states))
+	}
 	done = u.listen(states)
 	if err := u.site.SetUplinks(controlUplinks(states)); err != nil {
 		u.log.Error("uplinks not used as they are now", "uplinks", fmt.Sprint(states), "err", err)

@@ -2,6 +2,7 @@ package config
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,6 +18,15 @@ type BGP struct {
 	// Announce is announced while the xTR can serve it; each prefix lies inside one
 	// of those that the proxy-ITR attracts.
 	Announce []bgp.Route
+	// Originate is announced into the site while the mapping system answers.
+	Originate []bgp.Route
+	// OriginateMapped, unless nil, announces the EID-prefixes that the map-cache
+	// has locators for, too; their number is bounded by MaxMapped, and Prefix is
+	// not valid.
+	OriginateMapped *bgp.Route
+	MaxMapped       int
+	// WithdrawDelay is how long a learned EID-prefix outlives its withdrawal.
+	WithdrawDelay time.Duration
 }
 
 // readBGP reads bgp; it comes after proxy_itr.
@@ -41,6 +51,16 @@ func (c *XTR) readBGP(v value) {
 	b.Config.RestartTime = o.get("restart_time").wholeSeconds(time.Second, bgp.MaxRestartTime, 0)
 	b.Config.Neighbours = c.readNeighbours(o.need("neighbours", "a list with at least one router that there is a session with"), len(b.Config.Listen) > 0)
 	b.Announce = c.readAnnounce(o.get("announce"))
+	b.Originate = c.readOriginate(o.get("originate"), b.Announce)
+	if m, ok := o.get("originate_mapped").object(); ok {
+		b.OriginateMapped = new(bgp.Route)
+		b.MaxMapped = int(m.get("max_prefixes").integer(1, bgp.MaxRoutes, bgp.DefaultMaxPrefixes))
+		for _, x := range m.get("communities").list(wantCommunity) {
+			x.community(b.OriginateMapped)
+		}
+		m.end()
+	}
+	b.WithdrawDelay = o.get("withdraw_delay").duration(0, time.Hour, bgp.DefaultWithdrawDelay)
 	o.end()
 	if len(v.r.errors) > before {
 		return
@@ -158,6 +178,39 @@ func (c *XTR) readAnnounce(v value) (routes []bgp.Route) {
 			}
 			if _, ok := attracts(c.ProxyITR, e.Prefix); !ok {
 				x.fail("found %v, which the xTR does not attract; expected a prefix inside one of the eid_prefixes of proxy_itr", e.Prefix)
+				continue
+			}
+			r.Prefix = e.Prefix
+			routes = append(routes, r)
+		}
+		o.end()
+	}
+	return routes
+}
+
+// readOriginate reads what is announced into the site.
+func (c *XTR) readOriginate(v value, announced []bgp.Route) (routes []bgp.Route) {
+	seen := make(names[mapping.EID])
+	for _, item := range v.list("announcements, each with prefixes") {
+		o, ok := item.object()
+		if !ok {
+			continue
+		}
+		r := bgp.Route{}
+		for _, x := range o.get("communities").list(wantCommunity) {
+			x.community(&r)
+		}
+		for _, x := range o.need("prefixes", "a list with at least one prefix").atLeastOne("a prefix such as 0.0.0.0/0") {
+			e, ok := x.eid()
+			if !ok || !seen.add(e, x, "prefix") {
+				continue
+			}
+			switch {
+			case e.IID != 0:
+				x.fail("found %v, expected a prefix without an instance-ID: BGP has none", text(e))
+				continue
+			case slices.ContainsFunc(announced, func(a bgp.Route) bool { return a.Prefix == e.Prefix }):
+				x.fail("%v is in announce already", e.Prefix)
 				continue
 			}
 			r.Prefix = e.Prefix

@@ -3,12 +3,38 @@ package config
 import (
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/eidolon-lisp/eidolon/mapping"
 	"github.com/eidolon-lisp/eidolon/mapping/bgp"
 )
+
+// A site that learns its EID-prefixes.
+func TestExampleSiteBGP(t *testing.T) {
+	got, err := LoadXTR("testdata/site-bgp.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got.DatabaseMappings) != 0 || len(got.Learned) != 2 || got.BGP == nil {
+		t.Fatalf("%+v", got)
+	}
+	first, second := got.Learned[0], got.Learned[1]
+	if first.Rule != (bgp.Rule{Prefix: netip.MustParsePrefix("10.1.0.0/16"), MinBits: 20, MaxBits: 24, Max: 100}) || first.RecordTTL != 60 ||
+		first.LocatorSet != "site" || len(first.Locators) != 1 || first.EID() != mapping.MustParseEID("10.1.0.0/16") {
+		t.Errorf("%+v", first)
+	}
+	if second.Rule != (bgp.Rule{Prefix: netip.MustParsePrefix("2001:db8:a::/48"), MinBits: 48, MaxBits: 64, Max: bgp.DefaultMaxLearned}) {
+		t.Errorf("%+v", second)
+	}
+	b := got.BGP
+	if len(b.Originate) != 1 || b.Originate[0].Prefix != netip.MustParsePrefix("0.0.0.0/0") || b.OriginateMapped == nil || b.MaxMapped != 1000 ||
+		b.WithdrawDelay != 30*time.Second || !slices.Equal(b.OriginateMapped.Communities, []uint32{bgp.WellKnown["no-export"]}) {
+		t.Errorf("%+v", b)
+	}
+}
 
 func TestExamplePITR(t *testing.T) {
 	got, err := LoadXTR("testdata/pitr.yml")
@@ -32,6 +58,7 @@ func TestExamplePITR(t *testing.T) {
 			{Prefix: netip.MustParsePrefix("10.0.0.0/8"), OriginAS: 64510, Communities: []uint32{64500<<16 | 100, 0xffffff01}, LargeCommunities: [][3]uint32{{64500, 1, 2}}},
 			{Prefix: netip.MustParsePrefix("2001:db8:e0::/44")},
 		},
+		WithdrawDelay: bgp.DefaultWithdrawDelay,
 	}
 	if !reflect.DeepEqual(got.BGP, want) {
 		t.Errorf("got\n%+v, want\n%+v", got.BGP, want)

@@ -41,7 +41,7 @@ type Host struct {
 // site reports whether the file is of an xTR with EIDs of its own; proxies can
 // do without.
 func (o *object) site() bool {
-	return o.fields["database_mappings"].given() || !o.fields["proxy_itr"].given() && !o.fields["proxy_etr"].given()
+	return o.fields["database_mappings"].given() || o.fields[fromBGP].given() || !o.fields["proxy_itr"].given() && !o.fields["proxy_etr"].given()
 }
 
 // needIf is need if there is a need, and get otherwise.

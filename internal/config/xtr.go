@@ -12,6 +12,7 @@ import (
 
 	"github.com/eidolon-lisp/eidolon/mapping"
 	"github.com/eidolon-lisp/eidolon/mapping/auth"
+	"github.com/eidolon-lisp/eidolon/mapping/bgp"
 )
 
 // controlPort is the LISP control port (RFC 9301 section 12.1).
@@ -26,6 +27,9 @@ type XTR struct {
 	// two the same, none overlapping one of another instance. None of instance 0
 	// holds a locator, map-server or map-resolver.
 	DatabaseMappings []DatabaseMapping
+	// Learned are prefixes in which the neighbours of bgp announce EID-prefixes of
+	// the site.
+	Learned []LearnedMapping
 	// Instances has one entry for each instance-ID, ascending, and one for
 	// every instance-ID of DatabaseMappings and of the roles below.
 	Instances []Instance
@@ -72,6 +76,59 @@ type XTR struct {
 	Log      Log
 	// Warnings are doubts that did not stop the file from being used.
 	Warnings Errors
+}
+
+// fromBGP is the key of XTR.Learned.
+const fromBGP = "database_mappings_from_bgp"
+
+// LearnedMapping says which prefixes that are announced become EID-prefixes, and
+// with which locators.
+type LearnedMapping struct {
+	Rule            bgp.Rule
+	IID             uint32
+	DatabaseMapping // without an EID
+}
+
+// EID is what the prefixes lie inside of.
+func (l *LearnedMapping) EID() mapping.EID { return mapping.EID{IID: l.IID, Prefix: l.Rule.Prefix} }
+
+// readLearned reads database_mappings_from_bgp, and returns where each prefix
+// stands.
+func (c *XTR) readLearned(v value, sets map[string]*locatorSet) (seen names[mapping.EID]) {
+	seen = make(names[mapping.EID])
+	for _, item := range v.list("prefixes, each with prefix and locator_set") {
+		o, ok := item.object()
+		if !ok {
+			continue
+		}
+		at := o.need("prefix", wantEID)
+		eid, eidOK := at.eid()
+		bits := eid.Prefix.Addr().BitLen()
+		ge, le := o.get("ge"), o.get("le")
+		l := LearnedMapping{IID: eid.IID, Rule: bgp.Rule{Prefix: eid.Prefix}}
+		if eidOK {
+			l.Rule.MinBits = int(ge.integer(uint64(eid.Prefix.Bits()), uint64(bits), uint64(eid.Prefix.Bits())))
+			l.Rule.MaxBits = int(le.integer(uint64(l.Rule.MinBits), uint64(bits), uint64(l.Rule.MinBits)))
+		}
+		l.Rule.Max = int(o.get("max_prefixes").integer(1, bgp.MaxMaxPrefixes, bgp.DefaultMaxLearned))
+		l.RecordTTL = o.get("record_ttl").recordTTL()
+		ref := o.need("locator_set", "the name of one of the locator_sets")
+		name, nameOK := ref.text("the name of one of the locator_sets")
+		o.end()
+		if set := sets[name]; set != nil {
+			set.used, l.LocatorSet, l.Locators, l.Uplinks = true, name, set.locators, set.uplinks
+		} else if nameOK {
+			unknownReference(ref, name, "locator_sets", sets)
+		}
+		switch {
+		case !eidOK:
+		case eid.Prefix.Bits() == 0:
+			at.fail("found a prefix that holds all addresses, expected one with the addresses of the site")
+		case seen.add(eid, at, "prefix"):
+			c.Learned = append(c.Learned, l)
+		}
+	}
+	return seen
 }
 
 // DatabaseMapping is an EID-prefix of the site with its locators.
@@ -222,7 +279,8 @@ func (c *XTR) read(o *object) {
 	sets := readLocatorSets(o.get("locator_sets"), underlay)
 	c.readUplinks(o.get("uplinks"), sets)
 	c.readProxies(o, sets, underlay)
-	c.readMappings(o.needIf(o.site(), "database_mappings", "a list with at least one EID-prefix of the site; its locators tell the xtr which addresses to use"), sets)
+	learned := c.readLearned(o.get(fromBGP), sets)
+	c.readMappings(o.needIf(o.site() && len(c.Learned) == 0, "database_mappings", "a list with at least one EID-prefix of the site; its locators tell the xtr which addresses to use"), sets, learned)
 	c.LISPSec = o.get("lisp_sec").policy(auth.SecurityOff)
 	c.readInstances(o.get("instances"))
 	c.readMapServers(o.needIf(o.site(), "map_servers", "a list with at least one map-server to register the database_mappings with"), underlay)
@@ -230,6 +288,9 @@ func (c *XTR) read(o *object) {
 	c.refuseInside(underlay)
 	c.checkProxies(o, underlay)
 	c.readBGP(o.get("bgp"))
+	if from := o.get(fromBGP); len(c.Learned) > 0 && !o.get("bgp").given() {
+		from.fail("found EID-prefixes to learn, and no bgp to learn them by")
+	}
 
 	c.MapCacheLimit = 100_000
 	if m, ok := o.get("map_cache").object(); ok {
@@ -301,7 +362,8 @@ func readLocatorSets(v value, underlay names[netip.Addr]) map[string]*locatorSet
 	return sets
 }
 
-func (c *XTR) readMappings(v value, sets map[string]*locatorSet) {
+// readMappings reads database_mappings; learned are the prefixes of fromBGP.
+func (c *XTR) readMappings(v value, sets map[string]*locatorSet, learned names[mapping.EID]) {
 	seen := make(names[mapping.EID])
 	for _, item := range v.atLeastOne("database-mappings, each with eid and locator_set") {
 		o, ok := item.object()
@@ -321,6 +383,11 @@ func (c *XTR) readMappings(v value, sets map[string]*locatorSet) {
 		}
 		if eidOK && seen.add(eid, at, "EID-prefix") {
 			c.DatabaseMappings = append(c.DatabaseMappings, m)
+		}
+	}
+	for e, at := range learned {
+		if _, static := seen[e]; !static {
+			seen[e] = at
 		}
 	}
 	refuseOverlap(seen)
@@ -405,6 +472,9 @@ func (c *XTR) readInstances(v value) {
 	}
 	for _, m := range c.DatabaseMappings {
 		need("database_mapping", m.EID)
+	}
+	for _, l := range c.Learned {
+		need(fromBGP, l.EID())
 	}
 	for _, e := range c.proxied() {
 		need("EID-prefix", e)
@@ -521,6 +591,12 @@ func (c *XTR) refuseInside(underlay names[netip.Addr]) {
 		for _, m := range c.DatabaseMappings {
 			if m.EID.Contains(0, a) {
 				v.fail("%v is inside the EID-prefix %v of this site, so packets to it would be encapsulated", a, m.EID)
+				break
+			}
+		}
+		for _, l := range c.Learned {
+			if l.EID().Contains(0, a) {
+				v.fail("%v is inside %v of %s, whose addresses are the site's", a, l.EID(), fromBGP)
 				break
 			}
 		}

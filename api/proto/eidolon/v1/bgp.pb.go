@@ -155,7 +155,10 @@ type GetBGPResponse struct {
 	LastAnswer *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=last_answer,json=lastAnswer,proto3" json:"last_answer,omitempty"`
 	// After a loss: when new answers are believed; unset while there is nothing to
 	// wait for.
-	HeldUntil     *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=held_until,json=heldUntil,proto3" json:"held_until,omitempty"`
+	HeldUntil *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=held_until,json=heldUntil,proto3" json:"held_until,omitempty"`
+	// What neighbours announce of the site, by prefix; empty when no EID-prefixes
+	// are learned by BGP.
+	Learned       []*BGPLearned `protobuf:"bytes,9,rep,name=learned,proto3" json:"learned,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -246,6 +249,114 @@ func (x *GetBGPResponse) GetHeldUntil() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *GetBGPResponse) GetLearned() []*BGPLearned {
+	if x != nil {
+		return x.Learned
+	}
+	return nil
+}
+
+// BGPLearned is a prefix that a neighbour announces.
+type BGPLearned struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The prefix.
+	Prefix string `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	// The neighbour with the best route.
+	Neighbour string `protobuf:"bytes,2,opt,name=neighbour,proto3" json:"neighbour,omitempty"`
+	// The last autonomous system of the path; 0 if that is empty.
+	OriginAs uint32 `protobuf:"varint,3,opt,name=origin_as,json=originAs,proto3" json:"origin_as,omitempty"`
+	// It is an EID-prefix of the site.
+	Accepted bool `protobuf:"varint,4,opt,name=accepted,proto3" json:"accepted,omitempty"`
+	// Why it is not: default_route, outside_filter, length, underlay, configured or
+	// too_many; empty if it is.
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// When it was first announced.
+	Since *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=since,proto3" json:"since,omitempty"`
+	// When it is given up, since it is withdrawn; unset if it is not.
+	Leaving       *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BGPLearned) Reset() {
+	*x = BGPLearned{}
+	mi := &file_eidolon_v1_bgp_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BGPLearned) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BGPLearned) ProtoMessage() {}
+
+func (x *BGPLearned) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_bgp_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BGPLearned.ProtoReflect.Descriptor instead.
+func (*BGPLearned) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_bgp_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *BGPLearned) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+func (x *BGPLearned) GetNeighbour() string {
+	if x != nil {
+		return x.Neighbour
+	}
+	return ""
+}
+
+func (x *BGPLearned) GetOriginAs() uint32 {
+	if x != nil {
+		return x.OriginAs
+	}
+	return 0
+}
+
+func (x *BGPLearned) GetAccepted() bool {
+	if x != nil {
+		return x.Accepted
+	}
+	return false
+}
+
+func (x *BGPLearned) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *BGPLearned) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *BGPLearned) GetLeaving() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Leaving
+	}
+	return nil
+}
+
 // BGPNeighbour is a router that there is, or is to be, a session with.
 type BGPNeighbour struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -276,7 +387,7 @@ type BGPNeighbour struct {
 
 func (x *BGPNeighbour) Reset() {
 	*x = BGPNeighbour{}
-	mi := &file_eidolon_v1_bgp_proto_msgTypes[2]
+	mi := &file_eidolon_v1_bgp_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -288,7 +399,7 @@ func (x *BGPNeighbour) String() string {
 func (*BGPNeighbour) ProtoMessage() {}
 
 func (x *BGPNeighbour) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_bgp_proto_msgTypes[2]
+	mi := &file_eidolon_v1_bgp_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -301,7 +412,7 @@ func (x *BGPNeighbour) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPNeighbour.ProtoReflect.Descriptor instead.
 func (*BGPNeighbour) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_bgp_proto_rawDescGZIP(), []int{2}
+	return file_eidolon_v1_bgp_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *BGPNeighbour) GetAddress() string {
@@ -391,7 +502,7 @@ type BGPAnnouncement struct {
 
 func (x *BGPAnnouncement) Reset() {
 	*x = BGPAnnouncement{}
-	mi := &file_eidolon_v1_bgp_proto_msgTypes[3]
+	mi := &file_eidolon_v1_bgp_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -403,7 +514,7 @@ func (x *BGPAnnouncement) String() string {
 func (*BGPAnnouncement) ProtoMessage() {}
 
 func (x *BGPAnnouncement) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_bgp_proto_msgTypes[3]
+	mi := &file_eidolon_v1_bgp_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -416,7 +527,7 @@ func (x *BGPAnnouncement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPAnnouncement.ProtoReflect.Descriptor instead.
 func (*BGPAnnouncement) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_bgp_proto_rawDescGZIP(), []int{3}
+	return file_eidolon_v1_bgp_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *BGPAnnouncement) GetPrefix() string {
@@ -453,7 +564,7 @@ const file_eidolon_v1_bgp_proto_rawDesc = "" +
 	"\n" +
 	"\x14eidolon/v1/bgp.proto\x12\n" +
 	"eidolon.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0f\n" +
-	"\rGetBGPRequest\"\xb6\x03\n" +
+	"\rGetBGPRequest\"\xe8\x03\n" +
 	"\x0eGetBGPResponse\x12\x0e\n" +
 	"\x02as\x18\x01 \x01(\rR\x02as\x12\x1b\n" +
 	"\trouter_id\x18\x02 \x01(\tR\brouterId\x128\n" +
@@ -466,7 +577,17 @@ const file_eidolon_v1_bgp_proto_rawDesc = "" +
 	"\vlast_answer\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"lastAnswer\x129\n" +
 	"\n" +
-	"held_until\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\theldUntil\"\xd8\x02\n" +
+	"held_until\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\theldUntil\x120\n" +
+	"\alearned\x18\t \x03(\v2\x16.eidolon.v1.BGPLearnedR\alearned\"\xfb\x01\n" +
+	"\n" +
+	"BGPLearned\x12\x16\n" +
+	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x1c\n" +
+	"\tneighbour\x18\x02 \x01(\tR\tneighbour\x12\x1b\n" +
+	"\torigin_as\x18\x03 \x01(\rR\boriginAs\x12\x1a\n" +
+	"\baccepted\x18\x04 \x01(\bR\baccepted\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x120\n" +
+	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x124\n" +
+	"\aleaving\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\aleaving\"\xd8\x02\n" +
 	"\fBGPNeighbour\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x0e\n" +
 	"\x02as\x18\x02 \x01(\rR\x02as\x12*\n" +
@@ -513,30 +634,34 @@ func file_eidolon_v1_bgp_proto_rawDescGZIP() []byte {
 }
 
 var file_eidolon_v1_bgp_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_eidolon_v1_bgp_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_eidolon_v1_bgp_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_eidolon_v1_bgp_proto_goTypes = []any{
 	(BGPState)(0),                 // 0: eidolon.v1.BGPState
 	(*GetBGPRequest)(nil),         // 1: eidolon.v1.GetBGPRequest
 	(*GetBGPResponse)(nil),        // 2: eidolon.v1.GetBGPResponse
-	(*BGPNeighbour)(nil),          // 3: eidolon.v1.BGPNeighbour
-	(*BGPAnnouncement)(nil),       // 4: eidolon.v1.BGPAnnouncement
-	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
+	(*BGPLearned)(nil),            // 3: eidolon.v1.BGPLearned
+	(*BGPNeighbour)(nil),          // 4: eidolon.v1.BGPNeighbour
+	(*BGPAnnouncement)(nil),       // 5: eidolon.v1.BGPAnnouncement
+	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
 }
 var file_eidolon_v1_bgp_proto_depIdxs = []int32{
-	3, // 0: eidolon.v1.GetBGPResponse.neighbours:type_name -> eidolon.v1.BGPNeighbour
-	4, // 1: eidolon.v1.GetBGPResponse.announcements:type_name -> eidolon.v1.BGPAnnouncement
-	5, // 2: eidolon.v1.GetBGPResponse.mapping_system_since:type_name -> google.protobuf.Timestamp
-	5, // 3: eidolon.v1.GetBGPResponse.last_answer:type_name -> google.protobuf.Timestamp
-	5, // 4: eidolon.v1.GetBGPResponse.held_until:type_name -> google.protobuf.Timestamp
-	0, // 5: eidolon.v1.BGPNeighbour.state:type_name -> eidolon.v1.BGPState
-	5, // 6: eidolon.v1.BGPNeighbour.since:type_name -> google.protobuf.Timestamp
-	1, // 7: eidolon.v1.BGPService.GetBGP:input_type -> eidolon.v1.GetBGPRequest
-	2, // 8: eidolon.v1.BGPService.GetBGP:output_type -> eidolon.v1.GetBGPResponse
-	8, // [8:9] is the sub-list for method output_type
-	7, // [7:8] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	4,  // 0: eidolon.v1.GetBGPResponse.neighbours:type_name -> eidolon.v1.BGPNeighbour
+	5,  // 1: eidolon.v1.GetBGPResponse.announcements:type_name -> eidolon.v1.BGPAnnouncement
+	6,  // 2: eidolon.v1.GetBGPResponse.mapping_system_since:type_name -> google.protobuf.Timestamp
+	6,  // 3: eidolon.v1.GetBGPResponse.last_answer:type_name -> google.protobuf.Timestamp
+	6,  // 4: eidolon.v1.GetBGPResponse.held_until:type_name -> google.protobuf.Timestamp
+	3,  // 5: eidolon.v1.GetBGPResponse.learned:type_name -> eidolon.v1.BGPLearned
+	6,  // 6: eidolon.v1.BGPLearned.since:type_name -> google.protobuf.Timestamp
+	6,  // 7: eidolon.v1.BGPLearned.leaving:type_name -> google.protobuf.Timestamp
+	0,  // 8: eidolon.v1.BGPNeighbour.state:type_name -> eidolon.v1.BGPState
+	6,  // 9: eidolon.v1.BGPNeighbour.since:type_name -> google.protobuf.Timestamp
+	1,  // 10: eidolon.v1.BGPService.GetBGP:input_type -> eidolon.v1.GetBGPRequest
+	2,  // 11: eidolon.v1.BGPService.GetBGP:output_type -> eidolon.v1.GetBGPResponse
+	11, // [11:12] is the sub-list for method output_type
+	10, // [10:11] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_eidolon_v1_bgp_proto_init() }
@@ -550,7 +675,7 @@ func file_eidolon_v1_bgp_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_eidolon_v1_bgp_proto_rawDesc), len(file_eidolon_v1_bgp_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   4,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
