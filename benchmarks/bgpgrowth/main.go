@@ -1,7 +1,7 @@
 // Bgpgrowth measures what multihomed sites cost the global routing system, with BGP
 // and with Eidolon, on real speakers and a real mapping system.
 //
-//	go run ./benchmarks/bgpgrowth [--quick] [-seed N] [-out DIR]
+//	go run ./benchmarks/bgpgrowth [--quick] [-match REGEXP] [-seed N] [-out DIR]
 //
 // starts, in this machine, default-free zones of GoBGP speakers and sites that buy
 // from them, and counts routes, memory and the messages on the wire. The rows that it
@@ -18,6 +18,8 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -30,6 +32,7 @@ type options struct {
 	quick bool
 	seed  uint64
 	out   string
+	match *regexp.Regexp // of the jobs, by what String says
 }
 
 func parse(args []string, errOut io.Writer) (options, error) {
@@ -39,11 +42,16 @@ func parse(args []string, errOut io.Writer) (options, error) {
 	f.BoolVar(&o.quick, "quick", false, "small worlds only, in less than two minutes")
 	f.Uint64Var(&o.seed, "seed", 1, "seed of the zones, the sites and what happens to them")
 	f.StringVar(&o.out, "out", "", "directory of the results (default: benchmarks/results/bgpgrowth, or with -quick a temporary one)")
+	match := f.String("match", "", "measure only worlds that this regular expression matches, as \"arm A, 20 speakers\"")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
 	if f.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
+	}
+	var err error
+	if o.match, err = regexp.Compile(*match); err != nil {
+		return o, fmt.Errorf("-match: %w", err)
 	}
 	return o, nil
 }
@@ -71,6 +79,10 @@ func run(ctx context.Context, o options) error {
 	jobs, n := fullPlan(o.seed), 1
 	if o.quick {
 		jobs, n = quickPlan(o.seed), atOnce
+	}
+	jobs = slices.DeleteFunc(jobs, func(j job) bool { return !o.match.MatchString(j.String()) })
+	if len(jobs) == 0 {
+		return fmt.Errorf("no world matches %q", o.match)
 	}
 	if o.out == "" {
 		o.out = filepath.Join("benchmarks", "results", "bgpgrowth")

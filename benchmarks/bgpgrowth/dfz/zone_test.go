@@ -3,6 +3,7 @@ package dfz
 import (
 	"math/rand/v2"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 )
@@ -127,6 +128,44 @@ func TestZone(t *testing.T) {
 	z.mustSettle(t, 3)
 	if again, err := z.Tables(ctx); err != nil || again.Paths != tables.Paths {
 		t.Errorf("%d paths after a restart, %d before, %v", again.Paths, tables.Paths, err)
+	}
+}
+
+// What a neighbour was told and should not have any more is withdrawn, once, and
+// what it should have been told and was not is an error.
+func TestComplete(t *testing.T) {
+	site, gone := pfx("10.1.0.0/24"), pfx("10.4.0.0/24")
+	z := testZone(t, site, gone)
+	e, err := z.Dial(t.Context(), 5, SiteAS(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Announce([]uint32{SiteAS(1)}, []netip.Prefix{site}); err != nil {
+		t.Fatal(err)
+	}
+	z.mustSettle(t, 1)
+	z.Track(nil)
+	p := z.relays[3].both()[0] // from 0 to 3
+	p.mu.Lock()
+	p.said[gone] = "x"
+	kept := p.said[site]
+	p.mu.Unlock()
+	z.mustSettle(t, 1)
+	if c := z.Total(); c.Completed != 1 || c.Withdrawn != 1 || c.Updates != 1 {
+		t.Errorf("%+v", c)
+	}
+	p.mu.Lock()
+	_, there := p.said[gone]
+	p.mu.Unlock()
+	if there || kept != "" {
+		t.Errorf("said of what is gone: %v; of a route of 3's customer, to 3: %q", there, kept)
+	}
+	q := z.relays[7].both()[1] // from 5 to 3
+	q.mu.Lock()
+	delete(q.said, site)
+	q.mu.Unlock()
+	if err := z.Settle(t.Context(), 1, time.Second); err == nil || !strings.Contains(err.Error(), "has not told") {
+		t.Errorf("a route that was not told: %v", err)
 	}
 }
 
