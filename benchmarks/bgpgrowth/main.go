@@ -1,7 +1,7 @@
 // Bgpgrowth measures what multihomed sites cost the global routing system, with BGP
 // and with Eidolon, on real speakers and a real mapping system.
 //
-//	go run ./benchmarks/bgpgrowth [--quick] [-match REGEXP] [-seed N] [-out DIR]
+//	go run ./benchmarks/bgpgrowth [--quick] [--report] [-match REGEXP] [-seed N] [-out DIR]
 //
 // starts, in this machine, default-free zones of GoBGP speakers and sites that buy
 // from them, and counts routes, memory and the messages on the wire. The rows that it
@@ -26,13 +26,16 @@ import (
 	"time"
 
 	"github.com/eidolon-lisp/eidolon/benchmarks/bgpgrowth/measure"
+	"github.com/eidolon-lisp/eidolon/benchmarks/bgpgrowth/model"
+	"github.com/eidolon-lisp/eidolon/benchmarks/rig"
 )
 
 type options struct {
-	quick bool
-	seed  uint64
-	out   string
-	match *regexp.Regexp // of the jobs, by what String says
+	quick  bool
+	report bool
+	seed   uint64
+	out    string
+	match  *regexp.Regexp // of the jobs, by what String says
 }
 
 func parse(args []string, errOut io.Writer) (options, error) {
@@ -40,6 +43,7 @@ func parse(args []string, errOut io.Writer) (options, error) {
 	f := flag.NewFlagSet("bgpgrowth", flag.ContinueOnError)
 	f.SetOutput(errOut)
 	f.BoolVar(&o.quick, "quick", false, "small worlds only, in less than two minutes")
+	f.BoolVar(&o.report, "report", false, "measure nothing, write the report of the runs that are there")
 	f.Uint64Var(&o.seed, "seed", 1, "seed of the zones, the sites and what happens to them")
 	f.StringVar(&o.out, "out", "", "directory of the results (default: benchmarks/results/bgpgrowth, or with -quick a temporary one)")
 	match := f.String("match", "", "measure only worlds that this regular expression matches, as \"arm A, 20 speakers\"")
@@ -103,10 +107,26 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	defer file.Close()
-	if err := measureAll(ctx, jobs, n, file); err != nil {
+	if !o.report {
+		if err := measureAll(ctx, jobs, n, file); err != nil {
+			return err
+		}
+	}
+	return errors.Join(summary(os.Stdout, file.Runs()), report(o, file.Runs()))
+}
+
+// report writes report.md and the plots beside the runs.
+func report(o options, runs []measure.Run) error {
+	f, err := os.Create(filepath.Join(o.out, "report.md"))
+	if err != nil {
 		return err
 	}
-	return summary(os.Stdout, file.Runs())
+	defer f.Close()
+	err = model.Report(f, model.Inputs{
+		Command: strings.TrimSpace("go run ./benchmarks/bgpgrowth " + strings.Join(os.Args[1:], " ")), Commit: rig.Commit(), Machine: rig.Machine(),
+		Sites: fmt.Sprintf("drawn with seed %d from the distributions of 2016, AS relationships of CAIDA and tables of RouteViews", o.seed),
+	}, runs)
+	return errors.Join(err, f.Close(), model.Plots(o.out, runs))
 }
 
 // atOnce is how many worlds of a quick run are measured at the same time: they wait

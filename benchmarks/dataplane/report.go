@@ -7,9 +7,7 @@ import (
 	"io"
 	"math"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,7 +25,7 @@ type results struct {
 }
 
 func newResults(o options) *results {
-	return &results{begin: time.Now(), commit: commit(), command: "go run ./benchmarks/dataplane " + strings.Join(os.Args[1:], " ")}
+	return &results{begin: time.Now(), commit: rig.Commit(), command: "go run ./benchmarks/dataplane " + strings.Join(os.Args[1:], " ")}
 }
 
 // add notes a sample of this run.
@@ -63,19 +61,6 @@ func (r *results) runs() (list []string) {
 		}
 	}
 	return list
-}
-
-// commit names the state of the module in the working directory.
-func commit() string {
-	out, err := exec.Command("git", "rev-parse", "--short=12", "HEAD").Output()
-	if err != nil {
-		return "unknown"
-	}
-	name := strings.TrimSpace(string(out))
-	if err := exec.Command("git", "diff", "--quiet", "HEAD").Run(); err != nil {
-		name += "-dirty"
-	}
-	return name
 }
 
 // line is a row of the table: an arm in a case.
@@ -169,7 +154,7 @@ func (r *results) table(w io.Writer) {
 	p("# Data planes side by side\n")
 	p("%s\n", strings.Join(r.runs(), "\n"))
 	load := line{samples: r.samples}.column(func(m sample) float64 { return m.Load })
-	p("%s, load average %s to %s (the benchmark alone makes about 2). Each arm has its turn in each round; the ratio is to plain routing in the same round, and the median of the rounds, as all", machine(), number(slices.Min(load)), number(slices.Max(load)))
+	p("%s, load average %s to %s (the benchmark alone makes about 2). Each arm has its turn in each round; the ratio is to plain routing in the same round, and the median of the rounds, as all", rig.Machine(), number(slices.Min(load)), number(slices.Max(load)))
 	p("figures. CPU: microseconds of processor time for each packet, or segment of TCP; x1 and x2 are the processes that forward. ")
 	p("They are counted in steps of 10 ms, and packets that the kernel forwards in the interrupt belong to nobody: only to the machine.")
 	r.judge(w)
@@ -207,20 +192,6 @@ func (r *results) table(w io.Writer) {
 			cpu(func(m sample) float64 { return m.Machine }), cpu(func(m sample) float64 { return m.Left }), cpu(func(m sample) float64 { return m.Right }),
 			cpu(func(m sample) float64 { return m.Sender }), cpu(func(m sample) float64 { return m.Sink }), cpu(func(m sample) float64 { return m.Frame }), note)
 	}
-}
-
-// machine describes what was measured on.
-func machine() string {
-	cpu := "unknown CPU"
-	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		for l := range strings.Lines(string(b)) {
-			if k, v, ok := strings.Cut(l, ":"); ok && strings.TrimSpace(k) == "model name" {
-				cpu = strings.TrimSpace(v)
-				break
-			}
-		}
-	}
-	return fmt.Sprintf("%d cores of %s, %s, %s", runtime.NumCPU(), cpu, rig.Kernel(), runtime.Version())
 }
 
 // The files of a run.
