@@ -184,7 +184,7 @@ func tableSection(p printer, runs []measure.Run) {
 	p("|---|---|---|---|---|---|---|---|---|")
 	for _, r := range runs {
 		if r.Kind == measure.KindTable && r.Arm != measure.ArmMixed {
-			p("| %s | %d | %d | %s | %s | %s | %s | %s | %s |", armNames[r.Arm], r.Speakers, r.Sites, number(r.Prefixes), number(r.FIBMax), number(r.RIBPaths), number(r.HeapBytes/1e6), number(r.HeapBytes/r.RIBPaths), number(r.Updates))
+			p("| %s | %d | %d | %s | %s | %s | %s | %s | %s |", armNames[r.Arm], r.Speakers, r.Sites, number(r.Prefixes), number(r.FIBMax), number(r.RIBPaths), number(r.HeapBytes/1e6), each(r), number(r.Updates))
 		}
 	}
 	fits := Coefficients(runs)
@@ -203,6 +203,14 @@ func tableSection(p printer, runs []measure.Run) {
 		p("| %s | %d | %s | %s | %s ± %s | %s ± %s | %s | %s |", armNames[f.Arm], f.Speakers, f.Name, f.Unit, number(f.Line.Slope), number(f.Line.SlopeHalf), number(f.Predicted), number(f.Half), number(f.Measured), verdict)
 	}
 	p("\nThe largest run is beyond what the lines were fitted on: that is the test.")
+}
+
+// each is the heap of a path; of few paths it is lost in what else a process has.
+func each(r measure.Run) string {
+	if r.RIBPaths < 1000 {
+		return "–"
+	}
+	return number(r.HeapBytes / r.RIBPaths)
 }
 
 func failureSection(p printer, runs []measure.Run) {
