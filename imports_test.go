@@ -26,9 +26,11 @@ var rules = []rule{
 	{room: "mapping", only: []string{"github.com/gaissmai/bart"}, why: "the model knows no wire format, socket or database"},
 	{room: "mapping/wire", only: []string{"mapping"}, why: "formats only: no keys, no roles, no sockets"},
 	{room: "mapping/auth", only: []string{"mapping", "mapping/wire"}, why: "computations over messages, used by both sides"},
-	{room: "mapping/server", only: []string{"mapping", "mapping/wire", "mapping/auth", "internal/udp", "internal/fanout", "golang.org/x/time/rate"}, why: "the map-server knows neither the xTR nor a data plane nor protobuf"},
+	{room: "mapping/server", only: []string{"mapping", "mapping/wire", "mapping/auth", "mapping/alt", "internal/udp", "internal/fanout", "golang.org/x/time/rate"}, why: "the map-server knows neither the xTR nor a data plane nor protobuf"},
 	{room: "mapping/xtr", only: []string{"mapping", "mapping/wire", "mapping/auth", "internal/udp", "internal/fanout", "golang.org/x/time/rate"}, why: "the site side knows neither the map-server nor a data plane nor protobuf"},
 	{room: "mapping/bgp", only: []string{}, why: "what is said and heard of BGP needs no library, so that who only shows it does not link one"},
+	{room: "mapping/alt", only: []string{"mapping", "mapping/bgp", "mapping/wire", "golang.org/x/time/rate"}, why: "where a Map-Request goes by the ALT is decided without BGP's library, tunnels or sockets"},
+	{room: "internal/tunnel", only: []string{"github.com/vishvananda/netlink", "github.com/vishvananda/netlink/nl", "golang.org/x/sys/...", "golang.org/x/net/..."}, why: "a tunnel knows no message"},
 	{room: "mapping/boltstore", only: []string{"mapping", "mapping/wire", "go.etcd.io/bbolt", "go.etcd.io/bbolt/errors"}, why: "a store is its driver and the record's bytes"},
 	{room: "mapping/storetest", only: []string{"mapping", "mapping/wire"}, why: "the conformance suite knows no implementation"},
 	{room: "dataplane", only: []string{"mapping", "encap", "github.com/gaissmai/bart"}, never: []string{"mapping/wire", "mapping/auth"}, why: "planes forward packets; control messages are another room's"},
@@ -46,8 +48,8 @@ var importers = []struct {
 	why  string
 }{
 	{"github.com/osrg/gobgp/v3/...", []string{"mapping/bgp/...", "benchmarks/..."}, "one room to move when gobgp changes"},
-	{"mapping/bgp/...", []string{"mapping/bgp/...", "internal/config", "api", "cmd/xtr", "benchmarks/..."}, "BGP is for the edges of an xTR"},
-	{"mapping/bgp/speaker", []string{"cmd/xtr", "benchmarks/..."}, "who links the speaker links all of GoBGP"},
+	{"mapping/bgp/...", []string{"mapping/bgp/...", "mapping/alt", "internal/config", "api", "cmd/xtr", "cmd/mapserver", "benchmarks/..."}, "BGP is for the edges"},
+	{"mapping/bgp/speaker", []string{"cmd/xtr", "cmd/mapserver", "benchmarks/..."}, "who links the speaker links all of GoBGP"},
 	{"github.com/google/gopacket/...", []string{"encap/layers", "lab/...", "benchmarks/..."}, "gopacket is for captures and tests"},
 	{"github.com/prometheus/...", []string{"api"}, "metrics are observed, not sprinkled"},
 	{"github.com/cilium/ebpf/...", []string{"dataplane/bpf", "benchmarks/..."}, "one room knows the kernel's programs and maps"},

@@ -414,6 +414,8 @@ func explanationToProto(x server.Explanation) *eidolonv1.ExplainMappingResponse 
 		p.Outcome = eidolonv1.MapRequestOutcome_MAP_REQUEST_OUTCOME_FORWARD
 	case server.OutcomeNegative:
 		p.Outcome = eidolonv1.MapRequestOutcome_MAP_REQUEST_OUTCOME_NEGATIVE
+	case server.OutcomeALT:
+		p.Outcome = eidolonv1.MapRequestOutcome_MAP_REQUEST_OUTCOME_ALT
 	}
 	for _, r := range x.Records {
 		p.Records = append(p.Records, recordToProto(r))

@@ -339,6 +339,8 @@ func (x explanation) printMapServer(s section, now time.Time) {
 	switch m.GetOutcome() {
 	case eidolonv1.MapRequestOutcome_MAP_REQUEST_OUTCOME_FORWARD:
 		s.fact("map-request", "is forwarded to an ETR: %s", cmp.Or(strings.Join(m.GetEtrs(), ", "), "none can be sent to"))
+	case eidolonv1.MapRequestOutcome_MAP_REQUEST_OUTCOME_ALT:
+		s.fact("map-request", "goes on over the ALT, to a map-server that knows more")
 	case eidolonv1.MapRequestOutcome_MAP_REQUEST_OUTCOME_NEGATIVE:
 		s.fact("map-request", "gets a negative answer:")
 	default:

@@ -24,6 +24,7 @@ import (
 	"github.com/eidolon-lisp/eidolon/internal/fanout"
 	"github.com/eidolon-lisp/eidolon/internal/udp"
 	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/alt"
 	"github.com/eidolon-lisp/eidolon/mapping/auth"
 	"github.com/eidolon-lisp/eidolon/mapping/bgp"
 	"github.com/eidolon-lisp/eidolon/mapping/server"
@@ -183,7 +184,16 @@ func (h *host) mapServer(ctx context.Context) error {
 	}
 	h.watched = &watchedServer{Server: h.srv}
 	h.wait.Go(func() { h.srv.Run(ctx, conn, 2) })
-	h.serve(ctx, programMapServer, api.Admin(programMapServer, h.srv.Stats), api.Mappings(h.watched), api.Sites(h.srv))
+	overlay := &api.ALTView{AS: 65001, RouterID: netip.MustParseAddr("203.0.113.10"), Own: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")},
+		Tunnels: []api.ALTTunnel{{Name: "alt-up", Addresses: []netip.Prefix{netip.MustParsePrefix("172.16.0.2/30")}}},
+		Neighbours: func() ([]bgp.NeighbourStatus, error) {
+			return []bgp.NeighbourStatus{{Addr: netip.MustParseAddr("172.16.0.1"), AS: 65000, State: bgp.Established, Since: time.Now().Add(-49*time.Hour - time.Minute), Announced: 1, Received: 3, UpdatesIn: 4, UpdatesOut: 2}}, nil
+		},
+		Routes: func() iter.Seq[alt.Route] {
+			return slices.Values([]alt.Route{{Prefix: netip.MustParsePrefix("10.0.0.0/8"), Kind: alt.Forward, NextHop: netip.MustParseAddr("172.16.0.1"), OriginAS: 65000}})
+		},
+	}
+	h.serve(ctx, programMapServer, api.Admin(programMapServer, h.srv.Stats), api.Mappings(h.watched), api.Sites(h.srv), api.ALT(overlay))
 	return h.registerSite()
 }
 

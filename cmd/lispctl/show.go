@@ -45,6 +45,11 @@ lie inside it.`,
 			`Shows the neighbours and how the sessions with them stand, the prefixes that there
 are to announce, and whether the mapping system answers, on which they depend.`,
 			showBGP, programXTR),
+		showCommand("alt", "Show the place of a map-server in LISP+ALT",
+			`Shows the sessions with other ALT routers (RFC 6836), and for each prefix what
+becomes of Map-Requests that nothing longer covers: forwarded over a tunnel, dealt
+with here, or answered that there is no EID, or none now (down).`,
+			showALT, programMapServer),
 		showCommand("map-resolver", "Show the map-resolvers of an xTR", "", showMapResolvers, programXTR),
 		showCommand("subscriptions [EID]", "Show who a map-server tells of changes",
 			`Shows the xTRs that subscribed to EIDs (RFC 9437) and so are told when a mapping

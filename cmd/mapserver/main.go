@@ -47,7 +47,19 @@ func run(ctx context.Context, path string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	srv, err := server.New(ctx, serverConfig(cfg, log), store)
+	overlay, err := newOverlay(cfg, log)
+	if err != nil {
+		return err
+	}
+	running := false
+	defer func() {
+		if !running {
+			err = errors.Join(err, overlay.close())
+		}
+	}()
+	sc := serverConfig(cfg, log)
+	sc.ALT = overlay.alt()
+	srv, err := server.New(ctx, sc, store)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -66,12 +78,14 @@ func run(ctx context.Context, path string) (err error) {
 	}
 	log.Info("mapserver is up", "listen", fmt.Sprint(conn.Addrs()), "sites", len(cfg.Sites), "version", daemon.Version())
 	g, ctx := errgroup.WithContext(ctx)
+	running = true
+	g.Go(func() error { return overlay.run(ctx) })
 	g.Go(func() error { daemon.KeepSmall(ctx); return nil })
 	g.Go(func() error { daemon.Supervise(ctx, log, api.Probe(srv.Stats)); return nil })
 	g.Go(func() error { return srv.Run(ctx, conn, runtime.GOMAXPROCS(0)) })
 	g.Go(func() error {
 		return api.Serve(ctx, api.Config{Socket: cfg.API.Socket, Logger: log},
-			api.Admin("mapserver", srv.Stats), api.Mappings(srv), api.Sites(srv))
+			api.Admin("mapserver", srv.Stats), api.Mappings(srv), api.Sites(srv), api.ALT(overlay.view()))
 	})
 	if cfg.HTTP.Listen.IsValid() {
 		g.Go(func() error {

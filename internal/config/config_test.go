@@ -116,7 +116,7 @@ func TestExampleHost(t *testing.T) {
 // TestExamplesHaveAllKeys: whatever key is read can be seen in an example.
 func TestExamplesHaveAllKeys(t *testing.T) {
 	var examples []byte
-	for _, name := range []string{"testdata/xtr.yml", "testdata/host.yml", "testdata/pitr.yml", "testdata/site-bgp.yml", "testdata/mapserver.yml"} {
+	for _, name := range []string{"testdata/xtr.yml", "testdata/host.yml", "testdata/pitr.yml", "testdata/site-bgp.yml", "testdata/mapserver.yml", "testdata/alt.yml"} {
 		b, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
@@ -383,7 +383,7 @@ func TestDetect(t *testing.T) {
 // with places inside the file, and never a panic.
 func FuzzParse(f *testing.F) {
 	files, _ := filepath.Glob("testdata/bad/*.yml")
-	for _, name := range append(files, "testdata/xtr.yml", "testdata/host.yml", "testdata/pitr.yml", "testdata/site-bgp.yml", "testdata/mapserver.yml") {
+	for _, name := range append(files, "testdata/xtr.yml", "testdata/host.yml", "testdata/pitr.yml", "testdata/site-bgp.yml", "testdata/mapserver.yml", "testdata/alt.yml") {
 		data, err := os.ReadFile(name)
 		if err != nil {
 			f.Fatal(err)

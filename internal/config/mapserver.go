@@ -23,9 +23,11 @@ type MapServer struct {
 	ReplyRate      ReplyRate
 	LISPSec        LISPSec
 	PubSub         PubSub
-	API            API
-	HTTP           HTTP
-	Log            Log
+	// ALT is nil where there is none.
+	ALT  *ALT
+	API  API
+	HTTP HTTP
+	Log  Log
 	// Warnings are doubts that did not stop the file from being used.
 	Warnings Errors
 }
@@ -147,6 +149,7 @@ func (c *MapServer) read(o *object) {
 	}
 	c.readLISPSec(o.get("lisp_sec"))
 	c.readPubSub(o.get("pubsub"))
+	c.readALT(o.get("alt"))
 	c.API = o.get("api").api("/run/eidolon/mapserver.sock")
 	c.HTTP = o.get("http").http(9342)
 	c.Log = o.get("log").log()

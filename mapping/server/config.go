@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/alt"
 	"github.com/eidolon-lisp/eidolon/mapping/auth"
 	"github.com/eidolon-lisp/eidolon/mapping/wire"
 )
@@ -41,6 +42,9 @@ type Config struct {
 	PubSub PubSub
 	// LISPSec is how Map-Requests are protected.
 	LISPSec LISPSec
+	// ALT, if not nil, is where Map-Requests of instance 0 go that nothing here is
+	// the longest match for, and where others come from (RFC 6836).
+	ALT *alt.Router
 	// Logger; nil discards.
 	Logger *slog.Logger
 	// Now is the clock; nil is time.Now.

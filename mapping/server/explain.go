@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/alt"
 )
 
 // Outcome says how a Map-Request is dealt with.
@@ -18,9 +19,11 @@ const (
 	OutcomeForward
 	// OutcomeNegative: the map-server answers that there is no mapping.
 	OutcomeNegative
+	// OutcomeALT: it goes on over the ALT.
+	OutcomeALT
 )
 
-var outcomeNames = [...]string{"reply", "forward", "negative"}
+var outcomeNames = [...]string{"reply", "forward", "negative", "alt"}
 
 // String returns the name used in the API and output.
 func (o Outcome) String() string {
@@ -91,7 +94,21 @@ func (s *Server) Explain(e mapping.EID, itr netip.Addr) Explanation {
 		}
 		return x
 	}
+	if f := r.finding; r.beyond && f.Kind == alt.Forward {
+		x.Outcome = OutcomeALT
+		x.because(fmt.Sprintf("the ALT has a longer route, %v by %v, than what is known here", f.Prefix, f.NextHop))
+		return x
+	}
 	x.Records = withLowestTTL(r.found)
+	if f := r.finding; r.beyond && f.Kind != alt.Unknown {
+		x.Outcome = OutcomeNegative
+		why := fmt.Sprintf("it is in the aggregate %v of ours, inside of which no longer route covers it", f.Prefix)
+		if f.Kind == alt.Down {
+			why = fmt.Sprintf("%v is a component of an aggregate of ours, and nobody announces it now", f.Prefix)
+		}
+		x.because(why)
+		return x
+	}
 	rec := x.Records[0]
 	_, v, ok := lookup(t, rec.EID)
 	if !ok {

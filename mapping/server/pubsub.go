@@ -605,7 +605,7 @@ func (s *Server) subscribe(now time.Time, r *reader, op subscribe) *confirmation
 // now; a new one is to the EID-prefix that answers.
 func (s *Server) claimed(now time.Time, r *reader, m *wire.MapRequest, e mapping.EID, limit int, c *confirmation) (recs []*mapping.Record, ok bool) {
 	by, leaves := c.by, unsubscribes(m)
-	answers := r.resolve(s.table.Load(), e, false, limit) == nil &&
+	answers := r.resolve(s.table.Load(), e, false, limit) == nil && !r.across() &&
 		!(r.found[0].Negative() && (r.found[0].Action == mapping.DropPolicy || r.found[0].Action == mapping.SendMapRequest))
 	x := s.pubsub.get(e, by.XTRID)
 	key := e
@@ -614,7 +614,7 @@ func (s *Server) claimed(now time.Time, r *reader, m *wire.MapRequest, e mapping
 		key = r.found[0].EID
 		x = s.pubsub.get(key, by.XTRID)
 	case !answers && !leaves:
-		// An ETR answers, and nobody would tell us of changes; or nobody may
+		// An ETR or another map-server answers, and nobody would tell us of changes; or nobody may
 		// know.
 		return nil, false
 	}

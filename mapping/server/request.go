@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/alt"
 	"github.com/eidolon-lisp/eidolon/mapping/auth"
 	"github.com/eidolon-lisp/eidolon/mapping/wire"
 )
@@ -43,6 +44,11 @@ type reader struct {
 	walker   *mapping.Walker[entry]
 	more     more
 	scratch  mapping.Record // what of it is being encoded
+
+	// beyond: what is known here is not the longest match, but what the ALT
+	// says, which is finding.
+	beyond  bool
+	finding alt.Finding
 }
 
 func (s *Server) newReader() *reader {
@@ -145,6 +151,9 @@ type request struct {
 	hops   uint8
 	// secured: r.ecm has LISP-SEC data, and the reply must have some too.
 	secured bool
+	// crossed: it came over the ALT, by this tunnel.
+	crossed bool
+	by      alt.Link
 }
 
 // request answers or forwards the Map-Request in r.req (RFC 9301 sections 8.3
@@ -181,7 +190,7 @@ func (r *reader) request(q request) {
 	if q.secured && !r.open(&q) {
 		return
 	}
-	if !r.ordinary && len(s.pubsub.subscribers) > 0 && r.subscribes(&q) {
+	if !r.ordinary && !q.crossed && len(s.pubsub.subscribers) > 0 && r.subscribes(&q) {
 		return
 	}
 	itr := s.itrRLOC(m, q)
@@ -206,6 +215,10 @@ func (r *reader) request(q request) {
 		}
 		if n := r.answer(t, e, &q, reply.limit); n != nil {
 			r.forward(n, e, q)
+			continue
+		}
+		if r.across() {
+			r.cross(e, q)
 			continue
 		}
 		// RFC 9301 section 5.3. An ETR may reach an ITR-RLOC that we can't, so
@@ -267,6 +280,13 @@ func (r *reader) resolve(t *table, e mapping.EID, authoritative bool, limit int)
 	addr := e.Prefix.Addr()
 	host := mapping.EID{IID: e.IID, Prefix: netip.PrefixFrom(addr, addr.BitLen()), Source: e.Source}
 	found, v, ok := lookup(t, e)
+	narrowed := false
+	if r.beyond = false; r.s.alt != nil && e.IID == 0 && !e.Source.IsValid() {
+		if r.askALT(t, e, found, ok) {
+			return nil
+		}
+		narrowed = r.s.alt.Narrow(found.Prefix, addr) != found.Prefix
+	}
 	if !ok {
 		if r.hole(t, e, limit) {
 			return nil
@@ -280,7 +300,7 @@ func (r *reader) resolve(t *table, e mapping.EID, authoritative bool, limit int)
 	// section 8.3).
 	rec, origin := v.current()
 	hole := origin == OriginNone && e.IsHost()
-	if !hole && !found.Source.IsValid() && r.withMoreSpecifics(t, rec, found, limit) {
+	if !hole && !narrowed && !found.Source.IsValid() && r.withMoreSpecifics(t, rec, found, limit) {
 		return nil
 	}
 	// One record, narrowed to the part that holds the address alone.
@@ -292,6 +312,11 @@ func (r *reader) resolve(t *table, e mapping.EID, authoritative bool, limit int)
 		return r.resolve(t, host, authoritative, limit)
 	default:
 		part = host // only EIDs with a source hold it
+	}
+	if narrowed && part != host {
+		if p := r.s.alt.Narrow(found.Prefix, addr); p.Bits() > part.Prefix.Bits() {
+			part.Prefix = p
+		}
 	}
 	part.Source = found.Source
 	if part != rec.EID {

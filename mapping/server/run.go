@@ -33,12 +33,16 @@ const (
 // nil, or the error of that last commit. It fails when conn is closed by
 // somebody else. It may be called once.
 func (s *Server) Run(ctx context.Context, conn udp.Conn, readers int) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	var wg sync.WaitGroup
 	for _, q := range udp.Queues(conn, readers) {
 		wg.Go(func() { s.read(q) })
 	}
 	gone := make(chan struct{})
 	go func() { wg.Wait(); close(gone) }()
+	across := make(chan struct{})
+	go func() { defer close(across); s.readALT(ctx, udp.NewSender(conn)) }()
 
 	// A commit that has begun is not called off: it would leave its
 	// Map-Notifies unsent for nothing.
@@ -82,6 +86,8 @@ func (s *Server) Run(ctx context.Context, conn udp.Conn, readers int) error {
 			out = s.send(sender, notifies, out)
 		}
 	}
+	stop()
+	<-across
 	conn.Close()
 	<-gone
 	last, cancel := context.WithTimeout(commits, stopTimeout)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/eidolon-lisp/eidolon/internal/fanout"
 	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/alt"
 )
 
 // Server is a map-server and map-resolver. Make one with New; its methods may
@@ -37,6 +38,7 @@ type Server struct {
 	acks          chan ack
 	wake          chan struct{}
 	security      security
+	alt           *alt.Router // nil: none
 
 	// Safe for several goroutines.
 	table      atomic.Pointer[table]
@@ -120,6 +122,7 @@ func New(ctx context.Context, cfg Config, store mapping.Store) (*Server, error) 
 		replies:    newReplyLimiter(cfg.ReplyRate),
 		credits:    newCredits(),
 		security:   newSecurity(cfg.LISPSec),
+		alt:        cfg.ALT,
 		refusals:   rate.NewLimiter(5, 20),
 		nonces:     make(map[nonceKey]*nonceState),
 		standings:  newStandings(),

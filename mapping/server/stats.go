@@ -72,6 +72,11 @@ const (
 	dropSecurityUnknownKey
 	dropSecurityUnwrap
 
+	// LISP+ALT.
+	altMapRequests
+	dropALTSecured
+	dropALTLoop
+
 	// Why a Map-Register was refused.
 	refusedNoRecords
 	refusedNotIPEID
@@ -148,6 +153,9 @@ var counterNames = [numCounters]string{
 	dropSecurityWrapping:      "drop_lisp_sec_wrapping",
 	dropSecurityUnknownKey:    "drop_lisp_sec_unknown_key",
 	dropSecurityUnwrap:        "drop_lisp_sec_unwrap",
+	altMapRequests:            "alt_map_requests",
+	dropALTSecured:            "drop_alt_lisp_sec",
+	dropALTLoop:               "drop_alt_loop",
 	refusedNoRecords:          "refused_no_records",
 	refusedNotIPEID:           "refused_not_ip_eid",
 	refusedNoSite:             "refused_no_site",
@@ -179,9 +187,8 @@ func (cs *counters) add(c counter, n uint64) {
 
 // Stats walks all counters, which only grow, and then the gauges eids
 // (everything in the table), mappings (put over the API), registrations and
-// store_pending (changes that the store has not taken yet) and subscriptions_active.
-// The names never
-// change.
+// store_pending (changes that the store has not taken yet) and subscriptions_active,
+// and with an ALT what that counts. The names never change.
 func (s *Server) Stats() iter.Seq2[string, uint64] {
 	return func(yield func(string, uint64) bool) {
 		for c := counter(1); c < numCounters; c++ {
@@ -209,6 +216,9 @@ func (s *Server) Stats() iter.Seq2[string, uint64] {
 			if !yield(g.name, uint64(g.value)) {
 				return
 			}
+		}
+		if s.alt != nil {
+			s.alt.Stats()(yield)
 		}
 	}
 }

@@ -81,6 +81,16 @@ func (m *ECM) Decode(b []byte) error {
 	return c.err
 }
 
+// DecodePacket is Decode for the packet inside alone: a Map-Request as it crosses
+// the ALT (RFC 6836 section 3).
+func (m *ECM) DecodePacket(b []byte) error {
+	*m = ECM{}
+	c := cursor{msg: "ALT datagram", b: b}
+	src, dst, udp := m.ip(&c)
+	m.udp(&c, src, dst, udp)
+	return c.err
+}
+
 // ip reads the inner IP header and returns the length of the UDP datagram.
 func (m *ECM) ip(c *cursor) (src, dst netip.Addr, udp int) {
 	if c.err != nil {
@@ -159,14 +169,9 @@ func (m *ECM) udp(c *cursor, src, dst netip.Addr, size int) {
 // AppendBinary appends the ECM. It fails with ErrInvalid when Src and Dst are
 // not of one family, or Security and SecurityData do not go together.
 func (m *ECM) AppendBinary(b []byte) ([]byte, error) {
-	at, src, dst := len(b), m.Src.Addr(), m.Dst.Addr()
-	switch {
-	case !src.IsValid() || !dst.IsValid() || src.Is4() != dst.Is4():
-		return b, invalid(TypeECM, "inner addresses %v and %v are not of one family", src, dst)
-	case !m.Security && len(m.SecurityData) > 0:
+	at := len(b)
+	if !m.Security && len(m.SecurityData) > 0 {
 		return b, invalid(TypeECM, "security data without the S bit")
-	case len(m.Message) > MaxMessage:
-		return finish(append(b, m.Message...), at, TypeECM, nil)
 	}
 	if m.Security {
 		if n, err := ecmSecuritySize(m.SecurityData); err != nil || n != len(m.SecurityData) {
@@ -175,7 +180,20 @@ func (m *ECM) AppendBinary(b []byte) ([]byte, error) {
 	}
 	b = append(b, byte(TypeECM)<<4|bit(m.Security, 0x08)|bit(m.DDT, 0x04)|bit(m.ToETR, 0x02)|bit(m.ToMapServer, 0x01), 0, 0, 0)
 	b = append(b, m.SecurityData...)
+	b, err := m.AppendPacket(b)
+	return finish(b, at, TypeECM, err)
+}
 
+// AppendPacket appends the packet inside alone. It fails with ErrInvalid when Src
+// and Dst are not of one family.
+func (m *ECM) AppendPacket(b []byte) ([]byte, error) {
+	at, src, dst := len(b), m.Src.Addr(), m.Dst.Addr()
+	switch {
+	case !src.IsValid() || !dst.IsValid() || src.Is4() != dst.Is4():
+		return b, invalid(TypeECM, "inner addresses %v and %v are not of one family", src, dst)
+	case len(m.Message) > MaxMessage:
+		return finish(append(b, m.Message...), at, TypeECM, nil)
+	}
 	hops, size := m.HopLimit, udpHeader+len(m.Message)
 	if hops == 0 {
 		hops = DefaultHopLimit

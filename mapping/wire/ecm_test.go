@@ -283,3 +283,30 @@ func TestECMSecurityData(t *testing.T) {
 		t.Errorf("largest message: %v", err)
 	}
 }
+
+// What is inside of an ECM crosses the ALT alone, and is the same packet.
+func TestECMPacket(t *testing.T) {
+	for _, ends := range [][2]string{{"192.0.2.1:61000", "10.1.0.1:4342"}, {"[2001:db8::1]:61000", "[2001:db8:e::1]:4342"}} {
+		m := ECM{Src: netip.MustParseAddrPort(ends[0]), Dst: netip.MustParseAddrPort(ends[1]), HopLimit: 7, Message: []byte{0x10, 2, 3}}
+		whole, err := m.AppendBinary(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		packet, err := m.AppendPacket([]byte{9})
+		if err != nil || !bytes.Equal(packet[1:], whole[4:]) {
+			t.Errorf("%x, %v, want %x", packet, err, whole[4:])
+		}
+		var got ECM
+		if err := got.DecodePacket(packet[1:]); err != nil || got.Src != m.Src || got.Dst != m.Dst || got.HopLimit != 7 || !bytes.Equal(got.Message, m.Message) {
+			t.Errorf("%+v, %v", got, err)
+		}
+		packet[len(packet)-1] ^= 1
+		if err := got.DecodePacket(packet[1:]); !errors.Is(err, ErrBadChecksum) {
+			t.Errorf("a packet that was changed: %v", err)
+		}
+	}
+	mixed := ECM{Src: netip.MustParseAddrPort("192.0.2.1:1"), Dst: netip.MustParseAddrPort("[2001:db8::1]:4342"), Message: []byte{1}}
+	if b, err := mixed.AppendPacket([]byte{9}); !errors.Is(err, ErrInvalid) || len(b) != 1 {
+		t.Errorf("%x, %v", b, err)
+	}
+}

@@ -94,6 +94,8 @@ const (
 	MapRequestOutcome_MAP_REQUEST_OUTCOME_FORWARD MapRequestOutcome = 2
 	// The map-server answers that there is no mapping.
 	MapRequestOutcome_MAP_REQUEST_OUTCOME_NEGATIVE MapRequestOutcome = 3
+	// It goes on to another map-server over the ALT (RFC 6836).
+	MapRequestOutcome_MAP_REQUEST_OUTCOME_ALT MapRequestOutcome = 4
 )
 
 // Enum value maps for MapRequestOutcome.
@@ -103,12 +105,14 @@ var (
 		1: "MAP_REQUEST_OUTCOME_REPLY",
 		2: "MAP_REQUEST_OUTCOME_FORWARD",
 		3: "MAP_REQUEST_OUTCOME_NEGATIVE",
+		4: "MAP_REQUEST_OUTCOME_ALT",
 	}
 	MapRequestOutcome_value = map[string]int32{
 		"MAP_REQUEST_OUTCOME_UNSPECIFIED": 0,
 		"MAP_REQUEST_OUTCOME_REPLY":       1,
 		"MAP_REQUEST_OUTCOME_FORWARD":     2,
 		"MAP_REQUEST_OUTCOME_NEGATIVE":    3,
+		"MAP_REQUEST_OUTCOME_ALT":         4,
 	}
 )
 
@@ -1299,12 +1303,13 @@ const file_eidolon_v1_mapping_proto_rawDesc = "" +
 	"\x15MAPPING_ORIGIN_STATIC\x10\x01\x12\x1d\n" +
 	"\x19MAPPING_ORIGIN_REGISTERED\x10\x02\x12\x16\n" +
 	"\x12MAPPING_ORIGIN_API\x10\x03\x12\x17\n" +
-	"\x13MAPPING_ORIGIN_NONE\x10\x04*\x9a\x01\n" +
+	"\x13MAPPING_ORIGIN_NONE\x10\x04*\xb7\x01\n" +
 	"\x11MapRequestOutcome\x12#\n" +
 	"\x1fMAP_REQUEST_OUTCOME_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19MAP_REQUEST_OUTCOME_REPLY\x10\x01\x12\x1f\n" +
 	"\x1bMAP_REQUEST_OUTCOME_FORWARD\x10\x02\x12 \n" +
-	"\x1cMAP_REQUEST_OUTCOME_NEGATIVE\x10\x032\xa9\x06\n" +
+	"\x1cMAP_REQUEST_OUTCOME_NEGATIVE\x10\x03\x12\x1b\n" +
+	"\x17MAP_REQUEST_OUTCOME_ALT\x10\x042\xa9\x06\n" +
 	"\x0eMappingService\x12K\n" +
 	"\n" +
 	"GetMapping\x12\x1d.eidolon.v1.GetMappingRequest\x1a\x1e.eidolon.v1.GetMappingResponse\x12S\n" +
