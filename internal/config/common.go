@@ -201,7 +201,7 @@ func Detect(path string) (Kind, error) {
 	o, _ := root.object()
 	only := map[Kind][]string{
 		KindXTR:       {"locator_sets", "database_mappings", "map_servers", "map_resolvers", "instances", "map_cache", "miss", "plane", "use_petr", "proxy_itr", "proxy_etr", "host"},
-		KindMapServer: {"listen", "sites", "static_mappings", "request_rate"},
+		KindMapServer: {"listen", "sites", "static_mappings", "request_rate", "alt"},
 	}
 	count := make(map[Kind]int)
 	for kind, keys := range only {

@@ -92,3 +92,12 @@ var lcaf = Family{"Addresses (RFC 8060, 9306, 9735)", []Rule{
 	{ID: "LC102", RFC: "8060 §4.10.4", Text: "Nested addresses are read up to a fixed depth, deeper ones refused."},
 	{ID: "LC103", RFC: "8060 §3", Text: "Reserved fields are sent as zero and ignored."},
 }}
+
+var lispALT = Family{"LISP+ALT (RFC 6836)", []Rule{
+	{ID: "LA1", RFC: "6836 §3.1 §5.1", Text: "A Map-Request crosses the ALT without encapsulation, from an RLOC of the ITR to the EID, by the longest route at each hop."},
+	{ID: "LA2", RFC: "6836 §4.1", Text: "What comes over the ALT is limited at each tunnel, and what is no Map-Request is refused."},
+	{ID: "LA3", RFC: "6836 §4.2", Text: "In an aggregate that we announce, what no site has is answered with Natively-Forward, and what is down with Drop."},
+	{ID: "LA4", RFC: "6836 §4.2", Text: "An aggregate is announced while it has a component, or always by configuration."},
+	{ID: "LA5", RFC: "6836 §4.2", Text: "What is inside of an aggregate is announced beyond only to those who announce the aggregate too."},
+	{ID: "LA6", RFC: "6836 §5 §5.1", Text: "Map-Replies go over the underlay, and RLOC-probes do not cross the ALT."},
+}}

@@ -23,7 +23,7 @@ type event struct {
 }
 
 // promised are the tests that other pages point to.
-var promised = regexp.MustCompile(`^Test((A|I|E|S|R|P|L|DP|LC)[0-9]+|Abuse)_`)
+var promised = regexp.MustCompile(`^Test((A|I|E|S|R|P|L|DP|LC|LA)[0-9]+|Abuse)_`)
 
 func main() { os.Exit(report(os.Stdin, os.Stdout, os.Getenv("CI") == "true")) }
 

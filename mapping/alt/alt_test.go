@@ -71,7 +71,7 @@ func (r *Router) stat(name string) uint64 {
 }
 
 // The example of RFC 6836 section 4.2, and what goes up and down from there.
-func TestFind(t *testing.T) {
+func TestLA3_Find(t *testing.T) {
 	r := regional(t, &fake{})
 	r.Update([]bgp.Received{route("0.0.0.0/0", "172.16.0.2"), route("10.1.0.0/24", "172.16.1.2"), route("10.1.192.0/24", "172.16.2.2"), route("2001:db8::/32", "fd00:0::2")})
 	for _, c := range []struct{ ask, want, part string }{
@@ -132,7 +132,7 @@ func TestFind(t *testing.T) {
 }
 
 // An aggregate is announced while something is inside, or always.
-func TestAggregates(t *testing.T) {
+func TestLA4_Aggregates(t *testing.T) {
 	r := regional(t, &fake{})
 	check := func(why string, wantUp, wantDown []netip.Prefix) {
 		t.Helper()
@@ -161,7 +161,7 @@ func TestAggregates(t *testing.T) {
 }
 
 // Only Map-Requests come in, at a pace for each tunnel.
-func TestTake(t *testing.T) {
+func TestLA2_Take(t *testing.T) {
 	r := regional(t, &fake{})
 	now := time.Unix(1000, 0)
 	m := wire.MapRequest{Nonce: 7, ITRRLOCs: []wire.Address{wire.IPAddress(addr("192.0.2.1"))}}

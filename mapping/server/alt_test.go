@@ -7,6 +7,7 @@ import (
 
 	"github.com/eidolon-lisp/eidolon/mapping"
 	"github.com/eidolon-lisp/eidolon/mapping/alt"
+	"github.com/eidolon-lisp/eidolon/mapping/auth"
 	"github.com/eidolon-lisp/eidolon/mapping/bgp"
 	"github.com/eidolon-lisp/eidolon/mapping/wire"
 )
@@ -45,14 +46,15 @@ func altBench(t *testing.T) (*bench, *tunnels, *alt.Router) {
 		list = append(list, bgp.Received{Prefix: netip.MustParsePrefix(p), From: addr(next), NextHop: addr(next)})
 	}
 	router.Update(list)
-	cfg := twoSites()
+	cfg := securedSites()
+	cfg.LISPSec.Instances = map[uint32]auth.SecurityPolicy{7: auth.SecurityRequired}
 	cfg.ALT = router
 	return newBench(t, cfg, newMemStore()), links, router
 }
 
 // What is here is answered here, if nothing longer is elsewhere; what neither the
 // ALT nor anybody here has is a hole of both.
-func TestALTAnswers(t *testing.T) {
+func TestLA1_Routes(t *testing.T) {
 	b, links, _ := altBench(t)
 	b.register(registering{proxy: true, records: []*mapping.Record{rec("10.1.0.0/16", "192.0.2.1")}})
 	b.register(registering{key: rightKey, proxy: true, records: []*mapping.Record{rec("10.2.0.0/16", "192.0.2.2")}})
@@ -105,7 +107,7 @@ func TestALTAnswers(t *testing.T) {
 
 // A Map-Request that comes over the ALT is answered to the ITR over the underlay,
 // forwarded to an ETR, or goes on, and never in circles.
-func TestALTForwarding(t *testing.T) {
+func TestLA6_Forwarding(t *testing.T) {
 	b, links, _ := altBench(t)
 	b.register(registering{key: rightKey, records: []*mapping.Record{rec("10.2.0.0/16", "192.0.2.2")}})
 	come := func(e string, by alt.Link, hops uint8, change func(*wire.MapRequest)) []datagram {
@@ -168,5 +170,23 @@ func TestALTForwarding(t *testing.T) {
 	}
 	if stats["alt_sent"] != 4 || stats["alt_map_requests"] != 10 || stats["alt_routes"] != 4 {
 		t.Errorf("%v", stats)
+	}
+}
+
+// What LISP-SEC protects does not cross, as the key in it would be in the open; an
+// answer from here is protected as any. What must be protected is denied, whatever
+// was asked before.
+func TestALTProtected(t *testing.T) {
+	b, links, _ := altBench(t)
+	if out := b.askProtected(protected{eids: []mapping.EID{eid("10.200.0.1")}}); len(out) != 0 || len(links.sent) != 0 || b.count(dropALTSecured) != 1 {
+		t.Errorf("%d answers, %d over the ALT, %d dropped", len(out), len(links.sent), b.count(dropALTSecured))
+	}
+	if got := b.verified(b.askProtected(protected{eids: []mapping.EID{eid("10.34.0.1")}})); len(got.records) != 1 || !strings.Contains(got.records[0], "drop") {
+		t.Errorf("%+v", got)
+	}
+	b.ask(asking{eids: []mapping.EID{eid("10.200.0.1")}})
+	b.wantAnswer("[7]10.200.0.1", "[7]10.200.0.1/32 ttl 1m drop-policy-denied")
+	if len(links.sent) != 1 {
+		t.Errorf("%d over the ALT", len(links.sent))
 	}
 }

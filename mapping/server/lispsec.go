@@ -164,6 +164,7 @@ const securityRoom = 4 + 8 + (2 + 2 + iidHeader + sourceHeader + 2*16) + 16 + 4 
 // 9303 section 6.7): a proxy reply where that is what the site wants; else one
 // of its ETRs that can sign; else a negative reply that says that none can.
 func (r *reader) answer(t *table, e mapping.EID, q *request, limit int) (forward *node) {
+	r.beyond = false
 	if !q.secured {
 		if r.s.security.demanding && r.s.security.policy(e.IID) == auth.SecurityRequired {
 			r.s.counters.inc(deniedUnprotected)

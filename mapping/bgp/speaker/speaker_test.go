@@ -276,7 +276,7 @@ func TestReceive(t *testing.T) {
 
 // With a transit, what one neighbour says is told to the others, with our AS and
 // address; what is inside of an aggregate only to those who may hear it.
-func TestTransit(t *testing.T) {
+func TestLA5_Transit(t *testing.T) {
 	r, n := neighbour(t, nil)
 	other, m := neighbour(t, func(c *bgptest.Config) { c.AS, c.Addr, c.RouterID = 64502, addr("127.0.0.3"), addr("192.0.2.3") })
 	equal, e := neighbour(t, func(c *bgptest.Config) { c.AS, c.Addr, c.RouterID = 64503, addr("127.0.0.4"), addr("192.0.2.4") })
