@@ -30,7 +30,7 @@ type overlay struct {
 	own     []netip.Prefix
 }
 
-// newOverlay makes the tunnels. Either run or close follows.
+// newOverlay makes the tunnels. close follows.
 func newOverlay(cfg *config.MapServer, log *slog.Logger) (_ *overlay, err error) {
 	if cfg.ALT == nil {
 		return nil, nil
@@ -98,10 +98,11 @@ func (a *overlay) aggregate() {
 	}
 }
 
-// run has the sessions and takes what comes by the tunnels until ctx ends; then it
-// removes the tunnels.
+// run has the sessions and takes what comes by the tunnels until ctx ends, and a
+// second more, as neighbours need time to send elsewhere.
 func (a *overlay) run(ctx context.Context) error {
 	if a == nil {
+		<-ctx.Done()
 		return nil
 	}
 	packets, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -112,10 +113,10 @@ func (a *overlay) run(ctx context.Context) error {
 	})
 	err := a.speaker.Run(ctx)
 	stop()
-	return errors.Join(err, g.Wait(), a.close())
+	return errors.Join(err, g.Wait())
 }
 
-// close removes the tunnels without run.
+// close removes the tunnels; nothing is sent any more.
 func (a *overlay) close() error {
 	if a == nil {
 		return nil

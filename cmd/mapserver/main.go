@@ -51,12 +51,7 @@ func run(ctx context.Context, path string) (err error) {
 	if err != nil {
 		return err
 	}
-	running := false
-	defer func() {
-		if !running {
-			err = errors.Join(err, overlay.close())
-		}
-	}()
+	defer func() { err = errors.Join(err, overlay.close()) }()
 	sc := serverConfig(cfg, log)
 	sc.ALT = overlay.alt()
 	srv, err := server.New(ctx, sc, store)
@@ -78,11 +73,11 @@ func run(ctx context.Context, path string) (err error) {
 	}
 	log.Info("mapserver is up", "listen", fmt.Sprint(conn.Addrs()), "sites", len(cfg.Sites), "version", daemon.Version())
 	g, ctx := errgroup.WithContext(ctx)
-	running = true
-	g.Go(func() error { return overlay.run(ctx) })
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	g.Go(func() error { defer stop(); return overlay.run(ctx) })
 	g.Go(func() error { daemon.KeepSmall(ctx); return nil })
 	g.Go(func() error { daemon.Supervise(ctx, log, api.Probe(srv.Stats)); return nil })
-	g.Go(func() error { return srv.Run(ctx, conn, runtime.GOMAXPROCS(0)) })
+	g.Go(func() error { return srv.Run(serving, conn, runtime.GOMAXPROCS(0)) })
 	g.Go(func() error {
 		return api.Serve(ctx, api.Config{Socket: cfg.API.Socket, Logger: log},
 			api.Admin("mapserver", srv.Stats), api.Mappings(srv), api.Sites(srv), api.ALT(overlay.view()))
