@@ -27,6 +27,7 @@ type world struct {
 	say   func(format string, args ...any) // progress
 	zone  *dfz.Zone
 	topo  dfz.Topology
+	from  string // where the sites are from
 	sites []*site
 	said  []announcement
 	table table
@@ -39,7 +40,7 @@ type sessionKey struct{ site, router int }
 // row begins a row of the world.
 func (w *world) row(kind string) measure.Run {
 	r := measure.New(kind, w.Arm, w.Variant)
-	r.Speakers, r.Sites, r.Seed = w.Speakers, w.Sites, w.Seed
+	r.Speakers, r.Sites, r.Seed, r.Source = w.Speakers, w.Sites, w.Seed, w.from
 	if w.Arm == measure.ArmMixed {
 		r.Adoption = w.Adoption
 	}
@@ -306,8 +307,8 @@ func (w *world) restarts(ctx context.Context) error {
 			return err
 		}
 		// Each router has a route to all that it had. How many paths it knows may differ
-		// a little: of two equally good ones GoBGP keeps the older, which now may be
-		// another, and what is told to whom hangs on that.
+		// a little: GoBGP leaves out some withdrawals (see dfz.Zone.Settle), which are
+		// made up for where something happens to a site, and not for all prefixes.
 		if after.Prefixes != before.Prefixes || math.Abs(float64(after.Paths-before.Paths)) > 0.01*float64(before.Paths) {
 			return fmt.Errorf("%d routes and %d paths after the restart of a session, %d and %d before", after.Prefixes, after.Paths, before.Prefixes, before.Paths)
 		}

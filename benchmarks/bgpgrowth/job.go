@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/eidolon-lisp/eidolon/benchmarks/bgpgrowth/dfz"
+	"github.com/eidolon-lisp/eidolon/benchmarks/bgpgrowth/internet"
 	"github.com/eidolon-lisp/eidolon/benchmarks/bgpgrowth/measure"
 )
 
@@ -32,6 +33,8 @@ type job struct {
 	Failures        int             // how many sites lose a provider
 	Restarts        int             // of sessions among speakers
 	Mapping         *mappingJob     // ArmEidolon: what is measured of the mapping system
+	PrefixToAS      string          // files to draw the sites from; "": published numbers
+	Relations       string          //
 	NoZone          bool            // without BGP, which is the same in all variants of an arm
 }
 
@@ -98,7 +101,12 @@ func (j job) run(ctx context.Context, say func(string, ...any)) ([]measure.Run, 
 		return nil, err
 	}
 	w := &world{job: j, say: say, topo: topo}
-	if w.sites, err = sites(j.Sites, j.Live, topo, rng); err != nil {
+	from, err := source(j.PrefixToAS, j.Relations)
+	if err != nil {
+		return nil, err
+	}
+	w.from = from.String()
+	if w.sites, err = sites(j.Sites, j.Live, from, topo, rng); err != nil {
 		return nil, err
 	}
 	if !j.NoZone {
@@ -112,6 +120,15 @@ func (j job) run(ctx context.Context, say func(string, ...any)) ([]measure.Run, 
 		}
 	}
 	return w.rows, nil
+}
+
+// source returns what sites are drawn from: files, or, without names, what is
+// published.
+func source(prefixToAS, relations string) (internet.Source, error) {
+	if prefixToAS == "" {
+		return internet.Published{}, nil
+	}
+	return internet.Read(prefixToAS, relations)
 }
 
 // measureJob runs a job in a process of its own and returns its rows, the one of

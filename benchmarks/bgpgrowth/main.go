@@ -2,6 +2,7 @@
 // and with Eidolon, on real speakers and a real mapping system.
 //
 //	go run ./benchmarks/bgpgrowth [--quick] [--report] [-match REGEXP] [-seed N] [-out DIR]
+//	    [-pfx2as FILE -asrel FILE]
 //
 // starts, in this machine, default-free zones of GoBGP speakers and sites that buy
 // from them, and counts routes, memory and the messages on the wire. The rows that it
@@ -36,6 +37,8 @@ type options struct {
 	seed   uint64
 	out    string
 	match  *regexp.Regexp // of the jobs, by what String says
+	// prefixToAS and relations are the files that sites are drawn from, if any.
+	prefixToAS, relations string
 }
 
 func parse(args []string, errOut io.Writer) (options, error) {
@@ -45,6 +48,8 @@ func parse(args []string, errOut io.Writer) (options, error) {
 	f.BoolVar(&o.quick, "quick", false, "small worlds only, in less than two minutes")
 	f.BoolVar(&o.report, "report", false, "measure nothing, write the report of the runs that are there")
 	f.Uint64Var(&o.seed, "seed", 1, "seed of the zones, the sites and what happens to them")
+	f.StringVar(&o.prefixToAS, "pfx2as", "", "CAIDA pfx2as table to draw the sites from, with -asrel (default: published distributions)")
+	f.StringVar(&o.relations, "asrel", "", "CAIDA AS relationships (serial-1) of about the same time")
 	f.StringVar(&o.out, "out", "", "directory of the results (default: benchmarks/results/bgpgrowth, or with -quick a temporary one)")
 	match := f.String("match", "", "measure only worlds that this regular expression matches, as \"arm A, 20 speakers\"")
 	if err := f.Parse(args); err != nil {
@@ -52,6 +57,9 @@ func parse(args []string, errOut io.Writer) (options, error) {
 	}
 	if f.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
+	}
+	if (o.prefixToAS == "") != (o.relations == "") {
+		return o, errors.New("-pfx2as and -asrel go together")
 	}
 	var err error
 	if o.match, err = regexp.Compile(*match); err != nil {
@@ -88,6 +96,13 @@ func run(ctx context.Context, o options) error {
 	if len(jobs) == 0 {
 		return fmt.Errorf("no world matches %q", o.match)
 	}
+	from, err := source(o.prefixToAS, o.relations)
+	if err != nil {
+		return err
+	}
+	for i := range jobs {
+		jobs[i].PrefixToAS, jobs[i].Relations = o.prefixToAS, o.relations
+	}
 	if o.out == "" {
 		o.out = filepath.Join("benchmarks", "results", "bgpgrowth")
 		if o.quick {
@@ -107,6 +122,11 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	defer file.Close()
+	for _, r := range file.Runs() {
+		if !o.report && (r.Seed != o.seed || r.Source != from.String()) {
+			return fmt.Errorf("%s has runs with seed %d and sites %s: give another -out", o.out, r.Seed, r.Source)
+		}
+	}
 	if !o.report {
 		if err := measureAll(ctx, jobs, n, file); err != nil {
 			return err
@@ -122,9 +142,13 @@ func report(o options, runs []measure.Run) error {
 		return err
 	}
 	defer f.Close()
+	sites := "none"
+	if len(runs) > 0 {
+		sites = fmt.Sprintf("%s, with seed %d", runs[0].Source, runs[0].Seed)
+	}
 	err = model.Report(f, model.Inputs{
 		Command: strings.TrimSpace("go run ./benchmarks/bgpgrowth " + strings.Join(os.Args[1:], " ")), Commit: rig.Commit(), Machine: rig.Machine(),
-		Sites: fmt.Sprintf("drawn with seed %d from the distributions of 2016, AS relationships of CAIDA and tables of RouteViews", o.seed),
+		Sites: sites,
 	}, runs)
 	return errors.Join(err, f.Close(), model.Plots(o.out, runs))
 }

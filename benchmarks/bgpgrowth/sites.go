@@ -2,12 +2,11 @@ package main
 
 import (
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"net/netip"
-	"sort"
 
 	"github.com/eidolon-lisp/eidolon/benchmarks/bgpgrowth/dfz"
+	"github.com/eidolon-lisp/eidolon/benchmarks/bgpgrowth/internet"
 )
 
 // site is a stub network.
@@ -27,39 +26,9 @@ type site struct {
 
 func (s *site) as() uint32 { return dfz.SiteAS(s.number) }
 
-// The published distributions of January and February 2016 (CAIDA AS relationships
-// and pfx2as of RouteViews).
-var (
-	// providerShares are stub ASes by their number of providers: 1, 2, 3, 4, and 5
-	// or more.
-	providerShares = []float64{19640, 18551, 4228, 1283, 978}
-	// prefixTails are points of the share of multihomed stubs with at least so many
-	// prefixes, and of those prefixes that are inside another of the same origin,
-	// for the stubs that have any.
-	prefixTail    = []tailPoint{{1, 1}, {2, 0.5}, {12, 0.1}, {65, 0.01}, {1461, 1. / 24971}}
-	specificTail  = []tailPoint{{1, 1}, {4, 0.1 / 0.224}, {30, 0.01 / 0.224}, {854, 1. / 24971 / 0.224}}
-	specificShare = 0.224
-)
-
-type tailPoint struct{ at, share float64 }
-
-// quantile returns how many a stub has that the share u of all exceeds: between the
-// points the tail is a power law.
-func quantile(tail []tailPoint, u float64) int {
-	i := sort.Search(len(tail), func(i int) bool { return tail[i].share <= u })
-	switch i {
-	case 0:
-		return int(tail[0].at)
-	case len(tail):
-		return int(tail[len(tail)-1].at)
-	}
-	a, b := tail[i-1], tail[i]
-	x := math.Log(u/a.share) / math.Log(b.share/a.share)
-	return int(a.at * math.Pow(b.at/a.at, x))
-}
-
-// sites makes n of them, the first live of which are multihomed and live.
-func sites(n, live int, t dfz.Topology, rng *rand.Rand) ([]*site, error) {
+// sites makes n of them like those that are drawn from a source, the first live of
+// which are multihomed and live.
+func sites(n, live int, from internet.Source, t dfz.Topology, rng *rand.Rand) ([]*site, error) {
 	pi := &space{next: 1 << 24, end: 100 << 24}
 	blocks := make(map[int]*space)
 	for i, r := range t.Edge {
@@ -71,20 +40,15 @@ func sites(n, live int, t dfz.Topology, rng *rand.Rand) ([]*site, error) {
 	list := make([]*site, n)
 	for i := range list {
 		s := &site{number: i, live: i < live}
-		k := pick(providerShares, rng) + 1
-		if s.live {
-			k = max(k, 2)
+		stub := from.Draw(rng)
+		for s.live && stub.Providers < 2 {
+			stub = from.Draw(rng)
 		}
-		s.providers = distinct(t.Edge, min(k, len(t.Edge)), rng)
-		total := quantile(prefixTail, 1-rng.Float64())
-		specifics := 0
-		if rng.Float64() < specificShare {
-			specifics = min(quantile(specificTail, 1-rng.Float64()), total-1)
-		}
+		s.providers = distinct(t.Edge, min(stub.Providers, len(t.Edge)), rng)
 		var err error
-		for j := range total - specifics {
-			inside := specifics / (total - specifics)
-			if j < specifics%(total-specifics) {
+		for j := range stub.Roots {
+			inside := stub.Specifics / stub.Roots
+			if j < stub.Specifics%stub.Roots {
 				inside++
 			}
 			bits := 24 - bitsFor(inside)
@@ -109,7 +73,7 @@ func sites(n, live int, t dfz.Topology, rng *rand.Rand) ([]*site, error) {
 				s.parts = append(s.parts, netip.PrefixFrom(addr(number(hole.Addr())+uint64(k)<<7), 25))
 			}
 		}
-		if s.eid, err = eids.take(24 - bitsFor(total-specifics)); err != nil {
+		if s.eid, err = eids.take(24 - bitsFor(stub.Roots)); err != nil {
 			return nil, fmt.Errorf("addresses for site %d of %d: %w", i, n, err)
 		}
 		list[i] = s
@@ -159,21 +123,6 @@ func addr(n uint64) netip.Addr {
 func number(a netip.Addr) uint64 {
 	b := a.As4()
 	return uint64(b[0])<<24 | uint64(b[1])<<16 | uint64(b[2])<<8 | uint64(b[3])
-}
-
-// pick returns an index with a chance that is proportional to its weight.
-func pick(weights []float64, rng *rand.Rand) int {
-	sum := 0.
-	for _, w := range weights {
-		sum += w
-	}
-	x := rng.Float64() * sum
-	for i, w := range weights {
-		if x -= w; x < 0 {
-			return i
-		}
-	}
-	return len(weights) - 1
 }
 
 // distinct picks n different ones of list.

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/eidolon-lisp/eidolon/benchmarks/bgpgrowth/dfz"
+	"github.com/eidolon-lisp/eidolon/benchmarks/bgpgrowth/internet"
 	"github.com/eidolon-lisp/eidolon/benchmarks/bgpgrowth/measure"
 )
 
@@ -17,7 +18,7 @@ func testSites(t *testing.T, n int) ([]*site, dfz.Topology) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	list, err := sites(n, 10, top, rng)
+	list, err := sites(n, 10, internet.Published{}, top, rng)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"io"
 	"math"
 	"os"
 	"testing"
 	"time"
 
+	"github.com/eidolon-lisp/eidolon/benchmarks/bgpgrowth/internet"
 	"github.com/eidolon-lisp/eidolon/benchmarks/bgpgrowth/measure"
 )
 
@@ -37,6 +39,9 @@ func TestMeasureJob(t *testing.T) {
 			kinds := make(map[string]int)
 			for _, r := range rows {
 				kinds[r.Kind]++
+				if r.Seed != j.Seed || r.Source != (internet.Published{}).String() {
+					t.Errorf("seed %d, sites %s", r.Seed, r.Source)
+				}
 				counted := []float64{r.Updates, r.Bytes}
 				switch {
 				case r.Kind == measure.KindMapping: // a second at rest may be without a message
@@ -77,5 +82,17 @@ func TestPlans(t *testing.T) {
 			}
 			seen[k] = true
 		}
+	}
+}
+
+func TestParse(t *testing.T) {
+	for _, bad := range [][]string{{"x"}, {"-match", "("}, {"-pfx2as", "f"}, {"-asrel", "f"}, {"-seed", "x"}} {
+		if _, err := parse(bad, io.Discard); err == nil {
+			t.Errorf("%q is taken", bad)
+		}
+	}
+	o, err := parse([]string{"--quick", "-seed", "7", "-pfx2as", "a", "-asrel", "b", "-out", "d"}, io.Discard)
+	if err != nil || !o.quick || o.seed != 7 || o.prefixToAS != "a" || o.relations != "b" || o.out != "d" {
+		t.Errorf("%+v, %v", o, err)
 	}
 }

@@ -214,7 +214,14 @@ func (p *pipe) write() error {
 			return nil
 		}
 		g.reset()
-		p.c.take(time.Now(), g.add)
+		p.c.take(time.Now(), func(x netip.Prefix, attrs string) {
+			// GoBGP does not keep what it has told whom, and may withdraw what it
+			// never announced. Others do not.
+			if _, said := p.said[x]; attrs == withdrawal && !said && p.relay.zone.watched[x] {
+				return
+			}
+			g.add(x, attrs)
+		})
 		at, ok := p.c.next()
 		var err error
 		if len(g.groups) > 0 {

@@ -274,12 +274,18 @@ func (z *Zone) CutLink(ctx context.Context, link int) (time.Time, error) {
 // relay has anything that waits.
 const rest = 400 * time.Millisecond
 
+// pause is how long nothing must be said before withdrawals that GoBGP left out are
+// added: they come later by that than they should.
+const pause = 60 * time.Millisecond
+
 // Settle waits until the zone is at rest and every speaker has a route to each of
 // want prefixes, and makes up for withdrawals of watched prefixes that GoBGP left
 // out. It fails when that takes longer than limit, besides what the relays hold
 // back.
 func (z *Zone) Settle(ctx context.Context, want int, limit time.Duration) error {
 	begin := time.Now()
+	var seen time.Time // the activity that was looked at
+	short := errors.New("there are still changes")
 	for {
 		if err := sleep(ctx, 20*time.Millisecond); err != nil {
 			return err
@@ -290,41 +296,46 @@ func (z *Zone) Settle(ctx context.Context, want int, limit time.Duration) error 
 		}
 		if waiting > 0 {
 			begin = time.Now()
-			continue
-		}
-		z.tracker.mu.Lock()
-		quiet := time.Since(z.tracker.activity)
-		z.tracker.mu.Unlock()
-		short := ""
-		if quiet >= rest {
-			for _, s := range z.speakers {
-				n, _, err := s.table(ctx)
-				if err != nil {
-					return err
-				}
-				if n != want {
-					short = fmt.Sprintf("speaker %d has routes to %d prefixes, expected %d", s.number, n, want)
-					break
-				}
-			}
-			if short == "" {
-				added, err := z.complete(ctx)
-				if err != nil {
-					return err
-				}
-				if added == 0 {
-					return z.errors()
-				}
-				continue
-			}
 		}
 		if time.Since(begin) > limit {
-			if short == "" {
-				short = "there are still changes"
-			}
-			return errors.Join(fmt.Errorf("no rest after %v: %s", limit, short), z.errors())
+			return errors.Join(fmt.Errorf("no rest after %v: %w", limit, short), z.errors())
+		}
+		z.tracker.mu.Lock()
+		last := z.tracker.activity
+		z.tracker.mu.Unlock()
+		quiet := time.Since(last)
+		// Once after each change, and then again at rest: an error may be about what
+		// is on its way before.
+		if quiet < pause || seen.Equal(last) && quiet < rest {
+			continue
+		}
+		seen = last
+		added, err := z.complete(ctx)
+		if added > 0 || waiting > 0 || quiet < rest {
+			continue
+		}
+		if err == nil {
+			err = z.short(ctx, want)
+		}
+		if err == nil {
+			return z.errors()
+		}
+		short = err
+	}
+}
+
+// short says which speaker has not routes to just want prefixes.
+func (z *Zone) short(ctx context.Context, want int) error {
+	for _, s := range z.speakers {
+		n, _, err := s.table(ctx)
+		if err != nil {
+			return err
+		}
+		if n != want {
+			return fmt.Errorf("speaker %d has routes to %d prefixes, expected %d", s.number, n, want)
 		}
 	}
+	return nil
 }
 
 func (z *Zone) errors() error {
@@ -384,6 +395,9 @@ func (p *pipe) complete(s *speaker, neighbour netip.Addr, as uint32, bests map[n
 		b, ok := bests[x]
 		should := ok && s.should(b, neighbour, as)
 		_, said := p.said[x]
+		if r := p.c.routes[x]; r != nil && r.waits {
+			said = r.want != withdrawal // it is about to be
+		}
 		switch {
 		case should && !said:
 			return 0, fmt.Errorf("speaker %d has %v by %v and has not told AS %d", s.number, x, b.path, as)

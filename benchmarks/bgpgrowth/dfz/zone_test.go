@@ -145,20 +145,19 @@ func TestComplete(t *testing.T) {
 	}
 	z.mustSettle(t, 1)
 	z.Track(nil)
+	// 3 hears from 0 of a prefix that 0 has no route to, and tells others.
+	attrs, err := attributes([]uint32{AS(0), SiteAS(9)}, speakerAddr(0))
+	if err != nil {
+		t.Fatal(err)
+	}
 	p := z.relays[3].both()[0] // from 0 to 3
 	p.mu.Lock()
-	p.said[gone] = "x"
-	kept := p.said[site]
+	p.c.add(time.Now(), gone, string(attrs))
 	p.mu.Unlock()
+	p.poke()
 	z.mustSettle(t, 1)
-	if c := z.Total(); c.Completed != 1 || c.Withdrawn != 1 || c.Updates != 1 {
+	if c := z.Total(); c.Completed != 1 || c.Announced < 2 || c.Withdrawn != c.Announced {
 		t.Errorf("%+v", c)
-	}
-	p.mu.Lock()
-	_, there := p.said[gone]
-	p.mu.Unlock()
-	if there || kept != "" {
-		t.Errorf("said of what is gone: %v; of a route of 3's customer, to 3: %q", there, kept)
 	}
 	q := z.relays[7].both()[1] // from 5 to 3
 	q.mu.Lock()

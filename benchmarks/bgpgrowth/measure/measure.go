@@ -70,7 +70,8 @@ type Run struct {
 	Zipf       float64 `csv:"zipf"`       // exponent of the traffic
 	Cache      float64 `csv:"cache_limit"`
 
-	Seed uint64 `csv:"seed"`
+	Seed   uint64 `csv:"seed"`
+	Source string `csv:"source"` // of the sites
 
 	// KindTable. Sums are over all speakers.
 	Prefixes   float64 `csv:"prefixes"`    // different ones that are announced at all
@@ -84,7 +85,7 @@ type Run struct {
 
 	// KindTable (from the first announcement to rest), KindFailure, KindRepair and
 	// KindRestart (from the event to rest): what went over the sessions.
-	Updates       float64 `csv:"updates"`         // UPDATE messages among speakers, as delivered
+	Updates       float64 `csv:"updates"`         // UPDATE messages among speakers, as delivered, but for withdrawals of what was not announced
 	Announced     float64 `csv:"nlri_announced"`  // prefixes in them
 	Withdrawn     float64 `csv:"nlri_withdrawn"`  //
 	Bytes         float64 `csv:"update_bytes"`    // of these messages, headers of BGP included
