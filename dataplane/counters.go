@@ -51,6 +51,7 @@ const (
 	HostCacheMisses // lookups that went to its prefixes
 	SlowEncap       // packets of the site that the kernel plane left to the user-space plane
 	SlowDecap       // datagrams that the kernel plane left to the user-space plane
+	KernelFull      // times that a mapping found no room in the kernel plane, and was left to the user-space plane
 
 	numCounters
 )
@@ -95,6 +96,7 @@ var counterNames = [numCounters]string{
 	HostCacheMisses: "host_cache_misses",
 	SlowEncap:       "slow_encap",
 	SlowDecap:       "slow_decap",
+	KernelFull:      "kernel_full",
 }
 
 // String returns the stable snake_case name.

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/cilium/ebpf"
-
 	"github.com/eidolon-lisp/eidolon/dataplane"
 	"github.com/eidolon-lisp/eidolon/mapping"
 )
@@ -46,6 +44,7 @@ func (c *copier) adopt() error {
 	byRLOC := make(map[uint32]*remote)
 	for _, l := range found {
 		c.lines[l.eid] = l
+		c.placed[family(l.eid)]++
 		if l.index == 0 || int(l.index) >= len(c.t.entries) {
 			if err := c.remove(&line{eid: l.eid}); err != nil { // the slow path finds out anew
 				return err
@@ -54,6 +53,10 @@ func (c *copier) adopt() error {
 		}
 		c.adoptLine(l, byRLOC, sets)
 	}
+	if err := c.flush(); err != nil {
+		return err
+	}
+	c.settle()
 	c.indices.without(func(i uint32) bool { return c.byIndex[i] != nil })
 	c.rlocs.without(func(i uint32) bool { return byRLOC[i] != nil })
 	c.slots.adopted()
@@ -149,18 +152,19 @@ func (c *copier) expire() error {
 		return nil
 	}
 	now := bootTime(time.Now())
+	var errs []error
 	for eid, l := range c.adopted {
 		switch {
 		case c.lines[eid] != l || l.entry != nil:
 			delete(c.adopted, eid)
 		case c.t.entries[l.index].Expires <= now:
 			delete(c.adopted, eid)
-			if err := c.remove(l); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-				return err
-			}
+			errs = append(errs, c.remove(l))
 		}
 	}
-	return nil
+	errs = append(errs, c.flush())
+	c.settle()
+	return errors.Join(errs...)
 }
 
 // without makes the pool give out what is not used.

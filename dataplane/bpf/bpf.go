@@ -312,6 +312,7 @@ func (p *Plane) keep(ctx context.Context) {
 		case <-fold.C:
 			p.copier.fold()
 			check("mappings of an earlier run are not removed", p.copier.expire())
+			check("some packets are the TUN plane's for want of room, see the counter kernel_full", p.copier.lack())
 		case <-changed:
 			select {
 			case <-ctx.Done():

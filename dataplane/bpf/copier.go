@@ -55,7 +55,15 @@ type copier struct {
 	adopted map[mapping.EID]*line
 	full    bool // something did not find room
 	retired []retired
+	settled int // of retired, those whose grace has begun
 	closed  bool
+
+	eids4   batch[lispEid4]
+	eids6   batch[lispEid6]
+	placed  [2]int               // lines of each family
+	refused map[mapping.EID]bool // had no place
+	over    map[mapping.EID]int  // how many of those a prefix covers
+	again   []mapping.EID        // to be looked at again
 }
 
 // line is what is in the tables for one EID-prefix.
@@ -160,6 +168,8 @@ func newCopier(t *tables, fwd *dataplane.Forwarder, devices map[uint32]uint32, p
 		sources: make(map[lispSources]uint32), lately: make(map[uint32]time.Time),
 		sourced: make(map[mapping.EID]map[netip.Prefix]bool),
 		locals:  make(map[mapping.EID]lispLocal), adopted: make(map[mapping.EID]*line), own: make(map[netip.Addr]*ours), ownIdx: pool{size: maxOwn},
+		eids4: batch[lispEid4]{m: t.Eids4}, eids6: batch[lispEid6]{m: t.Eids6},
+		refused: make(map[mapping.EID]bool), over: make(map[mapping.EID]int),
 	}
 }
 
@@ -168,11 +178,12 @@ func (c *copier) retire(free func()) { c.retired = append(c.retired, retired{tim
 
 func (c *copier) bury() {
 	now, n := time.Now(), 0
-	for n < len(c.retired) && now.Sub(c.retired[n].since) >= grace {
+	for n < c.settled && now.Sub(c.retired[n].since) >= grace {
 		c.retired[n].free()
 		n++
 	}
 	c.retired = slices.Delete(c.retired, 0, n)
+	c.settled -= n
 }
 
 // sync brings the tables to the state of the FIB. What can't be expressed there is
@@ -199,6 +210,11 @@ func (c *copier) sync() error {
 				eids = append(eids, eid)
 			}
 		}
+		for eid := range c.refused {
+			if !want[eid] {
+				eids = append(eids, eid)
+			}
+		}
 		for eid, prefixes := range c.sourced {
 			for p := range prefixes {
 				if e := (mapping.EID{IID: eid.IID, Prefix: eid.Prefix, Source: p}); !want[e] {
@@ -210,7 +226,10 @@ func (c *copier) sync() error {
 	for _, eid := range eids {
 		errs = append(errs, c.change(s, eid, cfg))
 	}
+	errs = append(errs, c.retry(s, cfg))
 	c.syncRLOCs(s)
+	errs = append(errs, c.flush())
+	c.settle()
 	atomic.StoreUint32(&c.t.settings.Check, uint32(cfg.SourceCheck))
 	atomic.StoreUint32(&c.t.settings.Versioning, number(cfg.MapVersioning))
 	atomic.StoreUint32(&c.t.settings.Clamp, number(cfg.MSSClamp))
@@ -240,13 +259,14 @@ func (c *copier) change(s *dataplane.Snapshot, eid mapping.EID, cfg dataplane.Se
 		eid = base
 	}
 	e, old := s.Entry(eid), c.lines[eid]
+	c.admit(eid)
 	switch {
 	case e == nil && len(c.sourced[eid]) == 0:
 		if old == nil || old.entry == nil && old.index != 0 { // adopted: it is used until it expires
 			return nil
 		}
 		return c.remove(old)
-	case e == nil || len(c.sourced[eid]) > 0 || e.Drop() != dataplane.NotDropped || len(e.RLOCs()) == 0:
+	case e == nil || len(c.sourced[eid]) > 0 || c.over[eid] > 0 || e.Drop() != dataplane.NotDropped || len(e.RLOCs()) == 0:
 		if old != nil && old.index == 0 {
 			old.entry = e
 			return nil
@@ -266,6 +286,7 @@ func (c *copier) change(s *dataplane.Snapshot, eid mapping.EID, cfg dataplane.Se
 		}
 	}
 	if !ok {
+		c.noRoom()
 		c.release(l)
 		l = &line{eid: eid, entry: e}
 	}
@@ -284,7 +305,6 @@ func (c *copier) compile(l *line, cfg dataplane.Settings) bool {
 		if m == nil {
 			i, ok := c.rlocs.get()
 			if !ok {
-				c.full = true
 				return false
 			}
 			m = &remote{addr: r.Addr(), index: i, told: c.sum(c.t.rlocUsages, i)}
@@ -349,26 +369,26 @@ func memberKeys(set string, id uint32) (keys []lispMember) {
 
 // insert puts a line in the place of old, which may be nil.
 func (c *copier) insert(l, old *line) error {
+	if old == nil && !c.room(l.eid) {
+		c.release(l)
+		c.refuse(l.eid)
+		return nil
+	}
 	if len(l.rlocs) > 0 {
 		if err := c.write(l); err != nil {
 			c.release(l)
 			if !errors.Is(err, errFull) {
 				return err
 			}
-			c.full = true
+			c.noRoom()
 			*l = line{eid: l.eid, entry: l.entry}
 		}
 	}
-	m, key := c.prefix(l.eid)
-	if err := m.Update(key, l.index, ebpf.UpdateAny); err != nil {
-		return fmt.Errorf("put %v into %v: %w", l.eid, m, err)
+	if old == nil {
+		c.placed[family(l.eid)]++
 	}
 	c.lines[l.eid] = l
-	c.forget(l.eid)
-	if old != nil {
-		c.drop(old)
-	}
-	return nil
+	return c.put(l.eid, l, old)
 }
 
 var errFull = errors.New("no room in the tables of the kernel plane")
@@ -418,14 +438,9 @@ func (c *copier) write(l *line) error {
 
 // remove takes a line out of the tables.
 func (c *copier) remove(l *line) error {
-	m, key := c.prefix(l.eid)
-	if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return fmt.Errorf("take %v out of %v: %w", l.eid, m, err)
-	}
 	delete(c.lines, l.eid)
-	c.forget(l.eid)
-	c.drop(l)
-	return nil
+	c.placed[family(l.eid)]--
+	return c.put(l.eid, nil, l)
 }
 
 // drop gives back what a line that nobody finds any more has.
@@ -468,15 +483,6 @@ func (c *copier) release(l *line) {
 			})
 		}
 	}
-}
-
-// prefix returns the map of an EID-prefix and its key there.
-func (c *copier) prefix(e mapping.EID) (*ebpf.Map, any) {
-	a, bits := e.Prefix.Addr(), uint32(32+e.Prefix.Bits())
-	if a.Is4() {
-		return c.t.Eids4, &lispEid4{Bits: bits, Iid: bigEndian(e.IID), Addr: words(a)[0]}
-	}
-	return c.t.Eids6, &lispEid6{Bits: bits, Iid: bigEndian(e.IID), Addr: words(a)}
 }
 
 // forget makes the cache of hosts look again for addresses of the prefix.
