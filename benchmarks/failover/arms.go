@@ -61,11 +61,6 @@ func armByName(name string) (arm, error) {
 // movesTraffic tells whether the arm takes part in traffic engineering.
 func (a arm) movesTraffic() bool { return a.eidolon || a.bgp && !a.detector }
 
-// holdTimer tells whether only BGP's hold timer ends a failure.
-func (a arm) holdTimer(failure string) bool {
-	return a.bgp && !a.detector && (failure == "hole-in" || failure == "hole-out")
-}
-
 // ends are the hosts' addresses that the streams are between.
 func (a arm) ends() (site, remote netip.Addr) {
 	if a.pa {

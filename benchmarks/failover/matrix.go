@@ -128,10 +128,8 @@ func (m *matrix) plan() {
 					m.jobs = append(m.jobs, plannedRun{job{TE: true, Arm: name, Failure: teName, RTT: rtt}, run, m.o.parallel})
 				}
 				for _, f := range m.o.failures {
-					// A flap has sixty failures in one, a hold timer always takes
-					// its minute and a half.
-					long := f == "flap" || a.holdTimer(f)
-					if m.table.has(cell{name, f, rtt}, run) || long && run >= few {
+					// A flap has sixty failures in one.
+					if m.table.has(cell{name, f, rtt}, run) || f == "flap" && run >= few {
 						continue
 					}
 					m.jobs = append(m.jobs, plannedRun{job{Arm: name, Failure: f, RTT: rtt, WarmUp: m.o.warmUp}, run, m.o.parallel})
