@@ -2,12 +2,13 @@
 // and with Eidolon, on real speakers and a real mapping system.
 //
 //	go run ./benchmarks/bgpgrowth [--quick] [--report] [-match REGEXP] [-seed N] [-out DIR]
-//	    [-pfx2as FILE -asrel FILE]
+//	    [-pfx2as FILE -asrel FILE [-table]]
 //
 // starts, in this machine, default-free zones of GoBGP speakers and sites that buy
 // from them, and counts routes, memory and the messages on the wire. The rows that it
 // measures are added to runs.csv in DIR; what is there already is not measured again,
-// so that a run that was ended goes on when it is started again.
+// so that a run that was ended goes on when it is started again. With -table it says
+// what the table is made of and measures nothing.
 package main
 
 import (
@@ -39,6 +40,7 @@ type options struct {
 	match  *regexp.Regexp // of the jobs, by what String says
 	// prefixToAS and relations are the files that sites are drawn from, if any.
 	prefixToAS, relations string
+	table                 bool
 }
 
 func parse(args []string, errOut io.Writer) (options, error) {
@@ -50,6 +52,7 @@ func parse(args []string, errOut io.Writer) (options, error) {
 	f.Uint64Var(&o.seed, "seed", 1, "seed of the zones, the sites and what happens to them")
 	f.StringVar(&o.prefixToAS, "pfx2as", "", "CAIDA pfx2as table to draw the sites from, with -asrel (default: published distributions)")
 	f.StringVar(&o.relations, "asrel", "", "CAIDA AS relationships (serial-1) of about the same time")
+	f.BoolVar(&o.table, "table", false, "measure nothing, print what the table of -pfx2as is made of and what is left without parts of it")
 	f.StringVar(&o.out, "out", "", "directory of the results (default: benchmarks/results/bgpgrowth, or with -quick a temporary one)")
 	match := f.String("match", "", "measure only worlds that this regular expression matches, as \"arm A, 20 speakers\"")
 	if err := f.Parse(args); err != nil {
@@ -60,6 +63,9 @@ func parse(args []string, errOut io.Writer) (options, error) {
 	}
 	if (o.prefixToAS == "") != (o.relations == "") {
 		return o, errors.New("-pfx2as and -asrel go together")
+	}
+	if o.table && o.prefixToAS == "" {
+		return o, errors.New("-table needs -pfx2as and -asrel")
 	}
 	var err error
 	if o.match, err = regexp.Compile(*match); err != nil {
@@ -88,6 +94,9 @@ func main() {
 }
 
 func run(ctx context.Context, o options) error {
+	if o.table {
+		return printTable(os.Stdout, o)
+	}
 	jobs, n := fullPlan(o.seed), 1
 	if o.quick {
 		jobs, n = quickPlan(o.seed), atOnce

@@ -18,8 +18,8 @@ var Published = []Point{
 type Shares struct {
 	Year float64
 	// Multihomed are all prefixes of stubs with several providers, Extra those of
-	// them that lie inside of other prefixes, their own or a provider's, and
-	// SingleHomed all of stubs with one.
+	// them that lie inside of other prefixes, their own, a provider's or another's,
+	// and SingleHomed all of stubs with one.
 	Multihomed, Extra, SingleHomed float64
 }
 
