@@ -26,6 +26,7 @@ type bgpSpeaker struct {
 	mu      sync.Mutex
 	answers bool
 	mapped  map[netip.Prefix]bool // of the map-cache, with locators
+	waiting map[netip.Prefix]bool // the same, for which there is no room
 }
 
 // newSpeaker returns the speaker, which tells routes what it hears.
@@ -42,7 +43,7 @@ func newSpeaker(cfg *config.XTR, routes func([]bgp.Received), log *slog.Logger) 
 	if err != nil {
 		return nil, err
 	}
-	b := &bgpSpeaker{Speaker: s, cfg: cfg.BGP, log: log, mapped: make(map[netip.Prefix]bool)}
+	b := &bgpSpeaker{Speaker: s, cfg: cfg.BGP, log: log, mapped: make(map[netip.Prefix]bool), waiting: make(map[netip.Prefix]bool)}
 	if len(b.fixed()) == 0 {
 		s.Ready()
 	}
@@ -90,8 +91,8 @@ func (s *bgpSpeaker) answering(answers bool) {
 
 // cached takes changes of the map-cache: an EID-prefix that has locators is
 // announced to the site, if that is configured, and withdrawn when it has none
-// any more. What is announced anyway stays as it is, and so does what there is no
-// room for: the site then follows a shorter prefix.
+// any more. What is announced anyway stays as it is; what there is no room for waits
+// until there is, and the site follows a shorter prefix.
 func (s *bgpSpeaker) cached(changes []mapping.CacheChange) {
 	if s == nil || s.cfg.OriginateMapped == nil {
 		return
@@ -107,13 +108,22 @@ func (s *bgpSpeaker) cached(changes []mapping.CacheChange) {
 			continue
 		}
 		switch has := c.Record != nil && len(c.Record.Locators) > 0; {
-		case has && !s.mapped[p] && len(s.mapped) < s.cfg.MaxMapped:
-			s.mapped[p] = true
-			fresh = append(fresh, s.mappedRoute(p))
+		case has && !s.mapped[p]:
+			s.waiting[p] = true
 		case !has && s.mapped[p]:
 			delete(s.mapped, p)
 			gone = append(gone, p)
+		case !has:
+			delete(s.waiting, p)
 		}
+	}
+	for p := range s.waiting {
+		if len(s.mapped) >= s.cfg.MaxMapped {
+			break
+		}
+		delete(s.waiting, p)
+		s.mapped[p] = true
+		fresh = append(fresh, s.mappedRoute(p))
 	}
 	if !s.answers {
 		return

@@ -118,7 +118,7 @@ func (l *Learner) Routes(now time.Time, list []Received) (changed bool) {
 func (l *Learner) announced(now time.Time, r Received) (accepted bool) {
 	if x := l.known[r.Prefix]; x != nil {
 		x.From, x.OriginAS, x.Leaving = r.From, r.OriginAS, time.Time{}
-		return false
+		return x.Refusal != Accepted && l.again(x)
 	}
 	x := &Learned{Prefix: r.Prefix, From: r.From, OriginAS: r.OriginAS, Since: now}
 	x.Rule, x.Refusal = l.judge(r.Prefix)
@@ -190,20 +190,30 @@ func (l *Learner) Advance(now time.Time) (changed bool) {
 			changed = true
 		}
 	}
-	if !changed {
-		return false
+	if changed {
+		l.admit()
 	}
+	return changed
+}
+
+// admit judges what was refused anew, in order, as there may be room for it now.
+func (l *Learner) admit() (changed bool) {
 	for _, x := range l.List() {
-		if x.Refusal != RefusedTooMany {
-			continue
-		}
-		if rule, why := l.judge(x.Prefix); why == Accepted {
-			k := l.known[x.Prefix]
-			k.Rule, k.Refusal = rule, Accepted
-			l.counts[rule]++
+		if x.Refusal == RefusedTooMany || x.Refusal == RefusedUnderlay {
+			changed = l.again(l.known[x.Prefix]) || changed
 		}
 	}
-	return true
+	return changed
+}
+
+// again judges a prefix that was refused, and reports whether it is accepted.
+func (l *Learner) again(x *Learned) bool {
+	rule, why := l.judge(x.Prefix)
+	x.Rule, x.Refusal = rule, why
+	if why == Accepted {
+		l.counts[rule]++
+	}
+	return why == Accepted
 }
 
 // Next is when Advance has something to do; zero if nothing is waited for.
@@ -216,9 +226,9 @@ func (l *Learner) Next() (next time.Time) {
 	return next
 }
 
-// SetUnderlay replaces LearnConfig.Underlay, and reports whether an accepted
-// prefix had to be given up for it. Those that were refused may be accepted
-// when they are announced anew.
+// SetUnderlay replaces LearnConfig.Underlay, and reports whether the accepted
+// prefixes are others than before: what holds one of the addresses is given up, and
+// what was refused for others, or for want of room, may be accepted now.
 func (l *Learner) SetUnderlay(addrs []netip.Addr) (changed bool) {
 	l.cfg.Underlay = slices.Clone(addrs)
 	for _, x := range l.known {
@@ -229,7 +239,7 @@ func (l *Learner) SetUnderlay(addrs []netip.Addr) (changed bool) {
 			changed = true
 		}
 	}
-	return changed
+	return l.admit() || changed
 }
 
 func (l *Learner) accepted() (n int) {

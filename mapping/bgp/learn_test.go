@@ -118,8 +118,16 @@ func TestLearnUnderlay(t *testing.T) {
 	if !l.SetUnderlay([]netip.Addr{netip.MustParseAddr("10.1.2.1")}) || !slices.Equal(l.texts(), []string{"10.1.1.0/24"}) {
 		t.Errorf("%v", l.texts())
 	}
-	if l.SetUnderlay(nil) || !l.Routes(start, append(withdraw("10.1.2.0/24"), announce("10.1.2.0/24")...)) {
-		t.Error("it is not accepted anew")
+	if l.SetUnderlay([]netip.Addr{netip.MustParseAddr("10.1.2.9")}) || l.Routes(start, announce("10.1.2.0/24")) {
+		t.Error("it is accepted with an address of the underlay in it")
+	}
+	if !l.SetUnderlay(nil) || !slices.Equal(l.texts(), []string{"10.1.1.0/24", "10.1.2.0/24"}) {
+		t.Errorf("it is not accepted anew: %v", l.texts())
+	}
+	// The place of one that is given up is another's.
+	l.Routes(start, announce("10.1.3.0/24", "10.1.4.0/24"))
+	if !l.SetUnderlay([]netip.Addr{netip.MustParseAddr("10.1.1.1")}) || !slices.Equal(l.texts(), []string{"10.1.2.0/24", "10.1.3.0/24", "10.1.4.0/24"}) {
+		t.Errorf("%v", l.List())
 	}
 }
 
