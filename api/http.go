@@ -12,6 +12,7 @@ import (
 	"net/http/pprof"
 	"net/netip"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -86,7 +87,7 @@ func ServeHTTP(ctx context.Context, cfg HTTPConfig) error {
 }
 
 func httpHandler(cfg HTTPConfig, log *slog.Logger) http.Handler {
-	mux := http.NewServeMux()
+	mux, alive := http.NewServeMux(), &liveness{probe: Probe(cfg.Stats)}
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &collector{cfg})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{
@@ -94,10 +95,10 @@ func httpHandler(cfg HTTPConfig, log *slog.Logger) http.Handler {
 		ErrorLog:            slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}))
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, r *http.Request) {
-		answer(w, cfg.live(r.Context()))
+		answer(w, alive.live(r.Context()))
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		reasons := cfg.live(r.Context())
+		reasons := alive.live(r.Context())
 		if len(reasons) == 0 {
 			reasons = cfg.Observed.notReady()
 		}
@@ -122,21 +123,41 @@ func Probe(stats func() iter.Seq2[string, uint64]) func() {
 	}
 }
 
-// live tries whether the daemon still tells its counters.
-func (cfg HTTPConfig) live(ctx context.Context) []string {
+// liveness tries whether a daemon still tells its counters. There is one try at a
+// time, which all who ask wait for: of a daemon that stands still none comes back.
+type liveness struct {
+	probe func()
+	mu    sync.Mutex
+	trial chan struct{} // closed when the try is over; nil if there is none
+}
+
+func (l *liveness) live(ctx context.Context) []string {
 	ctx, stop := context.WithTimeout(ctx, livePatience)
 	defer stop()
-	done := make(chan struct{})
-	go func() {
-		Probe(cfg.Stats)()
-		close(done)
-	}()
 	select {
-	case <-done:
+	case <-l.begin():
 		return nil
 	case <-ctx.Done():
 		return []string{fmt.Sprintf("no counters after %v: the control plane stands still", livePatience)}
 	}
+}
+
+// begin returns the try that is under way, or a new one.
+func (l *liveness) begin() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.trial == nil {
+		done := make(chan struct{})
+		l.trial = done
+		go func() {
+			l.probe()
+			l.mu.Lock()
+			l.trial = nil
+			l.mu.Unlock()
+			close(done)
+		}()
+	}
+	return l.trial
 }
 
 func answer(w http.ResponseWriter, reasons []string) {

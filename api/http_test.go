@@ -71,7 +71,7 @@ func TestMetrics(t *testing.T) {
 			"process_resident_memory_bytes ",
 		}, []string{"site"}},
 		{HTTPConfig{Program: "mapserver", Observed: ObserveMapServer(db), Stats: statistics("refused_digest", 6, "eids", 8)}, []string{
-			"eidolon_mapserver_registrations_refused_total{reason=\"digest\"} 6\n",
+			"eidolon_mapserver_refused_total{reason=\"digest\"} 6\n",
 			"eidolon_mapserver_eids 8\n",
 			"eidolon_mapserver_site_registrations{site=\"a \\\"site\\\"\"} 4\n",
 			"eidolon_mapserver_site_last_registration_timestamp_seconds{site=\"a \\\"site\\\"\"} 1000\n",
@@ -139,17 +139,27 @@ func TestHealth(t *testing.T) {
 // A daemon that does not tell its counters is neither alive nor ready.
 func TestStandsStill(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		stuck := make(chan struct{})
+		stuck, tries := make(chan struct{}), 0
 		cfg := HTTPConfig{Program: "mapserver", Observed: ObserveMapServer(newDatabase()), Stats: func() iter.Seq2[string, uint64] {
-			return func(func(string, uint64) bool) { <-stuck }
+			return func(func(string, uint64) bool) { tries++; <-stuck }
 		}}
-		for _, path := range []string{"/livez", "/readyz"} {
-			if status, text := request(t, cfg, path); status != http.StatusServiceUnavailable || !strings.Contains(text, "stands still") {
+		h := httpHandler(cfg, discard())
+		for _, path := range []string{"/livez", "/readyz", "/livez"} {
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+			if status, text := w.Code, w.Body.String(); status != http.StatusServiceUnavailable || !strings.Contains(text, "stands still") {
 				t.Errorf("%s: %d, %q", path, status, text)
 			}
 		}
+		if tries != 1 {
+			t.Errorf("%d tries are waiting", tries)
+		}
 		close(stuck)
 		synctest.Wait()
+		w := httptest.NewRecorder()
+		if h.ServeHTTP(w, httptest.NewRequest("GET", "/livez", nil)); w.Code != http.StatusOK {
+			t.Errorf("it goes on, but: %d", w.Code)
+		}
 	})
 }
 

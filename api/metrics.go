@@ -28,7 +28,8 @@ var gauges = map[string]string{
 // families are statistics that become one metric with a label, by their prefix.
 var families = []struct{ prefix, metric, label, help string }{
 	{"drop_", "drops_total", "reason", "packets or messages that were dropped"},
-	{"refused_", "registrations_refused_total", "reason", "Map-Registers that were refused"},
+	{"refused_", "refused_total", "reason", "Map-Registers and changes of subscriptions that were refused"},
+	{"bgp_routes_refused_", "bgp_routes_refused_total", "reason", "routes of neighbours that make no EID-prefix"},
 }
 
 // Observed is what metrics and readiness are told of beside the counters.

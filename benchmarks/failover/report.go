@@ -160,7 +160,7 @@ func report(o options, t, e *table) error {
 	p("")
 	p("Made by `go run ./benchmarks/failover%s`; do not edit. Each run is a line of [runs.csv](runs.csv) and [te.csv](te.csv).", map[bool]string{true: " --quick"}[o.quick])
 	p("")
-	p("- machine: %s, %d cores, %s; %s", cpuModel(), runtime.NumCPU(), rig.Kernel(), runtime.Version())
+	p("- machine: %s, %d cores, %s; %s", rig.CPU(), runtime.NumCPU(), rig.Kernel(), runtime.Version())
 	p("- commits: %s", strings.Join(distinct(append(slices.Clone(t.rows), e.rows...), "commit"), ", "))
 	p("- delay by: %s", strings.Join(distinct(append(slices.Clone(t.rows), e.rows...), "delay"), ", "))
 	p("- runs at the same time, at most: %s; load average meanwhile: %s", strings.Join(distinct(slices.Concat(t.rows, e.rows), "parallel"), ", "), extent(slices.Concat(t.rows, e.rows), "load"))
@@ -321,19 +321,6 @@ func distinct(rows []row, column string) (list []string) {
 		}
 	}
 	return list
-}
-
-func cpuModel() string {
-	b, err := os.ReadFile("/proc/cpuinfo")
-	if err != nil {
-		return runtime.GOARCH
-	}
-	for line := range strings.Lines(string(b)) {
-		if k, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(k) == "model name" {
-			return strings.TrimSpace(v)
-		}
-	}
-	return runtime.GOARCH
 }
 
 // checkQuick says what a quick run has not shown. It does not judge times:

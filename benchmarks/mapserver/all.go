@@ -350,7 +350,7 @@ func (b *bench) nsd(ctx context.Context, dir string, ours speed) error {
 
 func (b *bench) print(mappings int) {
 	fmt.Printf("\n%s, %s, Go %s, %d mappings, %d ITR-RLOCs, %d sources, runs of %v, %s\n\n",
-		cpuModel(), rig.Kernel(), strings.TrimPrefix(runtime.Version(), "go"), mappings, itrRLOCs, sources, b.o.duration, time.Now().UTC().Format("2006-01-02"))
+		fmt.Sprintf("%d cores of %s", runtime.NumCPU(), rig.CPU()), rig.Kernel(), strings.TrimPrefix(runtime.Version(), "go"), mappings, itrRLOCs, sources, b.o.duration, time.Now().UTC().Format("2006-01-02"))
 	fmt.Printf("| what | median of %d | spread | bar |\n|---|---|---|---|\n", b.o.runs)
 	for _, r := range b.rows {
 		fmt.Printf("| %s | %s | %s | %s |\n", r.what, r.value, r.spread, r.bar)
@@ -371,14 +371,3 @@ func durations(xs []time.Duration) string {
 }
 
 func round(d time.Duration) string { return d.Round(time.Microsecond).String() }
-
-// cpuModel names the processor.
-func cpuModel() string {
-	b, _ := os.ReadFile("/proc/cpuinfo")
-	for line := range strings.Lines(string(b)) {
-		if name, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
-			return fmt.Sprintf("%d cores of %s", runtime.NumCPU(), strings.TrimSpace(v))
-		}
-	}
-	return fmt.Sprintf("%d cores", runtime.NumCPU())
-}

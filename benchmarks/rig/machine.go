@@ -23,14 +23,17 @@ func Commit() string {
 
 // Machine describes what was measured on.
 func Machine() string {
-	cpu := "unknown CPU"
-	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		for l := range strings.Lines(string(b)) {
-			if k, v, ok := strings.Cut(l, ":"); ok && strings.TrimSpace(k) == "model name" {
-				cpu = strings.TrimSpace(v)
-				break
-			}
+	return fmt.Sprintf("%d cores of %s, %s, %s", runtime.NumCPU(), CPU(), Kernel(), runtime.Version())
+}
+
+// CPU is the name of the processor's model, or where the kernel tells none of its
+// architecture.
+func CPU() string {
+	b, _ := os.ReadFile("/proc/cpuinfo")
+	for l := range strings.Lines(string(b)) {
+		if k, v, ok := strings.Cut(l, ":"); ok && strings.TrimSpace(k) == "model name" {
+			return strings.TrimSpace(v)
 		}
 	}
-	return fmt.Sprintf("%d cores of %s, %s, %s", runtime.NumCPU(), cpu, Kernel(), runtime.Version())
+	return runtime.GOARCH
 }

@@ -30,15 +30,15 @@ type databases struct {
 	mu      sync.Mutex
 	static  []xtr.Database
 	learned []xtr.Database
-	locals  []mapping.EID // of the plane
-	learner *bgp.Learner  // nil without rules
-	counted [8]uint64     // refusals that were logged
-	wake    chan struct{} // holds a token when the learner waits for something else
+	locals  []mapping.EID          // of the plane
+	learner *bgp.Learner           // nil without rules
+	counted map[bgp.Refusal]uint64 // refusals that were logged
+	wake    chan struct{}          // holds a token when the learner waits for something else
 }
 
 // newDatabases returns those of a configuration, of which static are in use.
 func newDatabases(cfg *config.XTR, static []xtr.Database, log *slog.Logger) *databases {
-	d := &databases{rules: cfg.Learned, log: log, static: static, locals: eids(static), wake: make(chan struct{}, 1)}
+	d := &databases{rules: cfg.Learned, log: log, static: static, locals: eids(static), wake: make(chan struct{}, 1), counted: make(map[bgp.Refusal]uint64)}
 	if len(cfg.Learned) == 0 || cfg.BGP == nil {
 		return d
 	}
@@ -46,9 +46,7 @@ func newDatabases(cfg *config.XTR, static []xtr.Database, log *slog.Logger) *dat
 	for _, r := range cfg.Learned {
 		c.Rules = append(c.Rules, r.Rule)
 	}
-	for _, m := range cfg.DatabaseMappings {
-		c.Configured = append(c.Configured, m.EID.Prefix)
-	}
+	c.Configured = prefixesOf(static)
 	for _, m := range cfg.MapServers {
 		d.underlay = append(d.underlay, m.Address.Addr())
 	}
@@ -76,7 +74,31 @@ func eids(list []xtr.Database) (out []mapping.EID) {
 func (d *databases) SetDatabases(static []xtr.Database) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.learner != nil && d.learner.SetConfigured(prefixesOf(static)) {
+		if err := d.apply(static, d.accepted()); err != nil {
+			d.learner.SetConfigured(prefixesOf(d.static))
+			return err
+		}
+		return nil
+	}
 	return d.apply(static, d.learned)
+}
+
+func prefixesOf(list []xtr.Database) (out []netip.Prefix) {
+	for _, d := range list {
+		out = append(out, d.EID.Prefix)
+	}
+	return out
+}
+
+// accepted are the mappings of what the learner has accepted.
+func (d *databases) accepted() (list []xtr.Database) {
+	for _, l := range d.learner.Accepted() {
+		m := d.rules[l.Rule].DatabaseMapping
+		m.EID = mapping.EID{IID: d.rules[l.Rule].IID, Prefix: l.Prefix}
+		list = append(list, database(m))
+	}
+	return list
 }
 
 // apply makes the planes use both lists. The kernel has the rules of an
@@ -132,12 +154,7 @@ func (d *databases) learn(changed bool) {
 		}
 	}
 	if changed {
-		var learned []xtr.Database
-		for _, l := range d.learner.Accepted() {
-			m := d.rules[l.Rule].DatabaseMapping
-			m.EID = mapping.EID{IID: d.rules[l.Rule].IID, Prefix: l.Prefix}
-			learned = append(learned, database(m))
-		}
+		learned := d.accepted()
 		if err := d.apply(d.static, learned); err != nil {
 			d.log.Error("EID-prefixes that were learned are not used", "err", err)
 		} else {

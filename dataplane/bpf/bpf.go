@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"log/slog"
 	"net/netip"
@@ -130,12 +131,15 @@ func New(cfg Config, fib *dataplane.FIB) (_ *Plane, err error) {
 			return nil, err
 		}
 	}
-	if p.pins == "" && !cfg.unpinned {
-		p.log.Warn("no BPF file system at /sys/fs/bpf: forwarding in the kernel ends with the process")
-	}
 	unlock, err := lockPins(p.pins)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		p.log.Warn("nothing can be pinned: forwarding in the kernel ends with the process", "err", err)
+		p.pins, unlock = "", func() {}
+	case err != nil:
 		return nil, err
+	case p.pins == "" && !cfg.unpinned:
+		p.log.Warn("no BPF file system at /sys/fs/bpf: forwarding in the kernel ends with the process")
 	}
 	defer unlock()
 	if err = sweep(p.pins); err != nil {

@@ -159,7 +159,8 @@ func (p pins) removeOthers() error {
 }
 
 // lockPins keeps others away from the pins of all namespaces until unlock is
-// called, once or more.
+// called, once or more. Its error is fs.ErrPermission when they are not this
+// user's to make.
 func lockPins(p pins) (unlock func(), err error) {
 	if p == "" {
 		return func() {}, nil

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -532,6 +533,25 @@ func TestPinsOfNamespacesThatAreGone(t *testing.T) {
 	}
 	if _, err := os.Stat(string(pinned(t, tp.xtrB))); err != nil {
 		t.Errorf("pins of a living namespace: %v", err)
+	}
+}
+
+// A user who may load programs and not write to the BPF file system is told so by
+// an error that New takes for a plane without pins.
+func TestPinsForbidden(t *testing.T) {
+	netns.NeedTUN(t)
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with its user
+		if err := unix.Setfsuid(65534); err != nil {
+			done <- err
+			return
+		}
+		_, err := lockPins(pins(pinRoot + "/net-0"))
+		done <- err
+	}()
+	if err := <-done; !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("%v, expected an error of permission", err)
 	}
 }
 

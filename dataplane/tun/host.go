@@ -52,6 +52,7 @@ type host struct {
 	cfg       *Config
 	marker    int                     // index of the marker device, see proxy.go
 	ruled     map[string]netlink.Rule // those of rules that are there, by key
+	routed    int                     // how many families have their routes
 
 	begun    bool // setUp was called
 	leftover bool // it found rules of an earlier run
@@ -133,6 +134,7 @@ func (s *host) setUp(mtu int) error {
 		}
 	}
 	wantRules := make(map[string]bool)
+	s.routed = len(s.families())
 	rules := s.rules()
 	for i, r := range append(rules, s.hostRules()...) {
 		if err := s.addRule(&r); err != nil && !errors.Is(err, unix.EEXIST) {
@@ -167,16 +169,18 @@ func (s *host) addRoutes(i, link int) (keys map[string]bool, err error) {
 // setLocals replaces the local EIDs: rules of new ones are added before those of
 // others are removed.
 func (s *host) setLocals(locals []mapping.EID) error {
-	families := s.families()
 	s.locals = locals
 	var errs []error
-	if len(s.families()) > len(families) {
+	if n := len(s.families()); n > s.routed {
 		for i, in := range s.instances {
 			link, err := s.h.LinkByName(in.Device)
 			if err == nil {
 				_, err = s.addRoutes(i, link.Attrs().Index)
 			}
 			errs = append(errs, err)
+		}
+		if errors.Join(errs...) == nil {
+			s.routed = n
 		}
 	}
 	wanted := make(map[string]bool)

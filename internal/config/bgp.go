@@ -54,7 +54,7 @@ func (c *XTR) readBGP(v value) {
 	b.Originate = c.readOriginate(o.get("originate"), b.Announce)
 	if m, ok := o.get("originate_mapped").object(); ok {
 		b.OriginateMapped = new(bgp.Route)
-		b.MaxMapped = int(m.get("max_prefixes").integer(1, bgp.MaxRoutes, bgp.DefaultMaxPrefixes))
+		b.MaxMapped = int(m.get("max_prefixes").integer(1, bgp.MaxRoutes/2, bgp.DefaultMaxPrefixes))
 		for _, x := range m.get("communities").list(wantCommunity) {
 			x.community(b.OriginateMapped)
 		}

@@ -8,6 +8,7 @@ package tunnel
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -245,7 +246,11 @@ func filter(fd int, port uint16) error {
 }
 
 // network returns a number of 16 bits as it is in a packet.
-func network(n uint16) uint16 { return n<<8 | n>>8 }
+func network(n uint16) uint16 {
+	var b [2]byte
+	binary.BigEndian.PutUint16(b[:], n)
+	return binary.NativeEndian.Uint16(b[:])
+}
 
 // Run calls deliver with each packet that comes and the place of its tunnel in
 // what Open was given, until ctx ends. deliver is called from a goroutine for each

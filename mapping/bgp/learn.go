@@ -199,7 +199,7 @@ func (l *Learner) Advance(now time.Time) (changed bool) {
 // admit judges what was refused anew, in order, as there may be room for it now.
 func (l *Learner) admit() (changed bool) {
 	for _, x := range l.List() {
-		if x.Refusal == RefusedTooMany || x.Refusal == RefusedUnderlay {
+		if x.Refusal == RefusedTooMany || x.Refusal == RefusedUnderlay || x.Refusal == RefusedConfigured {
 			changed = l.again(l.known[x.Prefix]) || changed
 		}
 	}
@@ -231,11 +231,23 @@ func (l *Learner) Next() (next time.Time) {
 // what was refused for others, or for want of room, may be accepted now.
 func (l *Learner) SetUnderlay(addrs []netip.Addr) (changed bool) {
 	l.cfg.Underlay = slices.Clone(addrs)
+	return l.giveUp(RefusedUnderlay, func(p netip.Prefix) bool { return slices.ContainsFunc(l.cfg.Underlay, p.Contains) })
+}
+
+// SetConfigured replaces LearnConfig.Configured, as SetUnderlay does with Underlay.
+func (l *Learner) SetConfigured(prefixes []netip.Prefix) (changed bool) {
+	l.cfg.Configured = slices.Clone(prefixes)
+	return l.giveUp(RefusedConfigured, func(p netip.Prefix) bool { return slices.Contains(l.cfg.Configured, p) })
+}
+
+// giveUp refuses what was accepted and can't be any more, judges anew what was
+// refused, and reports whether the accepted prefixes are others than before.
+func (l *Learner) giveUp(why Refusal, gone func(netip.Prefix) bool) (changed bool) {
 	for _, x := range l.known {
-		if x.Refusal == Accepted && slices.ContainsFunc(l.cfg.Underlay, x.Prefix.Contains) {
+		if x.Refusal == Accepted && gone(x.Prefix) {
 			l.counts[x.Rule]--
-			x.Rule, x.Refusal, x.Leaving = -1, RefusedUnderlay, time.Time{}
-			l.refused[RefusedUnderlay]++
+			x.Rule, x.Refusal, x.Leaving = -1, why, time.Time{}
+			l.refused[why]++
 			changed = true
 		}
 	}

@@ -131,6 +131,19 @@ func TestLearnUnderlay(t *testing.T) {
 	}
 }
 
+// What is configured while it is learned is learned no more, until it is configured
+// no more.
+func TestLearnConfigured(t *testing.T) {
+	l := site()
+	l.Routes(start, announce("10.1.1.0/24", "10.1.7.0/24"))
+	if !l.SetConfigured(prefixes("10.1.1.0/24")) || !slices.Equal(l.texts(), []string{"10.1.7.0/24"}) || l.Refused(RefusedConfigured) != 2 {
+		t.Errorf("%v", l.List())
+	}
+	if l.SetConfigured(prefixes("10.1.1.0/24")) || !l.SetConfigured(nil) || !slices.Equal(l.texts(), []string{"10.1.1.0/24", "10.1.7.0/24"}) {
+		t.Errorf("%v", l.List())
+	}
+}
+
 // Whatever is announced and withdrawn: what is accepted is what is announced
 // or leaving and allowed, the limits hold, and nothing grows without bound.
 func TestLearnProperties(t *testing.T) {
