@@ -236,6 +236,24 @@ func TestDeadProviderTestedOften(t *testing.T) {
 	}
 }
 
+// TestDeadProviderOthersTestedOften: that the paths over the other uplink were
+// tested so often lately does not keep them from telling that it works, without
+// which the dead one is not blamed.
+func TestDeadProviderOthersTestedOften(t *testing.T) {
+	r := newPathRig(t, nil)
+	r.stream(20*time.Second, always(true))
+	for path := range r.m.probes.paths {
+		for path.Local == up2a && !r.m.probes.each.readyAt(path).After(r.now.Add(5*time.Second)) {
+			r.m.probes.each.take(r.now, path)
+		}
+	}
+	r.lost = func(from, to netip.Addr) bool { return from == up1a || to == up1a }
+	took := r.converge(always(false), func() bool { return r.stat(uplinksDown) > 0 })
+	if took > 1500*time.Millisecond+2*r.rtt {
+		t.Errorf("took %v", took)
+	}
+}
+
 // TestMTUProbesAreNoHint: a peer that measures the path MTU repeats its probes,
 // and suspects nothing.
 func TestMTUProbesAreNoHint(t *testing.T) {

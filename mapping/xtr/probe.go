@@ -66,6 +66,7 @@ type probed struct {
 
 	down     bool
 	suspect  bool      // to be tested at once
+	witness  bool      // and the limit of the path does not count: see callWitnesses
 	failures int       // probes in a row without a reply
 	failing  time.Time // when the first of them was sent
 	waiting  bool      // the last probe has neither a reply nor timed out
@@ -245,7 +246,7 @@ func (p *prober) fire(now time.Time, r *probed) (changes []mapping.CacheChange) 
 		return changes
 	}
 	path := Path{r.local, r.addr}
-	if at := p.each.readyAt(path); at.After(now) && !p.inDoubt(r) && !r.down {
+	if at := p.each.readyAt(path); at.After(now) && !p.inDoubt(r) && !r.down && !r.witness {
 		p.schedule(r, at)
 		return changes
 	}
@@ -253,7 +254,7 @@ func (p *prober) fire(now time.Time, r *probed) (changes []mapping.CacheChange) 
 	if !r.down { // that has a pace of its own, and is to be testable when it is back
 		p.each.take(now, path)
 	}
-	r.suspect = false
+	r.suspect, r.witness = false, false
 	p.schedule(r, now.Add(p.patience(r)))
 	p.probe(now, r, eid)
 	return changes

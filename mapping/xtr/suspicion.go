@@ -278,7 +278,10 @@ func (p *prober) judge(now time.Time) {
 			continue
 		}
 		since, failed := p.firstFailure(l.addr)
-		failed = failed && p.reachedByOthers(l.addr, since)
+		if failed && !p.reachedByOthers(l.addr, since) {
+			p.callWitnesses(now, l.addr, since)
+			failed = false
+		}
 		if !failed && l.info.failures >= infoTries && p.othersReplied(l.addr, l.info.failing) {
 			since, failed = l.info.failing, true
 		}
@@ -350,6 +353,33 @@ func (p *prober) reachedByOthers(local netip.Addr, since time.Time) bool {
 		}
 	}
 	return false
+}
+
+// callWitnesses tests whether sites that can't be reached from local answer another
+// RLOC of this router, if that was not tried since. A few tests will do, which
+// do not wait for the limits of their paths: suspicions that came to nothing must
+// not leave a dead uplink without one who could tell.
+func (p *prober) callWitnesses(now time.Time, local netip.Addr, since time.Time) {
+	var list []*probed
+	for path, r := range p.paths {
+		if path.Local != local || !r.down {
+			continue
+		}
+		for _, o := range p.remotes[r.addr] {
+			l := p.locals.get(o.local)
+			if o.local != local && l != nil && l.up && !l.dead && !o.down && !o.waiting && o.lastProbe.Before(since) {
+				list = append(list, o)
+			}
+		}
+	}
+	slices.SortFunc(list, func(a, b *probed) int {
+		return cmp.Or(b.lastUsed.Compare(a.lastUsed), a.addr.Compare(b.addr), a.local.Compare(b.local))
+	})
+	list = slices.Compact(list)
+	for _, o := range list[:min(len(list), confirmPaths)] {
+		o.suspect, o.witness = true, true
+		p.schedule(o, now)
+	}
 }
 
 // othersReplied reports whether another RLOC of this router had a reply since.
