@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -139,9 +140,9 @@ func TestHealth(t *testing.T) {
 // A daemon that does not tell its counters is neither alive nor ready.
 func TestStandsStill(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		stuck, tries := make(chan struct{}), 0
+		stuck, tries := make(chan struct{}), new(atomic.Int32)
 		cfg := HTTPConfig{Program: "mapserver", Observed: ObserveMapServer(newDatabase()), Stats: func() iter.Seq2[string, uint64] {
-			return func(func(string, uint64) bool) { tries++; <-stuck }
+			return func(func(string, uint64) bool) { tries.Add(1); <-stuck }
 		}}
 		h := httpHandler(cfg, discard())
 		for _, path := range []string{"/livez", "/readyz", "/livez"} {
@@ -151,8 +152,8 @@ func TestStandsStill(t *testing.T) {
 				t.Errorf("%s: %d, %q", path, status, text)
 			}
 		}
-		if tries != 1 {
-			t.Errorf("%d tries are waiting", tries)
+		if n := tries.Load(); n != 1 {
+			t.Errorf("%d tries are waiting", n)
 		}
 		close(stuck)
 		synctest.Wait()
