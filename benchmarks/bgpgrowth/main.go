@@ -166,14 +166,15 @@ func report(o options, runs []measure.Run) error {
 // more than they work. In a full run there is only one, so that times are its own.
 const atOnce = 3
 
-// measureAll runs the jobs that are not in file yet, n at the same time.
+// measureAll runs the jobs that are not in file yet, n at the same time. One that
+// fails has no rows in file, and those after it are run all the same: they may have
+// cost an hour.
 func measureAll(ctx context.Context, jobs []job, n int, file *measure.File) error {
 	p := newProgress(os.Stderr, len(jobs))
 	defer p.end()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	var wg sync.WaitGroup
-	var mu sync.Mutex // guards file
+	var mu sync.Mutex // guards file and failed
+	var failed []error
 	todo := make(chan job)
 	for range n {
 		wg.Go(func() {
@@ -185,8 +186,14 @@ func measureAll(ctx context.Context, jobs []job, n int, file *measure.File) erro
 					err = file.Add(rows...)
 					mu.Unlock()
 				}
+				if err != nil && ctx.Err() != nil {
+					continue
+				}
 				if err != nil {
-					cancel(err)
+					p.fail(err)
+					mu.Lock()
+					failed = append(failed, err)
+					mu.Unlock()
 					continue
 				}
 				p.done()
@@ -208,7 +215,7 @@ func measureAll(ctx context.Context, jobs []job, n int, file *measure.File) erro
 	}
 	close(todo)
 	wg.Wait()
-	return context.Cause(ctx)
+	return errors.Join(append(failed, context.Cause(ctx))...)
 }
 
 // progressLine is a line on a terminal that tells how far the program is; elsewhere
@@ -255,6 +262,16 @@ func (p *progressLine) skip() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.finished++
+}
+
+// fail says at once what went wrong, in a run that goes on.
+func (p *progressLine) fail(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.terminal {
+		fmt.Fprint(p.out, "\r\x1b[K")
+	}
+	fmt.Fprintf(p.out, "%v: %v\n", time.Since(p.start).Round(time.Second), err)
 }
 
 func (p *progressLine) done() {
