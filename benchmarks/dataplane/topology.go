@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"unsafe"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -167,10 +166,10 @@ func (w *world) setLink(l link) error {
 	for _, dev := range []string{"left", "right"} {
 		errs = append(errs, w.withLink("core", dev, func(l netlink.Link) error { return netlink.LinkSetGSOMaxSize(l, size) }),
 			// With it veth takes all for whole, and its other end does no GRO.
-			w.offload("core", dev, unix.ETHTOOL_STSO, !l.segmented))
+			w.ns["core"].SetOffload(dev, unix.ETHTOOL_STSO, !l.segmented))
 	}
 	for _, node := range []string{"x1", "x2"} {
-		errs = append(errs, w.offload(node, "up", unix.ETHTOOL_SGRO, l.gro))
+		errs = append(errs, w.ns[node].SetOffload("up", unix.ETHTOOL_SGRO, l.gro))
 	}
 	return errors.Join(errs...)
 }
@@ -188,38 +187,6 @@ func (w *world) received() (octets, frames uint64) {
 		return 0, 0
 	}
 	return octets, frames
-}
-
-// offload switches one on or off, as ethtool -K does.
-func (w *world) offload(node, dev string, command uint32, on bool) error {
-	err := w.ns[node].Do(func() error { return setOffload(dev, command, on) })
-	if err != nil {
-		return fmt.Errorf("%s: offload of %s: %w", node, dev, err)
-	}
-	return nil
-}
-
-func setOffload(dev string, command uint32, on bool) error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	value := struct{ command, data uint32 }{command: command}
-	if on {
-		value.data = 1
-	}
-	var req struct {
-		name [unix.IFNAMSIZ]byte
-		data unsafe.Pointer
-		_    [24 - unsafe.Sizeof(uintptr(0))]byte
-	}
-	copy(req.name[:unix.IFNAMSIZ-1], dev)
-	req.data = unsafe.Pointer(&value)
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&req))); errno != 0 {
-		return errno
-	}
-	return nil
 }
 
 func (w *world) close() error {

@@ -9,14 +9,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/eidolon-lisp/eidolon/dataplane/dptest"
+	"github.com/eidolon-lisp/eidolon/dataplane/dptest/sites"
 )
 
 // What is tagged belongs to a VLAN that is not the site's: the program, which
 // forwards the same packet without the tag, leaves it alone.
 func TestTaggedFrames(t *testing.T) {
-	tp := newTopology(t)
-	a, _ := tp.sites(t, false)
-	router, host := dptest.MAC(t, tp.xtrA, "site"), dptest.MAC(t, tp.hostA, "eth0")
+	tp := sites.New(t)
+	a, _ := tp.Start(t, false)
+	router, host := dptest.MAC(t, tp.XTRA, "site"), dptest.MAC(t, tp.HostA, "eth0")
 	send := func(tags ...uint16) {
 		t.Helper()
 		frame := append(append([]byte(nil), router...), host...)
@@ -25,8 +26,8 @@ func TestTaggedFrames(t *testing.T) {
 			frame = binary.BigEndian.AppendUint16(frame, 7)
 		}
 		frame = binary.BigEndian.AppendUint16(frame, unix.ETH_P_IP)
-		frame = append(frame, dptest.Flow(hostA4.String()+":7", hostB4.String()+":7", unix.IPPROTO_UDP, 100).Bytes()...)
-		check(t, tp.hostA.Do(func() error {
+		frame = append(frame, dptest.Flow(sites.HostA4.String()+":7", sites.HostB4.String()+":7", unix.IPPROTO_UDP, 100).Bytes()...)
+		sites.Check(t, tp.HostA.Do(func() error {
 			l, err := netlink.LinkByName("eth0")
 			if err != nil {
 				return err
@@ -39,7 +40,7 @@ func TestTaggedFrames(t *testing.T) {
 			return unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: l.Attrs().Index, Halen: 6})
 		}))
 	}
-	sent := func() uint64 { return a.state().Stats["encap_packets"] }
+	sent := func() uint64 { return a.State().Stats["encap_packets"] }
 	forwarded := func(what string) {
 		t.Helper()
 		was, begin := sent(), time.Now()

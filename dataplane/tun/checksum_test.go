@@ -7,12 +7,12 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/eidolon-lisp/eidolon/dataplane"
 	"github.com/eidolon-lisp/eidolon/dataplane/dptest"
+	"github.com/eidolon-lisp/eidolon/dataplane/dptest/sites"
 	"github.com/eidolon-lisp/eidolon/encap"
 	"github.com/eidolon-lisp/eidolon/internal/netns"
 )
@@ -52,7 +52,7 @@ func receivedChecksums(t *testing.T) {
 	for _, a := range loopbacks {
 		w := newWire(t, a, 1)
 		var fd int
-		check(t, w.ns.Do(func() (err error) {
+		sites.Check(t, w.ns.Do(func() (err error) {
 			fd, err = rawUDP(a)
 			return err
 		}))
@@ -68,7 +68,7 @@ func receivedChecksums(t *testing.T) {
 			datagram(a, "wrong again", func(s uint16) uint16 { return s ^ 1 }),
 			datagram(a, "last", func(s uint16) uint16 { return s }),
 		} {
-			check(t, unix.Sendto(fd, d, 0, to))
+			sites.Check(t, unix.Sendto(fd, d, 0, to))
 		}
 		var got []string
 		for _, p := range w.receive(3) {
@@ -77,7 +77,7 @@ func receivedChecksums(t *testing.T) {
 		if got[0] != "right checksum" || got[1] != "zero  checksum" || got[2] != "last" {
 			t.Errorf("%v: received %q", a, got)
 		}
-		check(t, w.ns.Do(func() error {
+		sites.Check(t, w.ns.Do(func() error {
 			for file, name := range map[string]string{"snmp": "OutDestUnreachs", "snmp6": "Icmp6OutErrors"} {
 				b, err := os.ReadFile("/proc/thread-self/net/" + file)
 				if err != nil {
@@ -119,27 +119,25 @@ func TestDP4_SentChecksumIsRight(t *testing.T) { sentDatagrams(t) }
 func sentDatagrams(t *testing.T) {
 	t.Helper()
 	nss := netns.Fresh(t, 2)
-	check(t, netns.Veth(nss[0], "a", nss[1], "b", 1500))
+	sites.Check(t, netns.Veth(nss[0], "a", nss[1], "b", 1500))
 	for _, p := range []struct{ from, to string }{{"192.0.2.1/24", "192.0.2.2/24"}, {"2001:db8::1/64", "2001:db8::2/64"}} {
 		from, to := netip.MustParsePrefix(p.from), netip.MustParsePrefix(p.to)
-		check(t, nss[0].AddAddress("a", from))
-		check(t, nss[1].AddAddress("b", to))
+		sites.Check(t, nss[0].AddAddress("a", from))
+		sites.Check(t, nss[1].AddAddress("b", to))
 		var pl *pool
-		check(t, nss[0].Do(func() (err error) {
-			if err := checksumInSoftware("a"); err != nil {
-				return err
-			}
+		sites.Check(t, nss[0].SetOffload("a", unix.ETHTOOL_STXCSUM, false))
+		sites.Check(t, nss[0].Do(func() (err error) {
 			pl, err = openPool(from.Addr())
 			return err
 		}))
 		defer pl.close()
 		var fd int
-		check(t, nss[1].Do(func() (err error) {
+		sites.Check(t, nss[1].Do(func() (err error) {
 			fd, err = rawUDP(to.Addr())
 			return err
 		}))
 		defer unix.Close(fd)
-		check(t, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}))
+		sites.Check(t, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}))
 		pools := new(atomic.Pointer[[]*pool])
 		pools.Store(&[]*pool{pl})
 		fwd := dataplane.NewForwarder(dataplane.NewFIB(), dataplane.Config{})
@@ -149,7 +147,7 @@ func sentDatagrams(t *testing.T) {
 		for i, size := range []int{100, 1000, 1000, 1000, 77} {
 			data := make([]byte, size)
 			for j := range data {
-				data[j] = pattern(i + j)
+				data[j] = byte(i*31 + j)
 			}
 			batch = append(batch, dataplane.Packet{Data: data, Src: from.Addr(), Dst: to.Addr(), Hash: uint32(size) << 8, TTL: 64})
 		}
@@ -177,26 +175,4 @@ func sentDatagrams(t *testing.T) {
 			}
 		}
 	}
-}
-
-// checksumInSoftware makes the kernel fill in the checksums of what a device of
-// the calling thread's namespace sends.
-func checksumInSoftware(dev string) error {
-	const set = 0x17 // ETHTOOL_STXCSUM
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	value := [2]uint32{set, 0}
-	req := struct {
-		name [unix.IFNAMSIZ]byte
-		data unsafe.Pointer
-		_    [16]byte
-	}{data: unsafe.Pointer(&value)}
-	copy(req.name[:], dev)
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&req))); errno != 0 {
-		return errno
-	}
-	return nil
 }

@@ -1,7 +1,6 @@
 package tun
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -15,13 +14,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/eidolon-lisp/eidolon/dataplane"
+	"github.com/eidolon-lisp/eidolon/dataplane/dptest/sites"
 	"github.com/eidolon-lisp/eidolon/internal/netns"
 	"github.com/eidolon-lisp/eidolon/mapping"
 )
 
 // onlyDrops fails unless all drops are of what hosts and kernels send on their
 // own, and of the given reasons.
-func onlyDrops(t *testing.T, a answer, allowed ...dataplane.DropReason) {
+func onlyDrops(t *testing.T, a sites.Answer, allowed ...dataplane.DropReason) {
 	t.Helper()
 	for name, n := range a.Stats {
 		reason, drop := strings.CutPrefix(name, "drop_")
@@ -35,14 +35,14 @@ func onlyDrops(t *testing.T, a answer, allowed ...dataplane.DropReason) {
 // All four combinations of families carry TCP both ways, unchanged, and the
 // planes know from which RLOCs the packets came.
 func TestDP1_TCPThroughAllFamilies(t *testing.T) {
-	tp := newTopology(t)
+	tp := sites.New(t)
 	for _, outer6 := range []bool{false, true} {
-		a, b := tp.sites(t, outer6)
-		transfer(t, tp.hostA, tp.hostB, hostB4, 3<<20)
-		transfer(t, tp.hostB, tp.hostA, hostA4, 3<<20)
-		transfer(t, tp.hostA, tp.hostB, hostB6, 3<<20)
-		transfer(t, tp.hostB, tp.hostA, hostA6, 3<<20)
-		for _, s := range []answer{a.state(), b.state()} {
+		a, b := tp.Start(t, outer6)
+		sites.Transfer(t, tp.HostA, tp.HostB, sites.HostB4, 3<<20)
+		sites.Transfer(t, tp.HostB, tp.HostA, sites.HostA4, 3<<20)
+		sites.Transfer(t, tp.HostA, tp.HostB, sites.HostB6, 3<<20)
+		sites.Transfer(t, tp.HostB, tp.HostA, sites.HostA6, 3<<20)
+		for _, s := range []sites.Answer{a.State(), b.State()} {
 			// Under an IPv6 header less fits than the device's MTU says, which
 			// hosts learn from a message about the first packets.
 			onlyDrops(t, s, dataplane.DropTooBig)
@@ -53,18 +53,18 @@ func TestDP1_TCPThroughAllFamilies(t *testing.T) {
 				t.Errorf("counters %v", s.Stats)
 			}
 		}
-		fromB, fromA := rlocB4, rlocA4
+		fromB, fromA := sites.RLOCB4, sites.RLOCA4
 		if outer6 {
-			fromB, fromA = rlocB6, rlocA6
+			fromB, fromA = sites.RLOCB6, sites.RLOCA6
 		}
-		if h := a.ask("heard").Heard; !slices.Equal(h, []netip.Addr{fromB}) {
+		if h := a.Ask("heard").Heard; !slices.Equal(h, []netip.Addr{fromB}) {
 			t.Errorf("one site heard of %v, want %v", h, fromB)
 		}
-		if h := b.ask("heard").Heard; !slices.Equal(h, []netip.Addr{fromA}) {
+		if h := b.Ask("heard").Heard; !slices.Equal(h, []netip.Addr{fromA}) {
 			t.Errorf("the other heard of %v, want %v", h, fromA)
 		}
-		a.exit()
-		b.exit()
+		a.Exit()
+		b.Exit()
 	}
 }
 
@@ -72,145 +72,46 @@ func TestDP1_TCPThroughAllFamilies(t *testing.T) {
 // mapping has gone on tells that packets come by the old one, and still takes
 // them.
 func TestDP25_VersionsOnTheWire(t *testing.T) {
-	tp := newTopology(t)
-	withVersion := func(c childConfig, own mapping.Version, other uint16) childConfig {
+	tp := sites.New(t)
+	withVersion := func(c sites.Config, own mapping.Version, other uint16) sites.Config {
 		c.Version = own
 		for i := range c.Entries {
 			c.Entries[i].Version = other
 		}
 		return c
 	}
-	a := startXTR(t, tp.xtrA, withVersion(configA(rlocB4), 7, 4094))
-	b := startXTR(t, tp.xtrB, withVersion(configB(rlocA4), 4094, 7))
-	transfer(t, tp.hostA, tp.hostB, hostB4, 1<<20)
-	for _, x := range []*xtr{a, b} {
-		s := x.state()
+	a := sites.Start(t, tp.XTRA, withVersion(sites.ConfigA(sites.RLOCB4), 7, 4094))
+	b := sites.Start(t, tp.XTRB, withVersion(sites.ConfigB(sites.RLOCA4), 4094, 7))
+	sites.Transfer(t, tp.HostA, tp.HostB, sites.HostB4, 1<<20)
+	for _, x := range []*sites.XTR{a, b} {
+		s := x.State()
 		onlyDrops(t, s, dataplane.DropTooBig)
-		if ev := x.ask("versions").Versions; len(ev) != 0 || s.Stats["decap_packets"] == 0 {
+		if ev := x.Ask("versions").Versions; len(ev) != 0 || s.Stats["decap_packets"] == 0 {
 			t.Errorf("told %+v, counters %v", ev, s.Stats)
 		}
 	}
-	b.exit()
-	b = startXTR(t, tp.xtrB, withVersion(configB(rlocA4), 1, 7)) // two after 4094, around the circle
-	transfer(t, tp.hostA, tp.hostB, hostB4, 1<<20)
-	want := dataplane.VersionEvent{Outdated: true, EID: eidB4, RLOC: rlocA4, Host: hostA4}
-	if ev := b.ask("versions").Versions; len(ev) == 0 || ev[0] != want {
+	b.Exit()
+	b = sites.Start(t, tp.XTRB, withVersion(sites.ConfigB(sites.RLOCA4), 1, 7)) // two after 4094, around the circle
+	sites.Transfer(t, tp.HostA, tp.HostB, sites.HostB4, 1<<20)
+	want := dataplane.VersionEvent{Outdated: true, EID: sites.EIDB4, RLOC: sites.RLOCA4, Host: sites.HostA4}
+	if ev := b.Ask("versions").Versions; len(ev) == 0 || ev[0] != want {
 		t.Errorf("told %+v, want %+v", ev, want)
 	}
-	wantA := dataplane.VersionEvent{EID: eidB4, RLOC: rlocB4, Host: hostB4}
-	if ev := a.ask("versions").Versions; len(ev) == 0 || ev[0] != wantA {
+	wantA := dataplane.VersionEvent{EID: sites.EIDB4, RLOC: sites.RLOCB4, Host: sites.HostB4}
+	if ev := a.Ask("versions").Versions; len(ev) == 0 || ev[0] != wantA {
 		t.Errorf("told %+v, want %+v", ev, wantA)
 	}
 }
 
-// BenchmarkTCP measures one flow for a second each, in turn: plain routing, and
-// IPv4 and IPv6 inside IPv4 and IPv6. Use it with -benchtime 5x or so.
-func BenchmarkTCP(b *testing.B) {
-	plain, over4, over6 := newTopology(b), newTopology(b), newTopology(b)
-	plain.native(b)
-	over4.sites(b, false)
-	over6.sites(b, true)
-	var sum [5]float64
-	n := 0.0
-	for b.Loop() {
-		n++
-		for i, c := range []struct {
-			tp  *topology
-			dst netip.Addr
-		}{{plain, hostB4}, {over4, hostB4}, {over4, hostB6}, {over6, hostB4}, {over6, hostB6}} {
-			sum[i] += throughput(b, c.tp.hostA, c.tp.hostB, c.dst, time.Second) / 1e9
-		}
-	}
-	for i, unit := range []string{"plain-Gb/s", "4in4-Gb/s", "6in4-Gb/s", "4in6-Gb/s", "6in6-Gb/s"} {
-		b.ReportMetric(sum[i]/n, unit)
-	}
-}
-
-// udp sends payloads of some sizes from a to b, and returns the sizes that
-// arrived intact and the error of the last send.
-func udp(t *testing.T, from *netns.NS, src netip.Addr, to *netns.NS, dst netip.Addr, df bool, sizes ...int) (arrived []int, err error) {
-	t.Helper()
-	rx, tx := udpSocket(t, to, dst, df), udpSocket(t, from, src, df)
-	for _, n := range sizes {
-		payload := make([]byte, n)
-		for i := range payload {
-			payload[i] = pattern(i)
-		}
-		if _, err = tx.WriteTo(payload, rx.LocalAddr()); err != nil {
-			continue
-		}
-		rx.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
-		buf := make([]byte, 65536)
-		k, _, rerr := rx.ReadFrom(buf)
-		if rerr != nil {
-			continue
-		}
-		if !bytes.Equal(buf[:k], payload) {
-			t.Errorf("%d octets arrived changed", n)
-		}
-		arrived = append(arrived, k)
-	}
-	return arrived, err
-}
-
-// On a path with a smaller MTU in the middle nothing vanishes: hosts are told
-// the right size, or packets are fragmented, in all four combinations.
 func TestPathMTU(t *testing.T) {
-	tp := newTopology(t)
-	check(t, tp.core.Do(func() error {
-		l, err := netlink.LinkByName("b")
-		if err != nil {
-			return err
-		}
-		return netlink.LinkSetMTU(l, 1400)
-	}))
-	for _, outer6 := range []bool{false, true} {
-		rloc, room := rlocB4, 1364
-		if outer6 {
-			rloc, room = rlocB6, 1344
-		}
-		t.Run(rloc.String(), func(t *testing.T) {
-			a, b := tp.sites(t, outer6)
-			transfer(t, tp.hostA, tp.hostB, hostB4, 1<<20)
-			transfer(t, tp.hostA, tp.hostB, hostB6, 1<<20)
-			s := a.state()
-			if got := s.MTU[rloc.String()]; got != 1400 {
-				t.Errorf("path MTU toward %v is %d", rloc, got)
-			}
-			onlyDrops(t, s, dataplane.DropTooBig)
-			// DF=0: of any size, whole at the other end.
-			if got, _ := udp(t, tp.hostA, hostA4, tp.hostB, hostB4, false, 1000, 1400, 4000, 20000); len(got) != 4 {
-				t.Errorf("DF=0: of four sizes arrived %v", got)
-			}
-			if got, _ := udp(t, tp.hostA, hostA6, tp.hostB, hostB6, false, 1000, 1400, 4000, 20000); len(got) != 4 {
-				t.Errorf("IPv6: of four sizes arrived %v", got)
-			}
-			// DF=1: exactly what fits, and an error for more.
-			if got, err := udp(t, tp.hostA, hostA4, tp.hostB, hostB4, true, room-28, room-27, room-27); !slices.Equal(got, []int{room - 28}) || !errors.Is(err, unix.EMSGSIZE) {
-				t.Errorf("DF=1: arrived %v, last error %v", got, err)
-			}
-			if got, err := udp(t, tp.hostA, hostA6, tp.hostB, hostB6, true, room-48, room-47, room-47); !slices.Equal(got, []int{room - 48}) || !errors.Is(err, unix.EMSGSIZE) {
-				t.Errorf("IPv6, no fragments: arrived %v, last error %v", got, err)
-			}
-			a.exit()
-			b.exit()
-			flushRouteCache(t, tp.hostA)
-		})
-	}
-}
-
-// flushRouteCache makes a host forget path MTUs.
-func flushRouteCache(t *testing.T, ns *netns.NS) {
-	t.Helper()
-	setSysctl(t, ns, "net/ipv4/route/flush", "1")
-	setSysctl(t, ns, "net/ipv6/route/flush", "1")
+	sites.PathMTU(t, func(a sites.Answer) { onlyDrops(t, a, dataplane.DropTooBig) })
 }
 
 // An IPv6 host never goes below 1280; on a path where that does not fit with
 // the outer header, the outer packet is fragmented.
 func TestIPv6MinimumOnSmallPath(t *testing.T) {
-	tp := newTopology(t)
-	check(t, tp.core.Do(func() error {
+	tp := sites.New(t)
+	sites.Check(t, tp.Core.Do(func() error {
 		l, err := netlink.LinkByName("b")
 		if err != nil {
 			return err
@@ -218,79 +119,42 @@ func TestIPv6MinimumOnSmallPath(t *testing.T) {
 		return netlink.LinkSetMTU(l, 1280)
 	}))
 	for _, outer6 := range []bool{false, true} {
-		a, b := tp.sites(t, outer6)
-		transfer(t, tp.hostA, tp.hostB, hostB6, 300<<10)
-		if got, _ := udp(t, tp.hostA, hostA6, tp.hostB, hostB6, true, 1232, 1232); len(got) != 2 {
+		a, b := tp.Start(t, outer6)
+		sites.Transfer(t, tp.HostA, tp.HostB, sites.HostB6, 300<<10)
+		if got, _ := sites.Datagrams(t, tp.HostA, sites.HostA6, tp.HostB, sites.HostB6, true, 1232, 1232); len(got) != 2 {
 			t.Errorf("packets of 1280 octets: arrived %v", got)
 		}
-		if s := a.state(); s.Stats["outer_fragmented"] == 0 {
+		if s := a.State(); s.Stats["outer_fragmented"] == 0 {
 			t.Errorf("outer IPv6 %v: counters %v", outer6, s.Stats)
 		}
-		a.exit()
-		b.exit()
+		a.Exit()
+		b.Exit()
 	}
 }
 
-// Every router on the way counts: the two xTRs and the core in the middle.
-func TestTTL(t *testing.T) {
-	tp := newTopology(t)
-	for _, outer6 := range []bool{false, true} {
-		a, b := tp.sites(t, outer6)
-		for _, dst := range []netip.Addr{hostB4, hostB6} {
-			src := hostA4
-			if dst.Is6() {
-				src = hostA6
-			}
-			rx, tx := udpSocket(t, tp.hostB, dst, false), udpSocket(t, tp.hostA, src, false)
-			for ttl := 1; ttl <= 6; ttl++ {
-				rc, err := tx.SyscallConn()
-				check(t, err)
-				check(t, rc.Control(func(fd uintptr) {
-					if dst.Is4() {
-						err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_TTL, ttl)
-					} else {
-						err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, ttl)
-					}
-				}))
-				check(t, err)
-				_, err = tx.WriteTo([]byte{byte(ttl)}, rx.LocalAddr())
-				check(t, err)
-				rx.SetReadDeadline(time.Now().Add(150 * time.Millisecond))
-				var buf [8]byte
-				n, _, err := rx.ReadFrom(buf[:])
-				// xtrA and core decrement; xtrB takes the smaller and decrements
-				// too: three routers, so four hops.
-				if got, want := err == nil && n == 1 && buf[0] == byte(ttl), ttl > 3; got != want {
-					t.Errorf("to %v, outer IPv6 %v, TTL %d: arrived %v, want %v", dst, outer6, ttl, got, want)
-				}
-			}
-		}
-		a.exit()
-		b.exit()
-	}
-}
+func TestTTL(t *testing.T) { sites.TTL(t, func(sites.Answer) {}) }
 
 // Packets of a miss wait for the mapping and arrive.
 func TestHoldUntilMapping(t *testing.T) {
-	tp := newTopology(t)
-	cfg := configA(rlocB4)
+	tp := sites.New(t)
+	cfg := sites.ConfigA(sites.RLOCB4)
 	cfg.Entries, cfg.Hold = nil, true
-	a := startXTR(t, tp.xtrA, cfg)
-	startXTR(t, tp.xtrB, configB(rlocA4))
-	rx, tx := udpSocket(t, tp.hostB, hostB4, false), udpSocket(t, tp.hostA, hostA4, false)
+	a := sites.Start(t, tp.XTRA, cfg)
+	sites.Start(t, tp.XTRB, sites.ConfigB(sites.RLOCA4))
+	rx, tx := sites.UDPSocket(t, tp.HostB, sites.HostB4, false), sites.UDPSocket(t, tp.HostA, sites.HostA4, false)
 	for i := range 5 {
 		_, err := tx.WriteTo([]byte{byte(i)}, rx.LocalAddr())
-		check(t, err)
+		sites.Check(t, err)
 	}
 	deadline := time.Now().Add(2 * time.Second)
 	var misses []dataplane.Miss
 	for len(misses) == 0 && time.Now().Before(deadline) {
-		misses = a.ask("misses").Misses
+		misses = a.Ask("misses").Misses
 	}
-	if len(misses) != 1 || misses[0] != (dataplane.Miss{Dst: hostB4, Src: hostA4}) {
+	if len(misses) != 1 || misses[0] != (dataplane.Miss{Dst: sites.HostB4, Src: sites.HostA4}) {
 		t.Fatalf("misses %v", misses)
 	}
-	a.apply(entry{EID: eidB4, Locators: to(rlocB4)})
+	a.Apply(sites.Entry{EID: sites.EIDB4, Locators: sites.To(sites.RLOCB4)})
 	rx.SetReadDeadline(time.Now().Add(2 * time.Second))
 	for i := range 5 {
 		var buf [8]byte
@@ -298,7 +162,7 @@ func TestHoldUntilMapping(t *testing.T) {
 			t.Fatalf("packet %d: %d, %v", i, buf[0], err)
 		}
 	}
-	if s := a.state(); s.Stats["held_packets"] != 5 || s.Stats["released_packets"] != 5 {
+	if s := a.State(); s.Stats["held_packets"] != 5 || s.Stats["released_packets"] != 5 {
 		t.Errorf("counters %v", s.Stats)
 	}
 }
@@ -306,7 +170,7 @@ func TestHoldUntilMapping(t *testing.T) {
 // kernelState lists all rules, all routes of all tables, and the links.
 func kernelState(t *testing.T, ns *netns.NS) (list []string) {
 	t.Helper()
-	check(t, ns.Do(func() error {
+	sites.Check(t, ns.Do(func() error {
 		for _, f := range []int{unix.AF_INET, unix.AF_INET6} {
 			rules, err := netlink.RuleList(f)
 			if err != nil {
@@ -340,20 +204,20 @@ func kernelState(t *testing.T, ns *netns.NS) (list []string) {
 // An orderly exit leaves nothing behind, and other people's rules and routes
 // alone, even in our own table.
 func TestOrderlyExit(t *testing.T) {
-	tp := newTopology(t)
-	check(t, tp.xtrA.Do(func() error {
+	tp := sites.New(t)
+	sites.Check(t, tp.XTRA.Do(func() error {
 		r := netlink.NewRule()
 		r.Priority, r.Table, r.Family, r.Protocol = prioFromSite, 77, unix.AF_INET, 4
 		r.Src = &net.IPNet{IP: net.IPv4(10, 7, 0, 0).To4(), Mask: net.CIDRMask(16, 32)}
 		_, dst, _ := net.ParseCIDR("10.99.0.0/16")
 		return errors.Join(netlink.RuleAdd(r), netlink.RouteAdd(&netlink.Route{Dst: dst, Type: unix.RTN_BLACKHOLE, Table: DefaultTable}))
 	}))
-	before := kernelState(t, tp.xtrA)
-	cfg := configA(rlocB4)
-	cfg.Instances = append(cfg.Instances, Instance{IID: 7, Device: "red"})
+	before := kernelState(t, tp.XTRA)
+	cfg := sites.ConfigA(sites.RLOCB4)
+	cfg.Instances = append(cfg.Instances, sites.Instance{IID: 7, Device: "red"})
 	cfg.Locals = append(cfg.Locals, mapping.MustParseEID("[7]10.70.0.0/16"))
-	a := startXTR(t, tp.xtrA, cfg)
-	during := kernelState(t, tp.xtrA)
+	a := sites.Start(t, tp.XTRA, cfg)
+	during := kernelState(t, tp.XTRA)
 	for _, want := range []string{
 		"link eidolon0", "link red",
 		"rule 1000: from all to 10.1.0.0/24 table 254 protocol 141 family 2",
@@ -369,17 +233,17 @@ func TestOrderlyExit(t *testing.T) {
 			t.Errorf("%q is not there:\n%s", want, strings.Join(during, "\n"))
 		}
 	}
-	a.exit()
-	if after := kernelState(t, tp.xtrA); !slices.Equal(before, after) {
+	a.Exit()
+	if after := kernelState(t, tp.XTRA); !slices.Equal(before, after) {
 		t.Errorf("before:\n%s\nafter:\n%s", strings.Join(before, "\n"), strings.Join(after, "\n"))
 	}
 }
 
 // connects tries a TCP connection from host A to host B.
-func connects(t *testing.T, tp *topology, dst netip.Addr) error {
+func connects(t *testing.T, tp *sites.Topology, dst netip.Addr) error {
 	t.Helper()
-	l := listen(t, tp.hostB, dst)
-	c, err := dial(tp.hostA, l.Addr(), 700*time.Millisecond)
+	l := sites.Listen(t, tp.HostB, dst)
+	c, err := sites.Dial(tp.HostA, l.Addr(), 700*time.Millisecond)
 	if err == nil {
 		c.Close()
 	}
@@ -390,22 +254,22 @@ func connects(t *testing.T, tp *topology, dst netip.Addr) error {
 // without a mapping, and not when the process was killed. A new process needs
 // no help, and removes what it does not want.
 func TestKilledFailsClosed(t *testing.T) {
-	tp := newTopology(t)
-	tp.native(t)
-	if err := connects(t, tp, hostB4); err != nil {
+	tp := sites.New(t)
+	tp.Native(t)
+	if err := connects(t, tp, sites.HostB4); err != nil {
 		t.Fatalf("the test needs a native way: %v", err)
 	}
-	cfg := configA(rlocB4)
+	cfg := sites.ConfigA(sites.RLOCB4)
 	cfg.Entries = nil
 	cfg.Locals = append(cfg.Locals, mapping.MustParseEID("10.88.0.0/16"))
-	a := startXTR(t, tp.xtrA, cfg)
-	for _, dst := range []netip.Addr{hostB4, hostB6} {
+	a := sites.Start(t, tp.XTRA, cfg)
+	for _, dst := range []netip.Addr{sites.HostB4, sites.HostB6} {
 		if err := connects(t, tp, dst); err == nil {
 			t.Errorf("%v was reached natively, without a mapping", dst)
 		}
 	}
-	a.kill()
-	for _, dst := range []netip.Addr{hostB4, hostB6} {
+	a.Kill()
+	for _, dst := range []netip.Addr{sites.HostB4, sites.HostB6} {
 		err := connects(t, tp, dst)
 		if err == nil {
 			t.Errorf("%v was reached natively after the kill", dst)
@@ -417,7 +281,7 @@ func TestKilledFailsClosed(t *testing.T) {
 	}
 	// To addresses of the site that are not routed inside, from outside.
 	if err := func() error {
-		c, err := dial(tp.hostB, &net.TCPAddr{IP: net.IPv4(10, 88, 0, 1), Port: 9}, 700*time.Millisecond)
+		c, err := sites.Dial(tp.HostB, &net.TCPAddr{IP: net.IPv4(10, 88, 0, 1), Port: 9}, 700*time.Millisecond)
 		if err == nil {
 			c.Close()
 		}
@@ -425,86 +289,86 @@ func TestKilledFailsClosed(t *testing.T) {
 	}(); err == nil {
 		t.Error("an EID that is not in the site was reached")
 	}
-	startXTR(t, tp.xtrB, configB(rlocA4))
-	a = startXTR(t, tp.xtrA, configA(rlocB4))
-	for _, dst := range []netip.Addr{hostB4, hostB6} {
+	sites.Start(t, tp.XTRB, sites.ConfigB(sites.RLOCA4))
+	a = sites.Start(t, tp.XTRA, sites.ConfigA(sites.RLOCB4))
+	for _, dst := range []netip.Addr{sites.HostB4, sites.HostB6} {
 		if err := connects(t, tp, dst); err != nil {
 			t.Errorf("after the restart, to %v: %v", dst, err)
 		}
 	}
-	if s := strings.Join(kernelState(t, tp.xtrA), "\n"); strings.Contains(s, "10.88.0.0") {
+	if s := strings.Join(kernelState(t, tp.XTRA), "\n"); strings.Contains(s, "10.88.0.0") {
 		t.Errorf("the rule of an EID that is gone is left:\n%s", s)
 	}
-	a.exit()
-	if s := strings.Join(kernelState(t, tp.xtrA), "\n"); strings.Contains(s, "protocol 141") {
+	a.Exit()
+	if s := strings.Join(kernelState(t, tp.XTRA), "\n"); strings.Contains(s, "protocol 141") {
 		t.Errorf("left behind:\n%s", s)
 	}
 }
 
 // A second plane is refused, and the first is none the worse for it.
 func TestSecondPlane(t *testing.T) {
-	tp := newTopology(t)
-	tp.sites(t, false)
-	_, a := tryXTR(t, tp.xtrA, configA(rlocB4))
+	tp := sites.New(t)
+	tp.Start(t, false)
+	_, a := sites.Try(t, tp.XTRA, sites.ConfigA(sites.RLOCB4))
 	if !strings.Contains(a.Err, "eidolon0") || !strings.Contains(a.Err, "another xtr") {
 		t.Errorf("error %q", a.Err)
 	}
-	cfg := configA(rlocB4)
+	cfg := sites.ConfigA(sites.RLOCB4)
 	cfg.Instances[0].Device, cfg.Table = "other", 9000
-	if _, a = tryXTR(t, tp.xtrA, cfg); !strings.Contains(a.Err, "another process") {
+	if _, a = sites.Try(t, tp.XTRA, cfg); !strings.Contains(a.Err, "another process") {
 		t.Errorf("error %q", a.Err)
 	}
-	if err := connects(t, tp, hostB4); err != nil {
+	if err := connects(t, tp, sites.HostB4); err != nil {
 		t.Error(err)
 	}
 }
 
 // An address that comes late is bound when it comes.
 func TestMissingSource(t *testing.T) {
-	tp := newTopology(t)
+	tp := sites.New(t)
 	late := addr("203.0.113.1")
-	cfg := configA(rlocB4)
-	cfg.Sources = []netip.Addr{late, rlocA6}
-	a := startXTR(t, tp.xtrA, cfg)
-	if s := a.state(); !slices.Equal(s.Missing, []netip.Addr{late}) {
+	cfg := sites.ConfigA(sites.RLOCB4)
+	cfg.Sources = []netip.Addr{late, sites.RLOCA6}
+	a := sites.Start(t, tp.XTRA, cfg)
+	if s := a.State(); !slices.Equal(s.Missing, []netip.Addr{late}) {
 		t.Errorf("missing %v", s.Missing)
 	}
-	startXTR(t, tp.xtrB, configB(late))
-	check(t, tp.core.AddRoute(prefix("203.0.113.1/32"), rlocA4, ""))
-	if err := connects(t, tp, hostB4); err == nil {
+	sites.Start(t, tp.XTRB, sites.ConfigB(late))
+	sites.Check(t, tp.Core.AddRoute(prefix("203.0.113.1/32"), sites.RLOCA4, ""))
+	if err := connects(t, tp, sites.HostB4); err == nil {
 		t.Error("connected without an address")
 	}
-	if s := a.state(); s.Stats["drop_send_no_socket"] == 0 {
+	if s := a.State(); s.Stats["drop_send_no_socket"] == 0 {
 		t.Errorf("counters %v", s.Stats)
 	}
-	check(t, tp.xtrA.AddAddress("up", netip.PrefixFrom(late, 32)))
+	sites.Check(t, tp.XTRA.AddAddress("up", netip.PrefixFrom(late, 32)))
 	deadline := time.Now().Add(4 * time.Second)
-	for len(a.state().Missing) > 0 {
+	for len(a.State().Missing) > 0 {
 		if time.Now().After(deadline) {
 			t.Fatal("the address was not bound")
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	if err := connects(t, tp, hostB4); err != nil {
+	if err := connects(t, tp, sites.HostB4); err != nil {
 		t.Error(err)
 	}
 }
 
 // What comes while nobody reads the device is lost in its queue, and counted.
 func TestDeviceDropsAreCounted(t *testing.T) {
-	tp := newTopology(t)
-	a := startXTR(t, tp.xtrA, configA(rlocB4))
-	check(t, a.cmd.Process.Signal(unix.SIGSTOP))
-	tx := udpSocket(t, tp.hostA, hostA4, false)
+	tp := sites.New(t)
+	a := sites.Start(t, tp.XTRA, sites.ConfigA(sites.RLOCB4))
+	sites.Check(t, a.Process().Signal(unix.SIGSTOP))
+	tx := sites.UDPSocket(t, tp.HostA, sites.HostA4, false)
 	for range 3000 {
-		if _, err := tx.WriteTo([]byte("x"), &net.UDPAddr{IP: hostB4.AsSlice(), Port: 9}); err != nil {
+		if _, err := tx.WriteTo([]byte("x"), &net.UDPAddr{IP: sites.HostB4.AsSlice(), Port: 9}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	check(t, a.cmd.Process.Signal(unix.SIGCONT))
+	sites.Check(t, a.Process().Signal(unix.SIGCONT))
 	deadline := time.Now().Add(2 * time.Second)
 	for {
-		s := a.state()
+		s := a.State()
 		dropped, sent := s.Stats["drop_host_queue"], s.Stats["encap_packets"]
 		if all := dropped + sent; dropped > 0 && all >= 3000 && all < 3010 { // a kernel may add its own
 			return
@@ -518,32 +382,32 @@ func TestDeviceDropsAreCounted(t *testing.T) {
 
 // Two instances with devices of their own carry their instance-ID.
 func TestInstances(t *testing.T) {
-	tp := newTopology(t)
+	tp := sites.New(t)
 	red := func(e mapping.EID) mapping.EID { e.IID = 7; return e }
-	ca, cb := configA(rlocB4), configB(rlocA4)
-	for _, c := range []*childConfig{&ca, &cb} {
-		c.Instances = []Instance{{IID: 0}, {IID: 7}}
+	ca, cb := sites.ConfigA(sites.RLOCB4), sites.ConfigB(sites.RLOCA4)
+	for _, c := range []*sites.Config{&ca, &cb} {
+		c.Instances = []sites.Instance{{IID: 0}, {IID: 7}}
 		c.Locals[0] = red(c.Locals[0]) // IPv4 in instance 7, IPv6 in 0
 		c.Entries[0].EID = red(c.Entries[0].EID)
 	}
-	a, b := startXTR(t, tp.xtrA, ca), startXTR(t, tp.xtrB, cb)
-	transfer(t, tp.hostA, tp.hostB, hostB4, 1<<20)
-	transfer(t, tp.hostA, tp.hostB, hostB6, 1<<20)
+	a, b := sites.Start(t, tp.XTRA, ca), sites.Start(t, tp.XTRB, cb)
+	sites.Transfer(t, tp.HostA, tp.HostB, sites.HostB4, 1<<20)
+	sites.Transfer(t, tp.HostA, tp.HostB, sites.HostB6, 1<<20)
 	// The other instance knows nothing of those EIDs.
-	a.apply(entry{EID: eidB4, Locators: to(rlocB4)}, entry{EID: red(eidB4), Removed: true})
-	if err := connects(t, tp, hostB4); err == nil {
+	a.Apply(sites.Entry{EID: sites.EIDB4, Locators: sites.To(sites.RLOCB4)}, sites.Entry{EID: red(sites.EIDB4), Removed: true})
+	if err := connects(t, tp, sites.HostB4); err == nil {
 		t.Error("a mapping of another instance was used")
 	}
-	onlyDrops(t, b.state())
+	onlyDrops(t, b.State())
 }
 
 // An xTR without CAP_NET_ADMIN, or with settings that are in the way, says what
 // to do.
 func TestComplaints(t *testing.T) {
-	tp := newTopology(t)
-	cfg := configA(rlocB4)
+	tp := sites.New(t)
+	cfg := sites.ConfigA(sites.RLOCB4)
 	cfg.DropCapability = true
-	if _, a := tryXTR(t, tp.xtrA, cfg); !strings.Contains(a.Err, "CAP_NET_ADMIN") {
+	if _, a := sites.Try(t, tp.XTRA, cfg); !strings.Contains(a.Err, "CAP_NET_ADMIN") {
 		t.Errorf("error %q", a.Err)
 	}
 	for name, c := range map[string]Config{
@@ -557,20 +421,20 @@ func TestComplaints(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	setSysctl(t, tp.xtrA, "net/ipv4/ip_forward", "0")
-	setSysctl(t, tp.xtrA, "net/ipv4/conf/up/rp_filter", "1")
+	sites.Check(t, tp.XTRA.SetSysctl("net.ipv4.ip_forward", "0"))
+	sites.Check(t, tp.XTRA.SetSysctl("net.ipv4.conf.up.rp_filter", "1"))
 	// With one uplink, of two families, strict filtering does no harm.
-	one := startXTR(t, tp.xtrA, configA(rlocB4))
-	w := strings.Join(one.state().Warnings, "\n")
+	one := sites.Start(t, tp.XTRA, sites.ConfigA(sites.RLOCB4))
+	w := strings.Join(one.State().Warnings, "\n")
 	if !strings.Contains(w, "net.ipv4.ip_forward=1") || strings.Contains(w, "rp_filter") || strings.Contains(w, "IPv6") {
 		t.Errorf("warnings with one uplink:\n%s", w)
 	}
-	one.exit()
-	check(t, netns.Veth(tp.xtrA, "up2", tp.core, "a2", 1500))
-	check(t, tp.xtrA.AddAddress("up2", prefix("198.51.100.9/30")))
-	c := configA(rlocB4)
+	one.Exit()
+	sites.Check(t, netns.Veth(tp.XTRA, "up2", tp.Core, "a2", 1500))
+	sites.Check(t, tp.XTRA.AddAddress("up2", prefix("198.51.100.9/30")))
+	c := sites.ConfigA(sites.RLOCB4)
 	c.Sources = append(c.Sources, addr("198.51.100.9"))
-	w = strings.Join(startXTR(t, tp.xtrA, c).state().Warnings, "\n")
+	w = strings.Join(sites.Start(t, tp.XTRA, c).State().Warnings, "\n")
 	if !strings.Contains(w, "net.ipv4.conf.up.rp_filter=2") || strings.Contains(w, "up2.rp_filter") {
 		t.Errorf("warnings with two uplinks:\n%s", w)
 	}
@@ -579,19 +443,19 @@ func TestComplaints(t *testing.T) {
 // A device that somebody deletes ends the plane with an error, and the site
 // stays closed.
 func TestDeviceDeleted(t *testing.T) {
-	tp := newTopology(t)
-	a := startXTR(t, tp.xtrA, configA(rlocB4))
-	check(t, tp.xtrA.Do(func() error {
+	tp := sites.New(t)
+	a := sites.Start(t, tp.XTRA, sites.ConfigA(sites.RLOCB4))
+	sites.Check(t, tp.XTRA.Do(func() error {
 		l, err := netlink.LinkByName("eidolon0")
 		if err != nil {
 			return err
 		}
 		return netlink.LinkDel(l)
 	}))
-	if got := a.ask("wait"); !strings.Contains(got.Err, "eidolon0") {
+	if got := a.Ask("wait"); !strings.Contains(got.Err, "eidolon0") {
 		t.Errorf("answer %+v", got)
 	}
-	if s := strings.Join(kernelState(t, tp.xtrA), "\n"); !strings.Contains(s, "type 7 metric 4278198272 protocol 141") {
+	if s := strings.Join(kernelState(t, tp.XTRA), "\n"); !strings.Contains(s, "type 7 metric 4278198272 protocol 141") {
 		t.Errorf("the site is open:\n%s", s)
 	}
 }
@@ -599,17 +463,19 @@ func TestDeviceDeleted(t *testing.T) {
 // The whole path through device and sockets allocates nothing for each packet:
 // a bulk transfer, then the heap is compared.
 func TestPlaneDoesNotAllocate(t *testing.T) {
-	tp := newTopology(t)
-	a, _ := tp.sites(t, false)
-	transfer(t, tp.hostA, tp.hostB, hostB4, 1<<20)
-	a.state()
-	idle := a.state()
-	before := a.state()
-	transfer(t, tp.hostA, tp.hostB, hostB4, 20<<20)
-	after := a.state()
+	tp := sites.New(t)
+	a, _ := tp.Start(t, false)
+	sites.Transfer(t, tp.HostA, tp.HostB, sites.HostB4, 1<<20)
+	a.State()
+	idle := a.State()
+	before := a.State()
+	sites.Transfer(t, tp.HostA, tp.HostB, sites.HostB4, 20<<20)
+	after := a.State()
 	packets := after.Stats["encap_packets"] - before.Stats["encap_packets"]
 	// Asking allocates too.
 	if n := after.Mallocs - before.Mallocs - (before.Mallocs - idle.Mallocs); packets < 10000 || int64(n) > int64(packets/100) {
 		t.Errorf("%d allocations while %d packets were sent", n, packets)
 	}
 }
+
+func BenchmarkTCP(b *testing.B) { sites.BenchmarkTCP(b) }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/eidolon-lisp/eidolon/dataplane"
+	"github.com/eidolon-lisp/eidolon/dataplane/dptest/sites"
 	"github.com/eidolon-lisp/eidolon/encap"
 	"github.com/eidolon-lisp/eidolon/internal/netns"
 )
@@ -32,7 +33,7 @@ func newWire(t testing.TB, local netip.Addr, receivers int) *wire {
 	t.Helper()
 	ns := netns.Fresh(t, 1)[0]
 	w := &wire{t: t, ns: ns, fwd: dataplane.NewForwarder(dataplane.NewFIB(), dataplane.Config{}), local: local}
-	check(t, ns.Do(func() (err error) {
+	sites.Check(t, ns.Do(func() (err error) {
 		if w.recvs, err = openReceivers(local, receivers, w.fwd.Counters); err != nil {
 			return err
 		}
@@ -172,7 +173,7 @@ func TestRunLength(t *testing.T) {
 func TestSegmentationRefused(t *testing.T) {
 	w := newWire(t, loopbacks[0], 1)
 	for _, s := range w.pool.sockets() { // makes the kernel answer EINVAL
-		check(t, s.use(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_NO_CHECK, 1) }))
+		sites.Check(t, s.use(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_NO_CHECK, 1) }))
 	}
 	batch := slices.Repeat([]dataplane.Packet{w.packet(0, make([]byte, 1000))}, 50)
 	batch = append(batch, w.packet(1<<8, make([]byte, 1000)))
@@ -254,7 +255,7 @@ func TestSendErrorsAreNamed(t *testing.T) {
 // an empty datagram is dropped by name.
 func TestZeroChecksumAndEmpty(t *testing.T) {
 	w := newWire(t, loopbacks[1], 1)
-	check(t, w.pool.ports[0].use(func(fd uintptr) {
+	sites.Check(t, w.pool.ports[0].use(func(fd uintptr) {
 		unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_NO_CHECK6_TX, 1)
 		to := &unix.SockaddrInet6{Port: encap.Port, Addr: netip.IPv6Loopback().As16()}
 		unix.Sendto(int(fd), []byte("no checksum"), 0, to)
@@ -269,7 +270,7 @@ func TestZeroChecksumAndEmpty(t *testing.T) {
 // What a full socket buffer cost is known.
 func TestReceiveDropsAreCounted(t *testing.T) {
 	w := newWire(t, loopbacks[0], 1)
-	check(t, w.recvs[0].use(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4096) }))
+	sites.Check(t, w.recvs[0].use(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4096) }))
 	for range 50 {
 		w.send.Send([]dataplane.Packet{w.packet(0, make([]byte, 1000))})
 	}
@@ -283,7 +284,7 @@ func TestSourcePorts(t *testing.T) {
 	w := newWire(t, loopbacks[0], 3)
 	ports := make(map[int]bool)
 	for _, s := range w.pool.sockets() {
-		check(t, s.use(func(fd uintptr) {
+		sites.Check(t, s.use(func(fd uintptr) {
 			if sa, err := unix.Getsockname(int(fd)); err == nil {
 				ports[sa.(*unix.SockaddrInet4).Port] = true
 			}
@@ -334,7 +335,7 @@ func TestSourcePorts(t *testing.T) {
 func TestSecondProcessIsRefused(t *testing.T) {
 	ns := netns.Fresh(t, 1)[0]
 	count := func() *dataplane.Counters { return new(dataplane.Counters) }
-	check(t, ns.Do(func() error {
+	sites.Check(t, ns.Do(func() error {
 		rs, err := openReceivers(loopbacks[0], 2, count)
 		if err != nil {
 			return err

@@ -16,22 +16,23 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/eidolon-lisp/eidolon/dataplane"
+	"github.com/eidolon-lisp/eidolon/dataplane/dptest/sites"
 	"github.com/eidolon-lisp/eidolon/internal/netns"
 	"github.com/eidolon-lisp/eidolon/mapping"
 )
 
 // second gives xtrA another uplink to the core, and returns its address.
-func (tp *topology) second(t testing.TB) netip.Addr {
+func second(t testing.TB, tp *sites.Topology) netip.Addr {
 	t.Helper()
-	check(t, netns.Veth(tp.xtrA, "up2", tp.core, "a2", 1500))
-	check(t, tp.xtrA.AddAddress("up2", prefix("198.51.100.9/30")))
-	check(t, tp.core.AddAddress("a2", prefix("198.51.100.10/30")))
+	sites.Check(t, netns.Veth(tp.XTRA, "up2", tp.Core, "a2", 1500))
+	sites.Check(t, tp.XTRA.AddAddress("up2", prefix("198.51.100.9/30")))
+	sites.Check(t, tp.Core.AddAddress("a2", prefix("198.51.100.10/30")))
 	return addr("198.51.100.9")
 }
 
 func delAddress(t testing.TB, ns *netns.NS, dev, a string) {
 	t.Helper()
-	check(t, ns.Do(func() error {
+	sites.Check(t, ns.Do(func() error {
 		link, err := netlink.LinkByName(dev)
 		if err != nil {
 			return err
@@ -51,10 +52,10 @@ const streamFlows = 64
 // sent.
 func stream(t testing.TB, from *netns.NS, src netip.Addr, to *netns.NS, dst netip.Addr) (stop func() (lost []uint64, sent uint64)) {
 	t.Helper()
-	rx := udpSocket(t, to, dst, false)
+	rx := sites.UDPSocket(t, to, dst, false)
 	var tx []*net.UDPConn
 	for range streamFlows {
-		tx = append(tx, udpSocket(t, from, src, false))
+		tx = append(tx, sites.UDPSocket(t, from, src, false))
 	}
 	done := make(chan struct{})
 	var wg sync.WaitGroup
@@ -109,46 +110,46 @@ func stream(t testing.TB, from *netns.NS, src netip.Addr, to *netns.NS, dst neti
 // not disturbed, new ones are used at once, those that are gone are forgotten,
 // and their sockets are closed.
 func TestAddressesComeAndGo(t *testing.T) {
-	tp := newTopology(t)
-	two := tp.second(t)
-	cfg := configA(rlocB4)
-	cfg.Sources = []netip.Addr{rlocA4}
-	a := startXTR(t, tp.xtrA, cfg)
-	b := startXTR(t, tp.xtrB, configB(rlocA4))
+	tp := sites.New(t)
+	two := second(t, tp)
+	cfg := sites.ConfigA(sites.RLOCB4)
+	cfg.Sources = []netip.Addr{sites.RLOCA4}
+	a := sites.Start(t, tp.XTRA, cfg)
+	b := sites.Start(t, tp.XTRB, sites.ConfigB(sites.RLOCA4))
 	sockets := func() int {
 		t.Helper()
-		entries, err := os.ReadDir("/proc/" + strconv.Itoa(a.cmd.Process.Pid) + "/fd")
-		check(t, err)
+		entries, err := os.ReadDir("/proc/" + strconv.Itoa(a.Process().Pid) + "/fd")
+		sites.Check(t, err)
 		return len(entries)
 	}
 	before := sockets()
-	if err := connects(t, tp, hostB4); err != nil { // neighbours are known
+	if err := connects(t, tp, sites.HostB4); err != nil { // neighbours are known
 		t.Fatal(err)
 	}
 	heard := func(want ...netip.Addr) {
 		t.Helper()
-		b.ask("heard")
+		b.Ask("heard")
 		time.Sleep(100 * time.Millisecond)
-		if h := b.ask("heard").Heard; !slices.Equal(h, want) {
+		if h := b.Ask("heard").Heard; !slices.Equal(h, want) {
 			t.Errorf("packets come from %v, want %v", h, want)
 		}
 	}
-	stop := stream(t, tp.hostA, hostA4, tp.hostB, hostB4)
-	heard(rlocA4)
-	a.rlocs(rlocA4, two)
-	heard(rlocA4) // nobody said to send from it
-	a.sources(rlocA4, two)
+	stop := stream(t, tp.HostA, sites.HostA4, tp.HostB, sites.HostB4)
+	heard(sites.RLOCA4)
+	a.RLOCs(sites.RLOCA4, two)
+	heard(sites.RLOCA4) // nobody said to send from it
+	a.Sources(sites.RLOCA4, two)
 	time.Sleep(50 * time.Millisecond)
-	if h := b.ask("heard").Heard; len(h) != 2 {
+	if h := b.Ask("heard").Heard; len(h) != 2 {
 		t.Errorf("with two sources packets come from %v", h)
 	}
 	// The plane does not wait for the control plane to stop using one.
-	a.rlocs(two)
+	a.RLOCs(two)
 	heard(two)
-	a.rlocs(two, rlocA4)
-	a.sources(rlocA4)
-	heard(rlocA4)
-	a.rlocs(rlocA4)
+	a.RLOCs(two, sites.RLOCA4)
+	a.Sources(sites.RLOCA4)
+	heard(sites.RLOCA4)
+	a.RLOCs(sites.RLOCA4)
 	// One that a worker has in its hands when the socket of its source is closed
 	// may be lost.
 	if lost, sent := stop(); len(lost) > 1 {
@@ -159,47 +160,47 @@ func TestAddressesComeAndGo(t *testing.T) {
 	}
 
 	// Many changes do not pile up, and do not end the plane.
-	workers := func(s answer) (n uint64) { return s.Stats["encap_packets"] + s.Stats["decap_packets"] }
-	was := a.state()
+	workers := func(s sites.Answer) (n uint64) { return s.Stats["encap_packets"] + s.Stats["decap_packets"] }
+	was := a.State()
 	for range 20 {
-		a.rlocs()
-		a.rlocs(two, rlocA4, rlocA4)
-		if m := a.state().Missing; len(m) > 0 { // the ports of before were free
+		a.RLOCs()
+		a.RLOCs(two, sites.RLOCA4, sites.RLOCA4)
+		if m := a.State().Missing; len(m) > 0 { // the ports of before were free
 			t.Fatalf("missing %v", m)
 		}
 	}
-	if now := a.state(); workers(now) < workers(was) {
+	if now := a.State(); workers(now) < workers(was) {
 		t.Errorf("counters went back from %v to %v", was.Stats, now.Stats)
 	}
-	a.rlocs(rlocA4, addr("127.0.0.1")) // which can't be one
+	a.RLOCs(sites.RLOCA4, addr("127.0.0.1")) // which can't be one
 	if n := sockets(); n != before {
 		t.Errorf("%d open files, %d before", n, before)
 	}
-	transfer(t, tp.hostA, tp.hostB, hostB4, 1<<20)
-	transfer(t, tp.hostB, tp.hostA, hostA4, 1<<20)
-	a.exit()
+	sites.Transfer(t, tp.HostA, tp.HostB, sites.HostB4, 1<<20)
+	sites.Transfer(t, tp.HostB, tp.HostA, sites.HostA4, 1<<20)
+	a.Exit()
 }
 
 // The address of the only uplink changes under a flow of data: the old one is
 // gone, the new one is bound and used, and received on.
 func TestAddressChanges(t *testing.T) {
-	tp := newTopology(t)
-	cfg := configA(rlocB4)
-	cfg.Sources = []netip.Addr{rlocA4}
-	a := startXTR(t, tp.xtrA, cfg)
-	b := startXTR(t, tp.xtrB, configB(rlocA4))
-	if err := connects(t, tp, hostB4); err != nil {
+	tp := sites.New(t)
+	cfg := sites.ConfigA(sites.RLOCB4)
+	cfg.Sources = []netip.Addr{sites.RLOCA4}
+	a := sites.Start(t, tp.XTRA, cfg)
+	b := sites.Start(t, tp.XTRB, sites.ConfigB(sites.RLOCA4))
+	if err := connects(t, tp, sites.HostB4); err != nil {
 		t.Fatal(err)
 	}
-	l := listen(t, tp.hostB, hostB4)
+	l := sites.Listen(t, tp.HostB, sites.HostB4)
 	accepted := make(chan net.Conn, 1)
 	go func() {
 		if c, err := l.Accept(); err == nil {
 			accepted <- c
 		}
 	}()
-	c, err := dial(tp.hostA, l.Addr(), 5*time.Second)
-	check(t, err)
+	c, err := sites.Dial(tp.HostA, l.Addr(), 5*time.Second)
+	sites.Check(t, err)
 	defer c.Close()
 	server := <-accepted
 	defer server.Close()
@@ -220,20 +221,20 @@ func TestAddressChanges(t *testing.T) {
 	echo("by the old address")
 	moved := addr("198.51.100.99")
 	// The core can't reach the new one but by a route, as with a new lease.
-	delAddress(t, tp.xtrA, "up", "198.51.100.1/30")
-	check(t, tp.xtrA.AddAddress("up", prefix("198.51.100.99/32")))
-	check(t, tp.core.AddRoute(prefix("198.51.100.99/32"), netip.Addr{}, "a"))
-	check(t, tp.xtrA.AddRoute(prefix("198.51.100.2/32"), netip.Addr{}, "up"))
-	check(t, tp.xtrA.AddRoute(prefix("0.0.0.0/0"), addr("198.51.100.2"), ""))
-	a.rlocs(moved)
-	a.sources(moved)
-	b.apply(entry{EID: eidA4, Locators: to(moved)})
+	delAddress(t, tp.XTRA, "up", "198.51.100.1/30")
+	sites.Check(t, tp.XTRA.AddAddress("up", prefix("198.51.100.99/32")))
+	sites.Check(t, tp.Core.AddRoute(prefix("198.51.100.99/32"), netip.Addr{}, "a"))
+	sites.Check(t, tp.XTRA.AddRoute(prefix("198.51.100.2/32"), netip.Addr{}, "up"))
+	sites.Check(t, tp.XTRA.AddRoute(prefix("0.0.0.0/0"), addr("198.51.100.2"), ""))
+	a.RLOCs(moved)
+	a.Sources(moved)
+	b.Apply(sites.Entry{EID: sites.EIDA4, Locators: sites.To(moved)})
 	echo("by the new address")
-	transfer(t, tp.hostB, tp.hostA, hostA4, 1<<20)
-	if s := a.state(); len(s.Missing) != 0 {
+	sites.Transfer(t, tp.HostB, tp.HostA, sites.HostA4, 1<<20)
+	if s := a.State(); len(s.Missing) != 0 {
 		t.Errorf("missing %v", s.Missing)
 	}
-	a.exit()
+	a.Exit()
 }
 
 func readFull(c net.Conn, buf []byte) (n int, err error) {
@@ -248,29 +249,29 @@ func readFull(c net.Conn, buf []byte) (n int, err error) {
 // Routers and hosts say that packets do not arrive: the control plane hears of
 // the path, of both families, and of nothing that was not sent.
 func TestUnreachableIsTold(t *testing.T) {
-	tp := newTopology(t)
+	tp := sites.New(t)
 	for _, c := range []struct {
 		name       string
 		local, dst netip.Addr
 		spoil      func(t *testing.T)
 	}{
-		{"no ETR", rlocA4, rlocB4, nil},
-		{"no ETR, IPv6", rlocA6, rlocB6, nil},
-		{"no route", rlocA4, addr("203.0.113.9"), nil},
-		{"no route, IPv6", rlocA6, addr("2001:db8:f9::9"), nil},
-		{"prohibited", rlocA4, addr("203.0.113.10"), func(t *testing.T) { prohibit(t, tp.core, "203.0.113.10/32") }},
-		{"prohibited, IPv6", rlocA6, addr("2001:db8:f9::10"), func(t *testing.T) { prohibit(t, tp.core, "2001:db8:f9::10/128") }},
-		{"silent gateway", rlocA4, rlocB4, func(t *testing.T) {
-			setSysctl(t, tp.xtrA, "net/ipv4/neigh/up/retrans_time_ms", "50")
-			setSysctl(t, tp.xtrA, "net/ipv4/neigh/up/delay_first_probe_time", "0")
-			check(t, tp.core.Do(func() error {
+		{"no ETR", sites.RLOCA4, sites.RLOCB4, nil},
+		{"no ETR, IPv6", sites.RLOCA6, sites.RLOCB6, nil},
+		{"no route", sites.RLOCA4, addr("203.0.113.9"), nil},
+		{"no route, IPv6", sites.RLOCA6, addr("2001:db8:f9::9"), nil},
+		{"prohibited", sites.RLOCA4, addr("203.0.113.10"), func(t *testing.T) { prohibit(t, tp.Core, "203.0.113.10/32") }},
+		{"prohibited, IPv6", sites.RLOCA6, addr("2001:db8:f9::10"), func(t *testing.T) { prohibit(t, tp.Core, "2001:db8:f9::10/128") }},
+		{"silent gateway", sites.RLOCA4, sites.RLOCB4, func(t *testing.T) {
+			sites.Check(t, tp.XTRA.SetSysctl("net.ipv4.neigh.up.retrans_time_ms", "50"))
+			sites.Check(t, tp.XTRA.SetSysctl("net.ipv4.neigh.up.delay_first_probe_time", "0"))
+			sites.Check(t, tp.Core.Do(func() error {
 				l, err := netlink.LinkByName("a")
 				if err != nil {
 					return err
 				}
 				return netlink.LinkSetARPOff(l)
 			}))
-			check(t, tp.xtrA.Do(func() error {
+			sites.Check(t, tp.XTRA.Do(func() error {
 				l, err := netlink.LinkByName("up")
 				if err != nil {
 					return err
@@ -283,34 +284,34 @@ func TestUnreachableIsTold(t *testing.T) {
 			if c.spoil != nil {
 				c.spoil(t)
 			}
-			a := startXTR(t, tp.xtrA, configA(c.dst))
-			tx := udpSocket(t, tp.hostA, hostA4, false)
+			a := sites.Start(t, tp.XTRA, sites.ConfigA(c.dst))
+			tx := sites.UDPSocket(t, tp.HostA, sites.HostA4, false)
 			deadline := time.Now().Add(3 * time.Second)
 			var told []dataplane.Path
 			for len(told) == 0 {
 				if time.Now().After(deadline) {
-					t.Fatalf("nothing was told: %v", a.state().Stats)
+					t.Fatalf("nothing was told: %v", a.State().Stats)
 				}
-				tx.WriteTo([]byte("x"), &net.UDPAddr{IP: hostB4.AsSlice(), Port: 9})
+				tx.WriteTo([]byte("x"), &net.UDPAddr{IP: sites.HostB4.AsSlice(), Port: 9})
 				time.Sleep(20 * time.Millisecond)
-				told = a.ask("unreachable").Unreachable
+				told = a.Ask("unreachable").Unreachable
 			}
 			if want := (dataplane.Path{Local: c.local, Remote: c.dst}); told[0] != want {
 				t.Errorf("told %v, want %v", told[0], want)
 			}
-			if s := a.state(); s.Stats["unreachable_queued"] == 0 {
+			if s := a.State(); s.Stats["unreachable_queued"] == 0 {
 				t.Errorf("counters %v", s.Stats)
 			}
 			// The locator is not one any more: messages about it are old.
-			a.apply(entry{EID: eidB4, Removed: true}, entry{EID: eidB6, Removed: true})
-			a.exit()
+			a.Apply(sites.Entry{EID: sites.EIDB4, Removed: true}, sites.Entry{EID: sites.EIDB6, Removed: true})
+			a.Exit()
 		})
 	}
 }
 
 func prohibit(t *testing.T, ns *netns.NS, dst string) {
 	t.Helper()
-	check(t, ns.Do(func() error {
+	sites.Check(t, ns.Do(func() error {
 		_, p, err := net.ParseCIDR(dst)
 		if err != nil {
 			return err
@@ -321,41 +322,41 @@ func prohibit(t *testing.T, ns *netns.NS, dst string) {
 
 // With the clamp a host's segments fit the path without any message about it.
 func TestMSSClampOnTheWire(t *testing.T) {
-	tp := newTopology(t)
-	check(t, tp.core.Do(func() error {
+	tp := sites.New(t)
+	sites.Check(t, tp.Core.Do(func() error {
 		l, err := netlink.LinkByName("b")
 		if err != nil {
 			return err
 		}
 		return netlink.LinkSetMTU(l, 1400)
 	}))
-	ca, cb := configA(rlocB4), configB(rlocA4)
+	ca, cb := sites.ConfigA(sites.RLOCB4), sites.ConfigB(sites.RLOCA4)
 	ca.UplinkMTU, ca.MSSClamp = 1400, true // as if learned
-	startXTR(t, tp.xtrB, cb)
-	a := startXTR(t, tp.xtrA, ca)
+	sites.Start(t, tp.XTRB, cb)
+	a := sites.Start(t, tp.XTRA, ca)
 	for _, to := range []struct {
 		from, to *netns.NS
 		dst      netip.Addr
 		mss      int
 	}{
-		{tp.hostA, tp.hostB, hostB4, 1400 - 36 - 40}, {tp.hostA, tp.hostB, hostB6, 1400 - 36 - 60},
-		{tp.hostB, tp.hostA, hostA4, 1400 - 36 - 40}, {tp.hostB, tp.hostA, hostA6, 1400 - 36 - 60},
+		{tp.HostA, tp.HostB, sites.HostB4, 1400 - 36 - 40}, {tp.HostA, tp.HostB, sites.HostB6, 1400 - 36 - 60},
+		{tp.HostB, tp.HostA, sites.HostA4, 1400 - 36 - 40}, {tp.HostB, tp.HostA, sites.HostA6, 1400 - 36 - 60},
 	} {
-		transfer(t, to.from, to.to, to.dst, 300<<10)
-		l := listen(t, to.to, to.dst)
-		c, err := dial(to.from, l.Addr(), 5*time.Second)
-		check(t, err)
+		sites.Transfer(t, to.from, to.to, to.dst, 300<<10)
+		l := sites.Listen(t, to.to, to.dst)
+		c, err := sites.Dial(to.from, l.Addr(), 5*time.Second)
+		sites.Check(t, err)
 		rc, err := c.(*net.TCPConn).SyscallConn()
-		check(t, err)
+		sites.Check(t, err)
 		var mss int
-		check(t, rc.Control(func(fd uintptr) { mss, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG) }))
-		check(t, err)
+		sites.Check(t, rc.Control(func(fd uintptr) { mss, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG) }))
+		sites.Check(t, err)
 		c.Close()
 		if mss > to.mss || mss < to.mss-20 { // less by options
 			t.Errorf("to %v: MSS %d, want %d", to.dst, mss, to.mss)
 		}
 	}
-	s := a.state()
+	s := a.State()
 	if s.Stats["mss_clamped"] == 0 || s.Stats["drop_too_big"] != 0 || s.Stats["icmp_too_big"] != 0 {
 		t.Errorf("counters %v", s.Stats)
 	}
@@ -363,14 +364,14 @@ func TestMSSClampOnTheWire(t *testing.T) {
 
 // Both directions count for the entry of the other site.
 func TestActiveOnTheWire(t *testing.T) {
-	tp := newTopology(t)
-	a, b := tp.sites(t, false)
-	transfer(t, tp.hostA, tp.hostB, hostB4, 1<<20)
+	tp := sites.New(t)
+	a, b := tp.Start(t, false)
+	sites.Transfer(t, tp.HostA, tp.HostB, sites.HostB4, 1<<20)
 	deadline := time.Now().Add(2 * time.Second) // the last packets may be on their way
 	for {
 		var sent, received [2]uint64
-		for i, x := range []*xtr{a, b} {
-			for _, e := range x.ask("active").Active {
+		for i, x := range []*sites.XTR{a, b} {
+			for _, e := range x.Ask("active").Active {
 				if strings.Contains(e.EID.String(), "10.") {
 					sent[i], received[i] = e.Sent, e.Received
 				}
@@ -389,9 +390,9 @@ func TestActiveOnTheWire(t *testing.T) {
 // Uplinks with routing tables of their own have routes of their own: the
 // smallest MTU of them holds for a locator, as its flows may go by any.
 func TestMTUOfSeveralUplinks(t *testing.T) {
-	tp := newTopology(t)
-	two := tp.second(t)
-	check(t, tp.xtrA.Do(func() error {
+	tp := sites.New(t)
+	two := second(t, tp)
+	sites.Check(t, tp.XTRA.Do(func() error {
 		link, err := netlink.LinkByName("up2")
 		if err != nil {
 			return err
@@ -405,23 +406,23 @@ func TestMTUOfSeveralUplinks(t *testing.T) {
 		r.Src = netns.IPNet(netip.PrefixFrom(two, 32))
 		return netlink.RuleAdd(r)
 	}))
-	cfg := configA(rlocB4)
-	cfg.Sources = []netip.Addr{rlocA4, rlocA6}
-	a := startXTR(t, tp.xtrA, cfg)
+	cfg := sites.ConfigA(sites.RLOCB4)
+	cfg.Sources = []netip.Addr{sites.RLOCA4, sites.RLOCA6}
+	a := sites.Start(t, tp.XTRA, cfg)
 	want := func(mtu int) {
 		t.Helper()
 		deadline := time.Now().Add(2 * time.Second)
-		for a.state().MTU[rlocB4.String()] != mtu {
+		for a.State().MTU[sites.RLOCB4.String()] != mtu {
 			if time.Now().After(deadline) {
-				t.Fatalf("path MTUs %v, want %d", a.state().MTU, mtu)
+				t.Fatalf("path MTUs %v, want %d", a.State().MTU, mtu)
 			}
 			time.Sleep(20 * time.Millisecond)
 		}
 	}
 	want(1500)
-	a.rlocs(rlocA4, two)
+	a.RLOCs(sites.RLOCA4, two)
 	want(1380)
-	a.rlocs(rlocA4)
+	a.RLOCs(sites.RLOCA4)
 	want(1500)
 }
 
@@ -430,23 +431,23 @@ func TestMTUOfSeveralUplinks(t *testing.T) {
 // drained, then both come back, several times: nothing is lost, and in between
 // nothing comes by the drained one.
 func TestDrainLosesNothing(t *testing.T) {
-	tp := newTopology(t)
-	two := tp.second(t)
-	cfg := configA(rlocB4)
-	cfg.Sources = []netip.Addr{rlocA4, two}
-	a := startXTR(t, tp.xtrA, cfg)
+	tp := sites.New(t)
+	two := second(t, tp)
+	cfg := sites.ConfigA(sites.RLOCB4)
+	cfg.Sources = []netip.Addr{sites.RLOCA4, two}
+	a := sites.Start(t, tp.XTRA, cfg)
 	locators := func(first uint8) []mapping.Locator {
-		return []mapping.Locator{mapping.MakeLocator(rlocA4, first, 50), mapping.MakeLocator(two, 1, 50)}
+		return []mapping.Locator{mapping.MakeLocator(sites.RLOCA4, first, 50), mapping.MakeLocator(two, 1, 50)}
 	}
-	cfg = configB(rlocA4)
-	cfg.Entries = []entry{{EID: eidA4, Locators: locators(1)}}
-	b := startXTR(t, tp.xtrB, cfg)
-	if err := connects(t, tp, hostB4); err != nil { // neighbours are known
+	cfg = sites.ConfigB(sites.RLOCA4)
+	cfg.Entries = []sites.Entry{{EID: sites.EIDA4, Locators: locators(1)}}
+	b := sites.Start(t, tp.XTRB, cfg)
+	if err := connects(t, tp, sites.HostB4); err != nil { // neighbours are known
 		t.Fatal(err)
 	}
 	received := func(link string) (n uint64) {
 		t.Helper()
-		check(t, tp.xtrA.Do(func() error {
+		sites.Check(t, tp.XTRA.Do(func() error {
 			l, err := netlink.LinkByName(link)
 			if err == nil {
 				n = l.Attrs().Statistics.RxPackets
@@ -455,11 +456,11 @@ func TestDrainLosesNothing(t *testing.T) {
 		}))
 		return n
 	}
-	out, in := stream(t, tp.hostA, hostA4, tp.hostB, hostB4), stream(t, tp.hostB, hostB4, tp.hostA, hostA4)
+	out, in := stream(t, tp.HostA, sites.HostA4, tp.HostB, sites.HostB4), stream(t, tp.HostB, sites.HostB4, tp.HostA, sites.HostA4)
 	for range 3 {
 		time.Sleep(100 * time.Millisecond)
-		b.apply(entry{EID: eidA4, Locators: locators(255)})
-		a.sources(two)
+		b.Apply(sites.Entry{EID: sites.EIDA4, Locators: locators(255)})
+		a.Sources(two)
 		time.Sleep(50 * time.Millisecond) // what is on its way
 		up, up2 := received("up"), received("up2")
 		deadline := time.Now().Add(10 * time.Second)
@@ -469,14 +470,14 @@ func TestDrainLosesNothing(t *testing.T) {
 		if n, n2 := received("up")-up, received("up2")-up2; n > 5 || n2 < 50 { // neighbours ask for each other
 			t.Errorf("while one is drained, %d packets came by it and %d by the other", n, n2)
 		}
-		a.sources(rlocA4, two)
-		b.apply(entry{EID: eidA4, Locators: locators(1)})
+		a.Sources(sites.RLOCA4, two)
+		b.Apply(sites.Entry{EID: sites.EIDA4, Locators: locators(1)})
 	}
 	for name, stop := range map[string]func() ([]uint64, uint64){"out": out, "in": in} {
 		if lost, sent := stop(); len(lost) > 0 || sent < 150 {
 			t.Errorf("%s: of %d packets %d are lost: %v", name, sent, len(lost), lost)
 		}
 	}
-	onlyDrops(t, a.state())
-	onlyDrops(t, b.state())
+	onlyDrops(t, a.State())
+	onlyDrops(t, b.State())
 }

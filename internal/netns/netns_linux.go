@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"unsafe"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -222,6 +223,37 @@ func (ns *NS) SetSysctl(key, value string) error {
 		}
 		return nil
 	})
+}
+
+// SetOffload switches a feature of the interface dev on or off, as ethtool -K
+// does: command is one of unix.ETHTOOL_STSO, unix.ETHTOOL_SGRO and the like.
+func (ns *NS) SetOffload(dev string, command uint32, on bool) error {
+	err := ns.Do(func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		value := struct{ command, data uint32 }{command: command}
+		if on {
+			value.data = 1
+		}
+		var req struct {
+			name [unix.IFNAMSIZ]byte
+			data unsafe.Pointer
+			_    [24 - unsafe.Sizeof(uintptr(0))]byte
+		}
+		copy(req.name[:unix.IFNAMSIZ-1], dev)
+		req.data = unsafe.Pointer(&value)
+		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&req))); errno != 0 {
+			return errno
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("offload of interface %s: %w", dev, err)
+	}
+	return nil
 }
 
 func (ns *NS) withLink(dev string, f func(netlink.Link) error) error {

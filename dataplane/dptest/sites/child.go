@@ -1,4 +1,4 @@
-package tun
+package sites
 
 import (
 	"bufio"
@@ -6,46 +6,66 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/netip"
 	"os"
-	"os/exec"
 	"runtime"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/eidolon-lisp/eidolon/dataplane"
-	"github.com/eidolon-lisp/eidolon/internal/netns"
 	"github.com/eidolon-lisp/eidolon/mapping"
 )
 
 // childEnv makes the test binary an xTR: a plane in a process of its own, as it
 // is in life, so that it can be killed. It takes commands on its standard
 // input, one line each, and answers each with one line of JSON.
-const childEnv = "EIDOLON_TUN_TEST_CHILD"
+const childEnv = "EIDOLON_TEST_XTR"
 
-func TestMain(m *testing.M) {
-	if os.Getenv(childEnv) != "" {
-		if err := child(); err != nil {
-			fmt.Println(errorLine(err))
-			os.Exit(1)
-		}
-		os.Exit(0)
+// Plane is what an xTR of this package uses of a plane.
+type Plane interface {
+	dataplane.Plane
+	Missing() []netip.Addr
+	Warnings() []string
+	SetLocals([]mapping.EID) error
+}
+
+// Planes makes planes for xTRs.
+type Planes struct {
+	// Start makes a plane in the namespace of the process; Run follows.
+	Start func(Config, *dataplane.FIB) (Plane, error)
+	// Cleanup, if there is one, takes away what killed planes leave in the
+	// namespace of the thread; it is called for each xTR when its test ends.
+	Cleanup func() error
+}
+
+// planes are those of Main.
+var planes Planes
+
+// Main is what TestMain has to call: it runs the tests, or is an xTR when one of
+// them started this process. It does not return.
+func Main(m *testing.M, p Planes) {
+	planes = p
+	if os.Getenv(childEnv) == "" {
+		os.Exit(m.Run())
 	}
-	os.Exit(m.Run())
+	if err := child(); err != nil {
+		b, _ := json.Marshal(Answer{Err: err.Error()})
+		fmt.Println(string(b))
+		os.Exit(1)
+	}
+	os.Exit(0)
 }
 
-func errorLine(err error) string {
-	b, _ := json.Marshal(answer{Err: err.Error()})
-	return string(b)
-}
-
-// childConfig is what the child gets as its first line.
-type childConfig struct {
+// Config is what an xTR gets as its first line. What has no comment is as in the
+// configuration of the TUN plane.
+type Config struct {
+	// Plane says which of the planes of Start, in the words of the test; it
+	// may have Mappings.
+	Plane     string
+	Mappings  int
 	Instances []Instance
 	Guarded   []mapping.EID
 	Locals    []mapping.EID
@@ -57,7 +77,8 @@ type childConfig struct {
 	Queues    int
 	UplinkMTU int
 	Hold      bool
-	Entries   []entry
+	// Entries are the mappings at the start.
+	Entries []Entry
 	// Version, if not 0, is the map-version of all Locals, and switches
 	// map-versioning on.
 	Version  mapping.Version
@@ -66,36 +87,48 @@ type childConfig struct {
 	DropCapability bool
 }
 
-// entry is one static mapping.
-type entry struct {
+// Instance is an instance of the site; see the TUN plane's.
+type Instance struct {
+	IID    uint32
+	Device string
+	Native bool
+}
+
+// Entry is one static mapping.
+type Entry struct {
 	EID      mapping.EID
 	Locators []mapping.Locator
 	Version  uint16
 	Removed  bool
+	Lifetime time.Duration // 0: an hour
 	// Native is a negative mapping: natively-forward; Locators, if any, are
 	// proxy-ETRs.
 	Native bool
 }
 
-type answer struct {
+// Answer is what an xTR says to a command: the error, and what was asked for.
+type Answer struct {
 	Err      string
-	Stats    map[string]uint64
+	Stats    map[string]uint64 // without zeros
 	Missing  []netip.Addr
 	Warnings []string
 	Misses   []dataplane.Miss
 	Heard    []netip.Addr
 	Versions []dataplane.VersionEvent
-	MTU      map[string]int
+	MTU      map[string]int // of paths, by locator
 	Mallocs  uint64
 
 	Unreachable []dataplane.Path
 	Active      []dataplane.Activity
 }
 
-func changes(entries []entry) []mapping.CacheChange {
+func changes(entries []Entry) []mapping.CacheChange {
 	var list []mapping.CacheChange
 	for _, e := range entries {
 		c := mapping.CacheChange{EID: e.EID, Expires: time.Now().Add(time.Hour)}
+		if e.Lifetime > 0 {
+			c.Expires = time.Now().Add(e.Lifetime)
+		}
 		switch {
 		case e.Native:
 			c.Record, c.ProxyETRs = mapping.NegativeRecord(e.EID, mapping.NativelyForward, 15), e.Locators
@@ -113,7 +146,7 @@ func child() error {
 	if !in.Scan() {
 		return io.ErrUnexpectedEOF
 	}
-	var cfg childConfig
+	var cfg Config
 	if err := json.Unmarshal(in.Bytes(), &cfg); err != nil {
 		return err
 	}
@@ -127,11 +160,7 @@ func child() error {
 	}
 	fib := dataplane.NewFIB()
 	fib.Apply(changes(cfg.Entries))
-	p, err := New(Config{
-		Instances: cfg.Instances, Locals: cfg.Locals, Guarded: cfg.Guarded, ProxyITR: cfg.ProxyITR, ProxyETR: cfg.ProxyETR, Host: cfg.Host, Sources: cfg.Sources, Table: cfg.Table, Queues: cfg.Queues,
-		UplinkMTU: cfg.UplinkMTU, Miss: dataplane.MissPolicy{Hold: cfg.Hold}, MapVersioning: cfg.Version != 0, MSSClamp: cfg.MSSClamp,
-		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
-	}, fib)
+	p, err := planes.Start(cfg, fib)
 	if err != nil {
 		return err
 	}
@@ -149,17 +178,17 @@ func child() error {
 	go func() { done <- p.Run(ctx) }()
 	fmt.Println("{}")
 	for in.Scan() {
-		var a answer
+		var a Answer
 		cmd, arg, _ := strings.Cut(in.Text(), " ")
 		switch cmd {
 		case "apply":
-			var list []entry
+			var list []Entry
 			if err := json.Unmarshal([]byte(arg), &list); err != nil {
 				return err
 			}
 			fib.Apply(changes(list))
 		case "state":
-			a = answer{Stats: map[string]uint64{}, MTU: map[string]int{}, Missing: p.Missing(), Warnings: p.Warnings()}
+			a = Answer{Stats: map[string]uint64{}, MTU: map[string]int{}, Missing: p.Missing(), Warnings: p.Warnings()}
 			for name, v := range p.Stats() {
 				if v != 0 {
 					a.Stats[name] = v
@@ -231,122 +260,4 @@ func child() error {
 		fmt.Println(string(b))
 	}
 	return in.Err()
-}
-
-// xtr is a child process with a plane.
-type xtr struct {
-	t   testing.TB
-	cmd *exec.Cmd
-	in  io.WriteCloser
-	out *bufio.Scanner
-
-	mu     sync.Mutex
-	exited bool
-}
-
-// startXTR runs a plane in a namespace and waits until it forwards.
-func startXTR(t testing.TB, ns *netns.NS, cfg childConfig) *xtr {
-	t.Helper()
-	x, a := tryXTR(t, ns, cfg)
-	if a.Err != "" {
-		t.Fatalf("xtr: %s", a.Err)
-	}
-	return x
-}
-
-func tryXTR(t testing.TB, ns *netns.NS, cfg childConfig) (*xtr, answer) {
-	t.Helper()
-	x := &xtr{t: t, cmd: exec.Command(os.Args[0])}
-	x.cmd.Env = append(os.Environ(), childEnv+"=1")
-	x.cmd.Stderr = testWriter{t}
-	var err error
-	if x.in, err = x.cmd.StdinPipe(); err != nil {
-		t.Fatal(err)
-	}
-	out, err := x.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	x.out = bufio.NewScanner(out)
-	x.out.Buffer(nil, 1<<20)
-	// A child belongs to the namespace of the thread that starts it.
-	if err := ns.Do(x.cmd.Start); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(x.kill)
-	b, err := json.Marshal(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return x, x.ask(string(b))
-}
-
-type testWriter struct{ t testing.TB }
-
-func (w testWriter) Write(b []byte) (int, error) {
-	w.t.Logf("%s", strings.TrimSpace(string(b)))
-	return len(b), nil
-}
-
-func (x *xtr) ask(cmd string) (a answer) {
-	x.t.Helper()
-	if _, err := io.WriteString(x.in, cmd+"\n"); err != nil {
-		x.t.Fatalf("xtr: %v", err)
-	}
-	if !x.out.Scan() {
-		x.t.Fatalf("xtr ended: %v", x.out.Err())
-	}
-	if err := json.Unmarshal(x.out.Bytes(), &a); err != nil {
-		x.t.Fatalf("xtr said %q", x.out.Text())
-	}
-	return a
-}
-
-func (x *xtr) state() answer { x.t.Helper(); return x.ask("state") }
-
-func (x *xtr) apply(list ...entry) { x.t.Helper(); x.tell("apply", list) }
-
-// rlocs and sources are what the control plane says when addresses change.
-func (x *xtr) rlocs(list ...netip.Addr) { x.t.Helper(); x.tell("rlocs", list) }
-
-func (x *xtr) sources(list ...netip.Addr) {
-	x.t.Helper()
-	var s []dataplane.Source
-	for _, a := range list {
-		s = append(s, dataplane.Source{Addr: a, Priority: 1, Weight: 100})
-	}
-	x.tell("sources", s)
-}
-
-func (x *xtr) tell(cmd string, what any) answer {
-	x.t.Helper()
-	b, err := json.Marshal(what)
-	if err != nil {
-		x.t.Fatal(err)
-	}
-	return x.ask(cmd + " " + string(b))
-}
-
-// exit ends the plane in an orderly way.
-func (x *xtr) exit() {
-	x.t.Helper()
-	if a := x.ask("exit"); a.Err != "" {
-		x.t.Fatalf("xtr: %s", a.Err)
-	}
-	x.wait()
-}
-
-// kill ends the process as kill -9 does.
-func (x *xtr) kill() {
-	x.cmd.Process.Kill()
-	x.wait()
-}
-
-func (x *xtr) wait() {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if !x.exited {
-		x.exited = true
-		x.cmd.Wait()
-	}
 }
