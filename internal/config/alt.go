@@ -210,6 +210,7 @@ func (a *ALT) readALTNeighbours(v value, t *ALTTunnel, seen names[netip.Addr]) {
 
 // interfaceAddress reads an address with the length of its network.
 func (v value) interfaceAddress() (netip.Prefix, bool) {
+	v.form.is(endForm)
 	const want = "an address with its length, such as 172.16.0.1/30 or \"fd00::1/64\""
 	s, ok := v.text(want)
 	if !ok {

@@ -11,7 +11,7 @@ import (
 )
 
 func TestExampleALT(t *testing.T) {
-	got, err := LoadMapServer("testdata/alt.yml")
+	got, err := LoadMapServer("../../deploy/examples/alt.yml")
 	if err != nil {
 		t.Fatal(err)
 	}

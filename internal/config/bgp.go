@@ -76,6 +76,7 @@ const wantAS = "the number of an autonomous system, from 1 to 4294967294"
 
 // asNumber reads an AS number, as RFC 5396 writes it plainly.
 func (v value) asNumber() uint32 {
+	v.form.is(integerForm(1, 1<<32-2, 0))
 	s, ok := v.text(wantAS)
 	if !ok {
 		return 0
@@ -90,10 +91,11 @@ func (v value) asNumber() uint32 {
 
 // wholeSeconds is duration for what a protocol counts in seconds.
 func (v value) wholeSeconds(low, high, otherwise time.Duration) time.Duration {
+	d := v.duration(low, high, low)
+	v.form.otherwise(durationForm(low, high, otherwise).otherwise)
 	if !v.given() {
 		return otherwise
 	}
-	d := v.duration(low, high, low)
 	if d%time.Second != 0 {
 		v.fail("found %v, expected whole seconds", d)
 	}
@@ -226,6 +228,7 @@ const wantCommunity = "a community such as \"64500:100\", a large one such as \"
 // community reads one of RFC 1997 or of RFC 8092, and adds it to r. YAML takes
 // 64500:100 for a number in base 60, but what is read here is the text.
 func (v value) community(r *bgp.Route) {
+	v.form.is(communityForm)
 	s, ok := v.text(wantCommunity)
 	if !ok {
 		return

@@ -14,7 +14,7 @@ import (
 
 // A site that learns its EID-prefixes.
 func TestExampleSiteBGP(t *testing.T) {
-	got, err := LoadXTR("testdata/site-bgp.yml")
+	got, err := LoadXTR("../../deploy/examples/site-bgp.yml")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,7 +37,7 @@ func TestExampleSiteBGP(t *testing.T) {
 }
 
 func TestExamplePITR(t *testing.T) {
-	got, err := LoadXTR("testdata/pitr.yml")
+	got, err := LoadXTR("../../deploy/examples/pitr.yml")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -150,6 +150,7 @@ func (v value) locators(underlay names[netip.Addr], set *locatorSet) []mapping.L
 
 // locatorName reads the name that is sent with a locator (RFC 9735 section 9).
 func (v value) locatorName() (string, bool) {
+	v.form.is(nameForm)
 	const want = "1 to 63 printable ASCII characters"
 	s, ok := v.text(want)
 	if !ok {

@@ -32,7 +32,7 @@ func withoutModes(es Errors) (rest Errors) {
 }
 
 func TestExampleXTR(t *testing.T) {
-	got, err := LoadXTR("testdata/xtr.yml")
+	got, err := LoadXTR("../../deploy/examples/xtr.yml")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,6 +40,10 @@ func TestExampleXTR(t *testing.T) {
 		t.Errorf("warnings:\n%v", w)
 	}
 	got.Warnings = nil
+	if got.BGP == nil || len(got.BGP.Announce) != 1 || len(got.BGP.Originate) != 1 || len(got.Learned) != 1 {
+		t.Errorf("bgp %+v, learned %+v", got.BGP, got.Learned)
+	}
+	got.BGP, got.Learned = nil, nil // TestExamplePITR and TestExampleSiteBGP look at them
 	locators := []mapping.Locator{
 		mapping.MakeLocator(netip.MustParseAddr("192.0.2.1"), 1, 100),
 		mapping.MakeLocator(netip.MustParseAddr("2001:db8:a::1"), 1, 100),
@@ -97,7 +101,7 @@ func TestExampleXTR(t *testing.T) {
 }
 
 func TestExampleHost(t *testing.T) {
-	got, err := LoadXTR("testdata/host.yml")
+	got, err := LoadXTR("../../deploy/examples/host.yml")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,43 +117,47 @@ func TestExampleHost(t *testing.T) {
 	}
 }
 
-// TestExamplesHaveAllKeys: whatever key is read can be seen in an example.
+// TestExamplesHaveAllKeys: every key of a file stands in its complete example,
+// if only in a comment.
 func TestExamplesHaveAllKeys(t *testing.T) {
-	var examples []byte
-	for _, name := range []string{"testdata/xtr.yml", "testdata/host.yml", "testdata/pitr.yml", "testdata/site-bgp.yml", "testdata/mapserver.yml", "testdata/alt.yml"} {
-		b, err := os.ReadFile(name)
+	for k, files := range exampleFiles {
+		text, err := os.ReadFile(examples + files[0])
 		if err != nil {
 			t.Fatal(err)
 		}
-		examples = append(examples, b...)
-	}
-	sources, err := filepath.Glob("*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	keys := 0
-	for _, name := range sources {
-		if strings.HasSuffix(name, "_test.go") {
-			continue
-		}
-		source, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, m := range regexp.MustCompile(`\.(?:get|need|needIf)\((?:[^"\n]*, )?"(\w+)"`).FindAllSubmatch(source, -1) {
+		keys := 0
+		formOf(t, k).each("", func(path string, _ *form, _ bool) {
 			keys++
-			if !regexp.MustCompile(`\b` + string(m[1]) + `:`).Match(examples) {
-				t.Errorf("%s reads the key %s, which is in no example", name, m[1])
+			if !regexp.MustCompile(`\b` + path[strings.LastIndex(path, ".")+1:] + `:`).Match(text) {
+				t.Errorf("%s is not in %s", path, files[0])
+			}
+		})
+		if keys < 80 {
+			t.Errorf("%s has only %d keys", k, keys)
+		}
+	}
+}
+
+// TestExamplesAreGood: check has nothing against the examples, and knows whose
+// they are.
+func TestExamplesAreGood(t *testing.T) {
+	for want, files := range exampleFiles {
+		for _, name := range files {
+			k, err := Detect(examples + name)
+			if err != nil || k != want {
+				t.Errorf("%s is of %q, %v; want %q", name, k, err, want)
+			}
+			warnings, err := Check(examples+name, k)
+			doubts, _ := errors.AsType[Errors](warnings)
+			if doubts = withoutModes(doubts); err != nil || len(doubts) > 0 {
+				t.Errorf("%s: %v, %v", name, doubts, err)
 			}
 		}
-	}
-	if keys < 100 {
-		t.Errorf("only %d keys are read", keys)
 	}
 }
 
 func TestExampleMapServer(t *testing.T) {
-	got, err := LoadMapServer("testdata/mapserver.yml")
+	got, err := LoadMapServer("../../deploy/examples/mapserver.yml")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,6 +165,10 @@ func TestExampleMapServer(t *testing.T) {
 		t.Errorf("warnings:\n%v", w)
 	}
 	got.Warnings = nil
+	if got.ALT == nil || len(got.ALT.Tunnels) != 1 || len(got.ALT.Aggregates) != 1 {
+		t.Errorf("alt %+v", got.ALT)
+	}
+	got.ALT = nil // TestExampleALT looks at one
 	want := &MapServer{
 		Listen:   []netip.AddrPort{netip.MustParseAddrPort("203.0.113.10:4342"), netip.MustParseAddrPort("[2001:db8:113::10]:4342")},
 		StateDir: "/var/lib/eidolon",
@@ -362,19 +374,13 @@ map_servers:
 }
 
 func TestDetect(t *testing.T) {
-	for _, k := range []Kind{KindXTR, KindMapServer} {
-		got, err := Detect("testdata/" + string(k) + ".yml")
-		if err != nil || got != k {
-			t.Errorf("got %q, %v; want %q", got, err, k)
-		}
-	}
 	if k, err := Detect(write(t, "log: {level: info}\n")); err == nil {
 		t.Errorf("got %q for a file that could be either", k)
 	}
 	if k, err := Detect(write(t, "[1, 2]\n")); err == nil {
 		t.Errorf("got %q for a list", k)
 	}
-	if _, err := Detect("testdata/none.yml"); !errors.Is(err, os.ErrNotExist) {
+	if _, err := Detect("../../deploy/examples/none.yml"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("got %v for a missing file", err)
 	}
 }
@@ -383,7 +389,7 @@ func TestDetect(t *testing.T) {
 // with places inside the file, and never a panic.
 func FuzzParse(f *testing.F) {
 	files, _ := filepath.Glob("testdata/bad/*.yml")
-	for _, name := range append(files, "testdata/xtr.yml", "testdata/host.yml", "testdata/pitr.yml", "testdata/site-bgp.yml", "testdata/mapserver.yml", "testdata/alt.yml") {
+	for _, name := range append(files, "../../deploy/examples/xtr.yml", "../../deploy/examples/host.yml", "../../deploy/examples/pitr.yml", "../../deploy/examples/site-bgp.yml", "../../deploy/examples/mapserver.yml", "../../deploy/examples/alt.yml") {
 		data, err := os.ReadFile(name)
 		if err != nil {
 			f.Fatal(err)

@@ -6,5 +6,11 @@
 // wrong. A key that is not known is an error. Nothing else is touched, so that
 // a daemon that reloads keeps what it has until the new file is good.
 //
+// What a reader asks for can be watched (form). That makes the JSON schemas in
+// deploy and the tables of keys in docs/configuration.md, whose words and whose
+// column "change" are written by hand:
+//
+//	go test ./internal/config -run 'Page|Schemas' -update
+//
 // Anchors and aliases may be used; tags and merge keys ("<<") may not.
 package config

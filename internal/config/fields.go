@@ -31,6 +31,7 @@ func readAtMost(r io.Reader, limit int64) ([]byte, error) {
 
 // integer reads a decimal number from low to high.
 func (v value) integer(low, high, otherwise uint64) uint64 {
+	v.form.is(integerForm(low, high, otherwise))
 	want := fmt.Sprintf("a number from %d to %d", low, high)
 	s, ok := v.text(want)
 	if !ok {
@@ -45,6 +46,7 @@ func (v value) integer(low, high, otherwise uint64) uint64 {
 }
 
 func (v value) boolean(otherwise bool) bool {
+	v.form.is(scalar{kind: boolean, otherwise: strconv.FormatBool(otherwise)})
 	s, ok := v.text("true or false")
 	switch {
 	case !ok:
@@ -57,6 +59,7 @@ func (v value) boolean(otherwise bool) bool {
 }
 
 func (v value) duration(low, high, otherwise time.Duration) time.Duration {
+	v.form.is(durationForm(low, high, otherwise))
 	want := fmt.Sprintf("a duration from %s to %s, such as %s", shortDuration(low), shortDuration(high), shortDuration(otherwise))
 	s, ok := v.text(want)
 	if !ok {
@@ -76,11 +79,15 @@ func shortDuration(d time.Duration) string {
 	if strings.HasSuffix(s, "m0s") {
 		s = strings.TrimSuffix(s, "0s")
 	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
 	return s
 }
 
 // enum reads one of names; the first is the default.
 func (v value) enum(names ...string) string {
+	v.form.is(scalar{kind: enum, names: names, otherwise: names[0]})
 	s, ok := v.text(oneOf(names))
 	if !ok {
 		return names[0]
@@ -102,6 +109,7 @@ const wantEID = "an EID-prefix such as 10.1.0.0/16 or \"[7]2001:db8:1::/48\""
 
 // eid reads an EID-prefix; host bits that are set are taken for a slip.
 func (v value) eid() (mapping.EID, bool) {
+	v.form.is(eidForm)
 	s, ok := v.text(wantEID)
 	if !ok {
 		return mapping.EID{}, false
@@ -132,6 +140,7 @@ func (v value) eid() (mapping.EID, bool) {
 
 // rloc reads the address of a locator.
 func (v value) rloc() (netip.Addr, bool) {
+	v.form.is(addressForm)
 	const want = "an IPv4 or IPv6 address that the underlay routes"
 	s, ok := v.text(want)
 	if !ok {
@@ -152,6 +161,7 @@ func (v value) rloc() (netip.Addr, bool) {
 // addrPort reads an address with or without a port. A wildcard address is
 // good only to listen on.
 func (v value) addrPort(port uint16, wildcard bool) (netip.AddrPort, bool) {
+	v.form.is(portForm(port))
 	want := fmt.Sprintf("an IP address with or without a port, such as 203.0.113.10 or \"[2001:db8::10]:%d\"", port)
 	s, ok := v.text(want)
 	if !ok {
@@ -191,6 +201,8 @@ func (v value) instanceID() uint32 { return uint32(v.integer(0, mapping.MaxIID, 
 // socketPath reads where a Unix socket is.
 func (v value) socketPath(otherwise string) string {
 	const longest = 107 // sun_path less its final zero, unix(7)
+	v.form.is(pathForm)
+	v.form.otherwise(otherwise)
 	s, ok := v.text("the path of a Unix socket")
 	if !ok {
 		return otherwise
@@ -204,6 +216,7 @@ func (v value) socketPath(otherwise string) string {
 
 // directory reads where a directory is, "" after an error.
 func (v value) directory() string {
+	v.form.is(pathForm)
 	s, ok := v.text("the path of a directory")
 	if !ok {
 		return ""
@@ -235,6 +248,8 @@ func (v value) authenticationKey() (k auth.Key, ok bool) {
 // secret reads key or key_file; it is empty after an error.
 func (o *object) secret() []byte {
 	inline, file := o.get("key"), o.get("key_file")
+	inline.form.isText()
+	file.form.is(pathForm)
 	secret, from := "", inline
 	switch {
 	case inline.given() && file.given():
@@ -264,6 +279,7 @@ func (v value) secretText() (string, bool) { return v.text("the key as text") }
 // secretFile returns what the named file holds, without one newline at its
 // end, or "" after an error.
 func (v value) secretFile() string {
+	v.form.is(pathForm)
 	s, ok := v.text("the path of a file that holds the key")
 	if !ok {
 		return ""
@@ -312,6 +328,7 @@ func (v value) algorithm(otherwise auth.Algorithm) auth.Algorithm {
 
 // xtrID reads 128 bits in hexadecimal.
 func (v value) xtrID() (id mapping.XTRID) {
+	v.form.is(xtrIDForm)
 	const want = "32 hexadecimal digits"
 	s, ok := v.text(want)
 	if !ok {

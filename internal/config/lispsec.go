@@ -92,6 +92,7 @@ func (c *MapServer) readLISPSec(v value) {
 	}
 	policy := o.get("policy")
 	l.Policy = policy.policy(otherwise)
+	policy.form.otherwise("") // which depends on the keys
 	on := policy
 	seen := make(names[uint32])
 	for _, item := range o.get("instances").list("instances, each with iid and policy") {
@@ -125,6 +126,7 @@ func (c *MapServer) readLISPSec(v value) {
 
 // prefix reads an address or a prefix of the underlay.
 func (v value) prefix() (netip.Prefix, bool) {
+	v.form.is(prefixForm)
 	const want = "an IP address or a prefix such as 203.0.113.0/24"
 	s, ok := v.text(want)
 	if !ok {

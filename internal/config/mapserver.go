@@ -128,6 +128,7 @@ func (c *MapServer) read(o *object) {
 	c.StateDir = "/var/lib/eidolon"
 	if dir := o.get("state_dir"); dir.given() {
 		c.StateDir = dir.directory()
+		dir.form.otherwise("/var/lib/eidolon")
 	}
 	owners := c.readSites(o.get("sites"))
 	c.readStatic(o.get("static_mappings"), owners)
@@ -253,6 +254,7 @@ func (c *MapServer) readStatic(v value, owners map[mapping.EID]owner) {
 		rec := &mapping.Record{EID: e, TTL: o.get("record_ttl").recordTTL()}
 		locators, action := o.get("locators"), o.get("action")
 		rec.Locators, rec.Action = locators.locators(nil, nil), action.action()
+		action.form.otherwise("")
 		switch {
 		case locators.given() && action.given():
 			o.fail(action.key, "found both locators and action, expected one of them")

@@ -45,6 +45,7 @@ type value struct {
 	secret bool
 	// broken says that the node was refused already.
 	broken bool
+	form   *form // nil unless watched
 }
 
 // object is a mapping whose keys are being asked for one by one.
@@ -55,7 +56,9 @@ type object struct {
 	fields  map[string]value
 	order   []string // keys as given
 	known   []string // keys asked for
+	needed  []string // those that must be there
 	missing []missing
+	form    *form // nil unless watched
 }
 
 type missing struct{ key, want string }
@@ -263,6 +266,7 @@ func scalarText(n ast.Node) string {
 
 // text returns a scalar as it is written: 0010 is "0010", not 8.
 func (v value) text(want string) (string, bool) {
+	v.form.isText()
 	switch v.node.(type) {
 	case nil:
 		return "", false
@@ -275,6 +279,7 @@ func (v value) text(want string) (string, bool) {
 
 // list returns the items of a list; want describes one item.
 func (v value) list(want string) []value {
+	form := v.form.list()
 	if !v.given() {
 		return nil
 	}
@@ -289,7 +294,7 @@ func (v value) list(want string) []value {
 	}
 	items := make([]value, 0, len(seq.Values))
 	for i, n := range seq.Values {
-		item := value{r: v.r, name: fmt.Sprintf("%s[%d]", v.name, i), secret: v.secret}
+		item := value{r: v.r, name: fmt.Sprintf("%s[%d]", v.name, i), secret: v.secret, form: form}
 		if item.put(n); item.node == nil {
 			if !item.broken {
 				item.fail("found an empty item, expected %s", want)
@@ -303,6 +308,7 @@ func (v value) list(want string) []value {
 
 // atLeastOne is list for a list that must not be empty.
 func (v value) atLeastOne(want string) []value {
+	v.form.isNotEmpty()
 	if seq, ok := v.node.(*ast.SequenceNode); ok && len(seq.Values) == 0 {
 		v.fail("found an empty list, expected %s", want)
 	}
@@ -313,7 +319,7 @@ func (v value) atLeastOne(want string) []value {
 // something else, and without one when v was not given. The caller ends
 // reading it with object.end.
 func (v value) object() (o *object, ok bool) {
-	o = &object{r: v.r, name: v.name, at: v.at, fields: make(map[string]value)}
+	o = &object{r: v.r, name: v.name, at: v.at, fields: make(map[string]value), form: v.form}
 	if !v.given() {
 		return o, false
 	}
@@ -361,15 +367,18 @@ func (o *object) get(key string) value {
 	if !slices.Contains(o.known, key) {
 		o.known = append(o.known, key)
 	}
-	if v, ok := o.fields[key]; ok {
-		return v
+	v, ok := o.fields[key]
+	if !ok {
+		v = value{r: o.r, name: key, at: o.at, key: o.at}
 	}
-	return value{r: o.r, name: key, at: o.at, key: o.at}
+	v.form = o.form.key(key)
+	return v
 }
 
 // need is get for a key that must be there; want says what it would hold.
 func (o *object) need(key, want string) value {
 	v := o.get(key)
+	o.needed = append(o.needed, key)
 	if !v.given() && !v.broken {
 		o.missing = append(o.missing, missing{key, want})
 	}
@@ -379,6 +388,7 @@ func (o *object) need(key, want string) value {
 // end reports the keys that nobody asked for, and the needed ones that are not
 // there. A key that is missing because it is misspelt is reported once.
 func (o *object) end() {
+	o.form.ended(o.known, o.needed)
 	var meant []string
 	for _, key := range o.order {
 		if slices.Contains(o.known, key) {

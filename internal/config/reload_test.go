@@ -13,7 +13,7 @@ import (
 // key that stands in the file.
 func TestNeedsRestart(t *testing.T) {
 	load := func() *XTR {
-		c, err := LoadXTR("testdata/xtr.yml")
+		c, err := LoadXTR("../../deploy/examples/xtr.yml")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -87,6 +87,7 @@ func (c *XTR) readUplinks(v value, sets map[string]*locatorSet) {
 
 // gateway reads the address of a router of one family.
 func (v value) gateway(of func(netip.Addr) bool, want string) (netip.Addr, bool) {
+	v.form.is(addressForm)
 	s, ok := v.text(want)
 	if !ok {
 		return netip.Addr{}, false

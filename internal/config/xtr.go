@@ -105,6 +105,8 @@ func (c *XTR) readLearned(v value, sets map[string]*locatorSet) (seen names[mapp
 		eid, eidOK := at.eid()
 		bits := eid.Prefix.Addr().BitLen()
 		ge, le := o.get("ge"), o.get("le")
+		ge.form.is(integerForm(1, 128, 0)) // whatever prefix it is
+		le.form.is(integerForm(1, 128, 0))
 		l := LearnedMapping{IID: eid.IID, Rule: bgp.Rule{Prefix: eid.Prefix}}
 		if eidOK {
 			l.Rule.MinBits = int(ge.integer(uint64(eid.Prefix.Bits()), uint64(bits), uint64(eid.Prefix.Bits())))
@@ -323,11 +325,8 @@ func (c *XTR) readUnderlay(underlay, versioning value) {
 
 // mapVersion reads the version of a database_mapping; 0 is none.
 func (c *XTR) mapVersion(v value) mapping.Version {
-	if !v.given() {
-		return mapping.NullVersion
-	}
-	n := mapping.Version(v.integer(1, mapping.MaxVersion, 1))
-	if !c.MapVersioning {
+	n := mapping.Version(v.integer(1, mapping.MaxVersion, uint64(mapping.NullVersion)))
+	if v.given() && !c.MapVersioning {
 		v.fail("found a map_version without map_versioning: true")
 	}
 	return n
@@ -451,8 +450,10 @@ func (c *XTR) readInstances(v value) {
 		in := Instance{IID: iid.instanceID()}
 		device := o.get("device")
 		in.Device = device.interfaceName(deviceName(in.IID))
-		in.LISPSec = o.get("lisp_sec").policy(c.LISPSec)
-		in.NoMapping = o.get("no_mapping").noMapping(c.NoMapping)
+		security, noMapping := o.get("lisp_sec"), o.get("no_mapping")
+		in.LISPSec, in.NoMapping = security.policy(c.LISPSec), noMapping.noMapping(c.NoMapping)
+		security.form.otherwise("") // that of all instances
+		noMapping.form.otherwise("")
 		o.end()
 		if !device.given() {
 			device = iid
@@ -488,6 +489,7 @@ func deviceName(iid uint32) string { return fmt.Sprintf("eidolon%d", iid) }
 
 // interfaceName reads a name that Linux gives to an interface.
 func (v value) interfaceName(otherwise string) string {
+	v.form.is(interfaceForm)
 	const want = "an interface name of 1 to 15 printable characters without / : and spaces"
 	s, ok := v.text(want)
 	if !ok {
