@@ -3,13 +3,12 @@ package api
 import (
 	"context"
 	"iter"
-	"runtime"
-	"runtime/debug"
 	"strings"
 
 	"google.golang.org/grpc"
 
 	eidolonv1 "github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1"
+	"github.com/eidolon-lisp/eidolon/internal/version"
 )
 
 type admin struct {
@@ -31,18 +30,8 @@ func (a *admin) GetVersion(context.Context, *eidolonv1.GetVersionRequest) (*eido
 }
 
 func versionOf(program string) *eidolonv1.GetVersionResponse {
-	v := &eidolonv1.GetVersionResponse{Program: program, Version: "(devel)", GoVersion: runtime.Version()}
-	if info, ok := debug.ReadBuildInfo(); ok {
-		if info.Main.Version != "" {
-			v.Version = info.Main.Version
-		}
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				v.Revision = s.Value
-			}
-		}
-	}
-	return v
+	v := version.Get()
+	return &eidolonv1.GetVersionResponse{Program: program, Version: v.Version, Revision: v.Revision, GoVersion: v.Go}
 }
 
 func (a *admin) GetStatistics(_ context.Context, req *eidolonv1.GetStatisticsRequest) (*eidolonv1.GetStatisticsResponse, error) {

@@ -16,6 +16,7 @@ import (
 	"github.com/eidolon-lisp/eidolon/internal/config"
 	"github.com/eidolon-lisp/eidolon/internal/daemon"
 	"github.com/eidolon-lisp/eidolon/internal/udp"
+	"github.com/eidolon-lisp/eidolon/internal/version"
 	"github.com/eidolon-lisp/eidolon/mapping/boltstore"
 	"github.com/eidolon-lisp/eidolon/mapping/server"
 )
@@ -71,7 +72,7 @@ func run(ctx context.Context, path string) (err error) {
 		}
 		return err
 	}
-	log.Info("mapserver is up", "listen", fmt.Sprint(conn.Addrs()), "sites", len(cfg.Sites), "version", daemon.Version())
+	log.Info("mapserver is up", "listen", fmt.Sprint(conn.Addrs()), "sites", len(cfg.Sites), "version", version.Get().String())
 	g, ctx := errgroup.WithContext(ctx)
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error { defer stop(); return overlay.run(ctx) })

@@ -26,6 +26,7 @@ import (
 	"github.com/eidolon-lisp/eidolon/internal/daemon"
 	"github.com/eidolon-lisp/eidolon/internal/udp"
 	"github.com/eidolon-lisp/eidolon/internal/uplink"
+	"github.com/eidolon-lisp/eidolon/internal/version"
 	"github.com/eidolon-lisp/eidolon/mapping"
 	"github.com/eidolon-lisp/eidolon/mapping/auth"
 	"github.com/eidolon-lisp/eidolon/mapping/xtr"
@@ -115,7 +116,7 @@ func run(ctx context.Context, path string) error {
 	for _, w := range plane.Warnings() {
 		log.Warn("host setting", "warning", w)
 	}
-	log.Info("xtr is up", "rlocs", fmt.Sprint(rlocs), "database_mappings", len(cfg.DatabaseMappings), "version", daemon.Version())
+	log.Info("xtr is up", "rlocs", fmt.Sprint(rlocs), "database_mappings", len(cfg.DatabaseMappings), "version", version.Get().String())
 
 	// The plane outlives the control plane and BGP, so that traffic still flows
 	// while registrations and announcements are withdrawn.

@@ -10,11 +10,12 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/eidolon-lisp/eidolon/internal/version"
 )
 
 // A Daemon is what Main makes a program of.
@@ -89,27 +90,11 @@ func (d Daemon) command() *cobra.Command {
 		Short: "Print the version",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", d.Name, Version())
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", d.Name, version.Get())
 			return err
 		},
 	})
 	return root
-}
-
-// Version returns the version of the module and the revision it was built
-// from, as far as the build recorded them.
-func Version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	v := info.Main.Version
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" {
-			v += " " + s.Value
-		}
-	}
-	return v + " " + info.GoVersion
 }
 
 // retryAfter is how often an address that is not there yet is tried again.

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/eidolon-lisp/eidolon/internal/version"
 )
 
 func TestMainStatusAndOutput(t *testing.T) {
@@ -44,7 +46,7 @@ func TestMainStatusAndOutput(t *testing.T) {
 		{"run --config good.yml", 0, "", ""},
 		{"run extra", 1, "", "unknown command"},
 		{"run --confg x", 1, "", "unknown flag: --confg"},
-		{"version", 0, "testd ", ""},
+		{"version", 0, "testd " + version.Get().String() + "\n", ""},
 	} {
 		var out, errOut bytes.Buffer
 		code := d.Main(strings.Fields(x.args), &out, &errOut)
