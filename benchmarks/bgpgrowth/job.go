@@ -36,9 +36,13 @@ type job struct {
 	PrefixToAS      string          // files to draw the sites from; "": published numbers
 	Relations       string          //
 	NoZone          bool            // without BGP, which is the same in all variants of an arm
+	Replay          *replayJob      // instead of all that: what a collector recorded
 }
 
 func (j job) String() string {
+	if j.Replay != nil {
+		return j.Replay.String()
+	}
 	s := "arm " + j.Arm
 	if j.Variant != "" {
 		s += " " + j.Variant
@@ -99,6 +103,9 @@ func (j job) run(ctx context.Context, say func(string, ...any)) ([]measure.Run, 
 	topo, err := dfz.Hierarchy(j.Speakers, rng)
 	if err != nil {
 		return nil, err
+	}
+	if j.Replay != nil {
+		return j.replay(ctx, topo, say)
 	}
 	w := &world{job: j, say: say, topo: topo}
 	from, err := source(j.PrefixToAS, j.Relations)

@@ -3,11 +3,13 @@ package dfz
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -170,6 +172,11 @@ func (e *Edge) send(attrs []byte, list []netip.Prefix) error {
 		return nil
 	}
 	b, sizes := appendUpdates(nil, attrs, list)
+	return e.write(b, list, sizes)
+}
+
+// write sends messages that are about list, of the given sizes in prefixes.
+func (e *Edge) write(b []byte, list []netip.Prefix, sizes []int) error {
 	e.mu.Lock()
 	conn, err := e.conn, e.err
 	e.mu.Unlock()
@@ -182,6 +189,43 @@ func (e *Edge) send(attrs []byte, list []netip.Prefix) error {
 	}
 	return nil
 }
+
+// Replay sends what somebody else has said: withdrawn and announced prefixes in one
+// message if they fit in it. The attributes are those on the wire of what is
+// announced, with Local as the next hop; the session is that of the AS which is the
+// first of the path.
+func (e *Edge) Replay(withdrawn []netip.Prefix, attrs []byte, announced []netip.Prefix) error {
+	size := headerLen + 4 + len(attrs)
+	for _, p := range withdrawn {
+		size += prefixLen(p)
+	}
+	for _, p := range announced {
+		size += prefixLen(p)
+	}
+	if len(withdrawn) == 0 || len(announced) == 0 || size > maxMessage {
+		if err := e.send(nil, withdrawn); err != nil {
+			return err
+		}
+		return e.send(attrs, announced)
+	}
+	b := append(make([]byte, 0, size), marker[:]...)
+	b = binary.BigEndian.AppendUint16(b, uint16(size))
+	b = append(b, bgp.BGP_MSG_UPDATE, 0, 0)
+	for _, p := range withdrawn {
+		b = appendPrefix(b, p)
+	}
+	binary.BigEndian.PutUint16(b[headerLen:], uint16(len(b)-headerLen-2))
+	b = binary.BigEndian.AppendUint16(b, uint16(len(attrs)))
+	b = append(b, attrs...)
+	for _, p := range announced {
+		b = appendPrefix(b, p)
+	}
+	list := slices.Concat(withdrawn, announced)
+	return e.write(b, list, []int{len(list)})
+}
+
+// Local is the address of the session's end here.
+func (e *Edge) Local() netip.Addr { return e.local }
 
 // Close ends the session without a word, as when the line is cut. Open brings it
 // back.

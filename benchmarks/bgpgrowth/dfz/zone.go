@@ -278,11 +278,24 @@ const rest = 400 * time.Millisecond
 // added: they come later by that than they should.
 const pause = 60 * time.Millisecond
 
+// silence is how long nothing must be said, while something is missing, for it to be
+// missing for good: GoBGP v3 sometimes does not tell a neighbour of a best path.
+const silence = 30 * time.Second
+
 // Settle waits until the zone is at rest and every speaker has a route to each of
 // want prefixes, and makes up for withdrawals of watched prefixes that GoBGP left
 // out. It fails when that takes longer than limit, besides what the relays hold
-// back.
+// back, or when something is missing and nobody says any more.
 func (z *Zone) Settle(ctx context.Context, want int, limit time.Duration) error {
+	return z.settle(ctx, func() error { return z.short(ctx, want) }, limit)
+}
+
+// Rest is Settle where how many prefixes there will be is not known.
+func (z *Zone) Rest(ctx context.Context, limit time.Duration) error {
+	return z.settle(ctx, func() error { return nil }, limit)
+}
+
+func (z *Zone) settle(ctx context.Context, done func() error, limit time.Duration) error {
 	begin := time.Now()
 	var seen time.Time // the activity that was looked at
 	short := errors.New("there are still changes")
@@ -315,12 +328,15 @@ func (z *Zone) Settle(ctx context.Context, want int, limit time.Duration) error 
 			continue
 		}
 		if err == nil {
-			err = z.short(ctx, want)
+			err = done()
 		}
 		if err == nil {
 			return z.errors()
 		}
 		short = err
+		if quiet > silence && time.Since(begin) > silence {
+			return errors.Join(fmt.Errorf("%w, and nothing was said for %v", short, silence), z.errors())
+		}
 	}
 }
 

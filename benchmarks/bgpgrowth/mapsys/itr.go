@@ -73,8 +73,9 @@ type wait struct {
 // retry is when a host that has no answer sends again, as TCP does.
 const retry = time.Second
 
-func newITR(sites []Site, system *System, load Load) (*itr, *port, error) {
-	p, err := listen(system.counter, control(itrAddr(system.addr.Addr())))
+// newITR makes an ITR; with an xTR-ID that is not zero it subscribes.
+func newITR(sites []Site, system *System, addr netip.Addr, id mapping.XTRID, load Load) (*itr, *port, error) {
+	p, err := listen(system.counter, control(addr))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -86,11 +87,14 @@ func newITR(sites []Site, system *System, load Load) (*itr, *port, error) {
 		x.index[s.EID] = i
 	}
 	cfg := xtr.Config{
-		RLOCs:        []netip.Addr{itrAddr(system.addr.Addr())},
+		RLOCs:        []netip.Addr{addr},
 		MapResolvers: []netip.AddrPort{system.addr},
 		CacheLimit:   load.Cache,
 		RLOCProbing:  xtr.RLOCProbing{Off: true}, // nobody is behind most of the locators
 		OnCache:      x.learned,
+	}
+	if id != (mapping.XTRID{}) {
+		cfg.XTRID, cfg.PubSub = id, &xtr.PubSub{Key: siteKey(-1)}
 	}
 	if load.Cache == 0 {
 		cfg.CacheLimit = len(sites)
@@ -257,7 +261,7 @@ func (s *System) Restart(ctx context.Context, n int, limit time.Duration, load L
 
 // load runs an ITR while drive makes packets.
 func (s *System) load(ctx context.Context, load Load, drive func(*itr) (packets, misses int, err error)) (t Traffic, err error) {
-	x, p, err := newITR(s.cfg.Sites, s, load)
+	x, p, err := newITR(s.cfg.Sites, s, itrAddr(s.addr.Addr()), mapping.XTRID{}, load)
 	if err != nil {
 		return t, err
 	}

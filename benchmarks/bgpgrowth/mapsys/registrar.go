@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/eidolon-lisp/eidolon/mapping"
@@ -28,6 +29,8 @@ type registrar struct {
 	confirmed []bool
 	missing   int
 	nonce     uint64
+
+	still atomic.Bool // nothing is renewed
 }
 
 type registrant struct {
@@ -90,7 +93,9 @@ func (r *registrar) left() int              { r.mu.Lock(); defer r.mu.Unlock(); 
 
 // send sends a Map-Register for one site.
 func (r *registrar) send(i int) error {
-	x := &r.list[i]
+	r.mu.Lock()
+	x := r.list[i]
+	r.mu.Unlock()
 	recs, err := wire.NewRecords(x.record)
 	if err != nil {
 		return err
@@ -109,6 +114,13 @@ func (r *registrar) send(i int) error {
 		return err
 	}
 	return r.port.Write(b, control(registrarAddr(r.server.Addr())), r.server)
+}
+
+// change gives a site another record, for the next Map-Register.
+func (r *registrar) change(i int, rec *mapping.Record) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.list[i].record = rec
 }
 
 // receive notes what is confirmed, until the port is closed.
@@ -146,6 +158,9 @@ func (r *registrar) keep(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-t.C:
+			if r.still.Load() {
+				continue
+			}
 			for due := int(now.Sub(begin).Seconds() / refresh.Seconds() * float64(len(r.list))); sent < due; sent++ {
 				r.send(sent % len(r.list)) // a failure shows as a registration that expires
 			}

@@ -41,9 +41,15 @@ type Config struct {
 	// Probes: users test the locators that they use. If nothing else is set, nobody
 	// tells them: the xTR of a victim does not know that its uplink is dead.
 	Probes bool
+	// Watchers are ITRs that subscribe to all sites; Watch starts them. They need
+	// PubSub.
+	Watchers int
 }
 
 const maxLive = 200
+
+// watchRate is how many publications a second the map-server may send.
+const watchRate = 20000
 
 func (c Config) silent() bool { return !c.SMR && !c.PubSub }
 
@@ -57,6 +63,8 @@ type System struct {
 	reg     *registrar
 	victims []*router
 	users   []*router
+	// watchers have been started by Watch.
+	watchers []*itr
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -65,7 +73,8 @@ type System struct {
 }
 
 // The RLOCs: 198.n.0.1 is the map-server, 198.n.0.2 who registers the sites without
-// an xTR, 198.n.0.3 the ITR under load, and 198.n.16+u.i+1 the uplink u of router i.
+// an xTR, 198.n.0.3 the ITR under load, 198.n.8.i+1
+// watcher i, and 198.n.16+u.i+1 the uplink u of router i.
 // The locators of the other sites, where nobody listens, are of 100.64.0.0/10.
 func registrarAddr(server netip.Addr) netip.Addr { return at(server, 0, 2) }
 func itrAddr(server netip.Addr) netip.Addr       { return at(server, 0, 3) }
@@ -122,6 +131,12 @@ func New(ctx context.Context, cfg Config) (_ *System, err error) {
 	if cfg.PubSub {
 		for i := range cfg.Users {
 			sc.PubSub.Subscribers = append(sc.PubSub.Subscribers, server.Subscriber{XTRID: xtrID(cfg.Victims + i), Key: siteKey(-1)})
+		}
+		for i := range cfg.Watchers {
+			sc.PubSub.Subscribers = append(sc.PubSub.Subscribers, server.Subscriber{XTRID: watcherID(s, i), Key: siteKey(-1)})
+		}
+		if cfg.Watchers > 0 { // the defaults are meant for one site among many
+			sc.PubSub.MaxPerXTR, sc.PubSub.Rate = 2*len(cfg.Sites), watchRate
 		}
 	}
 	if s.server, err = server.New(ctx, sc, nil); err != nil {

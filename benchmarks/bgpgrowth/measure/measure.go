@@ -53,6 +53,10 @@ const (
 	KindMapping = "mapping"
 	// KindCache is an ITR under traffic to sites that are chosen by a Zipf law.
 	KindCache = "cache"
+	// KindReplay is what a collector recorded, sent to the speakers (the MRAI says
+	// how) or, with no MRAI, as changes of mappings. Rows of this kind are in no
+	// file.
+	KindReplay = "replay"
 )
 
 // Run is one row. What was not measured is NaN. Counts are what went over the wire
