@@ -21,12 +21,16 @@ func main() {
 	os.Exit(code)
 }
 
-// Exit codes. Those above exitFailure are of lig alone.
+// Exit codes. Those above exitFailure are of one command each.
 const (
-	exitOK       = 0
-	exitFailure  = 1 // wrong usage, or it could not be done
-	exitNoAnswer = 2
+	exitOK      = 0
+	exitFailure = 1 // wrong usage, or it could not be done
+
+	exitNoAnswer = 2 // lig
 	exitNegative = 3
+
+	exitFails = 2 // doctor
+	exitWarns = 3
 )
 
 // exitError ends the program with a code. A nil err says that all has been
@@ -76,7 +80,8 @@ mapping system and xTR.
 EIDs are written [IID]prefix, for example 10.1.0.0/16 or '[7]2001:db8:1::/48'
 (quoted for the shell); a bare address stands for its /32 or /128.
 
-The exit code is 0 when all went well and 1 when it did not; lig has two more.`,
+The exit code is 0 when all went well and 1 when it did not; lig and doctor
+have two more each.`,
 		Args:              cobra.ArbitraryArgs, // help refuses them
 		SilenceUsage:      true,
 		SilenceErrors:     true,
@@ -86,7 +91,7 @@ The exit code is 0 when all went well and 1 when it did not; lig has two more.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())
 	})
-	root.AddCommand(newExplain(), newLig(), newMonitor(), newShow(), newLocator(), newClear(), newImport(), newDecode(), newConfig(), newVersion())
+	root.AddCommand(newExplain(), newLig(), newMonitor(), newShow(), newLocator(), newClear(), newImport(), newDecode(), newConfig(), newDoctor(), newVersion())
 	return root
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/eidolon-lisp/eidolon/dataplane"
 	"github.com/eidolon-lisp/eidolon/dataplane/dptest"
 	"github.com/eidolon-lisp/eidolon/internal/fanout"
+	"github.com/eidolon-lisp/eidolon/internal/netns"
 	"github.com/eidolon-lisp/eidolon/internal/udp"
 	"github.com/eidolon-lisp/eidolon/mapping"
 	"github.com/eidolon-lisp/eidolon/mapping/alt"
@@ -33,7 +34,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"lispctl": main})
+	testscript.Main(m, map[string]func(){"lispctl": main, "daemons": standIns})
 }
 
 // TestScripts runs lispctl as a process against a real map-server and an API
@@ -69,7 +70,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("SILENT", silent.LocalAddr().String())
 			return h.up()
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exit": exitCode, "watched": watched, "happen": happen},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exit": exitCode, "watched": watched, "happen": happen, "namespace": namespace, "inside": inside, "fill": fill},
 	})
 }
 
@@ -145,6 +146,7 @@ type host struct {
 	made    *madeUpXTR
 	key     auth.Key
 	lost    atomic.Uint64 // misses
+	ns      *netns.NS     // of the command namespace
 }
 
 func (h *host) socket(program string) string { return filepath.Join(h.dir, program+".sock") }

@@ -11,13 +11,54 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Trouble is a setting of the kernel that keeps packets from being forwarded.
+type Trouble struct {
+	// Setting is "forwarding" or "rp_filter".
+	Setting string
+	// Of is the IP family or the interface that the setting is of.
+	Of string
+	// Problem is a sentence without a full stop.
+	Problem string
+	// Remedy is the command that changes the setting.
+	Remedy string
+}
+
+func (t Trouble) String() string { return t.Problem + ": " + t.Remedy }
+
 // Warnings returns what in the kernel's settings will keep packets from being
 // forwarded, one sentence each with what to do. The plane changes no setting but
 // of its own devices.
 func (p *Plane) Warnings() []string {
-	var list []string
-	for _, f := range p.host.families() {
-		if p.cfg.Host != nil {
+	troubles, err := examine(&p.cfg, p.host.families(), p.rlocs(), p.host.h)
+	list := make([]string, len(troubles))
+	for i, t := range troubles {
+		list[i] = t.String()
+	}
+	if err != nil {
+		list = append(list, err.Error())
+	}
+	return list
+}
+
+// Examine says what Warnings would say of a plane that New makes of a
+// configuration, and IP families that it serves. It makes no plane, and needs no
+// privileges. With an error it returns what could be found.
+func Examine(cfg Config) (troubles []Trouble, families []string, err error) {
+	s, err := newHost(&cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer s.close()
+	for _, f := range s.families() {
+		families = append(families, familyName(f))
+	}
+	troubles, err = examine(&cfg, s.families(), cfg.Sources, s.h)
+	return troubles, families, err
+}
+
+func examine(cfg *Config, families []int, rlocs []netip.Addr, h *netlink.Handle) (list []Trouble, err error) {
+	for _, f := range families {
+		if cfg.Host != nil {
 			break // nobody is behind it
 		}
 		path := "net/ipv4/ip_forward"
@@ -25,21 +66,23 @@ func (p *Plane) Warnings() []string {
 			path = "net/ipv6/conf/all/forwarding"
 		}
 		if sysctl(path) == "0" {
-			list = append(list, fmt.Sprintf("%s forwarding is off, hosts behind this router will not be served: sysctl -w %s=1",
-				familyName(f), strings.ReplaceAll(path, "/", ".")))
+			list = append(list, Trouble{"forwarding", familyName(f),
+				familyName(f) + " forwarding is off, hosts behind this router will not be served",
+				fmt.Sprintf("sysctl -w %s=1", strings.ReplaceAll(path, "/", "."))})
 		}
 	}
-	for _, in := range p.cfg.Instances {
-		if (in.Native || len(p.cfg.ProxyETR) > 0) && reversePath(in.Device) > "0" {
-			list = append(list, fmt.Sprintf("reverse path filtering on %s drops packets that go on to where no LISP site is: sysctl -w net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.%s.rp_filter=0, and filter on the other interfaces by their own settings",
-				in.Device, in.Device))
+	for _, in := range cfg.Instances {
+		if (in.Native || len(cfg.ProxyETR) > 0) && reversePath(in.Device) > "0" {
+			list = append(list, Trouble{"rp_filter", in.Device,
+				fmt.Sprintf("reverse path filtering on %s drops packets that go on to where no LISP site is", in.Device),
+				fmt.Sprintf("sysctl -w net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.%s.rp_filter=0, and filter on the other interfaces by their own settings", in.Device)})
 		}
 	}
-	strict, err := p.strictUplinks()
+	strict, err := strictUplinks(cfg, rlocs, h)
 	if err != nil {
-		return append(list, fmt.Sprintf("the interfaces can't be listed to check their rp_filter: %v", err))
+		return list, fmt.Errorf("the interfaces can't be listed to check their rp_filter: %w", err)
 	}
-	return append(list, strict...)
+	return append(list, strict...), nil
 }
 
 // strictUplinks looks for strict reverse path filtering on IPv4 uplinks where it
@@ -47,8 +90,8 @@ func (p *Plane) Warnings() []string {
 // another one than the route to its sender goes out by. With native forwarding
 // the route to a host of the Internet is the TUN device until the site has sent
 // something there.
-func (p *Plane) strictUplinks() (list []string, err error) {
-	links, err := p.host.h.LinkList()
+func strictUplinks(cfg *Config, rlocs []netip.Addr, h *netlink.Handle) (list []Trouble, err error) {
+	links, err := h.LinkList()
 	if err != nil {
 		return nil, err
 	}
@@ -57,9 +100,8 @@ func (p *Plane) strictUplinks() (list []string, err error) {
 		addr netip.Addr
 	}
 	var uplinks []uplink
-	rlocs := p.rlocs()
 	for _, l := range links {
-		addrs, err := p.host.h.AddrList(l, netlink.FAMILY_V4)
+		addrs, err := h.AddrList(l, netlink.FAMILY_V4)
 		if err != nil {
 			continue // it is gone
 		}
@@ -70,7 +112,7 @@ func (p *Plane) strictUplinks() (list []string, err error) {
 			}
 		}
 	}
-	native := slices.ContainsFunc(p.cfg.Instances, func(in Instance) bool { return in.Native })
+	native := slices.ContainsFunc(cfg.Instances, func(in Instance) bool { return in.Native })
 	for _, u := range uplinks {
 		var drops string
 		switch {
@@ -83,8 +125,9 @@ func (p *Plane) strictUplinks() (list []string, err error) {
 		default:
 			continue
 		}
-		list = append(list, fmt.Sprintf("strict reverse path filtering on %s drops %s: sysctl -w net.ipv4.conf.%s.rp_filter=2",
-			u.name, drops, u.name))
+		list = append(list, Trouble{"rp_filter", u.name,
+			fmt.Sprintf("strict reverse path filtering on %s drops %s", u.name, drops),
+			fmt.Sprintf("sysctl -w net.ipv4.conf.%s.rp_filter=2", u.name)})
 	}
 	return list, nil
 }
