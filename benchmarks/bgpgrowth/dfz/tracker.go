@@ -33,6 +33,7 @@ type tracker struct {
 	total    Count
 	of       map[netip.Prefix]*Event
 	activity time.Time // the last message of any kind of UPDATE
+	heard    time.Time // the last UPDATE of a speaker
 }
 
 func (t *tracker) each(list []netip.Prefix, add func(e *Event, n int)) {
@@ -62,6 +63,7 @@ func (t *tracker) offered(withdrawn, announced []netip.Prefix) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.activity = time.Now()
+	t.heard = t.activity
 	t.total.Offered++
 	all := float64(len(withdrawn) + len(announced))
 	add := func(e *Event, n int) { e.Offered += float64(n) / all }
@@ -119,6 +121,13 @@ func (t *tracker) edge(list []netip.Prefix, sizes []int, octets int) {
 }
 
 // completed counts a withdrawal that was added.
+// last returns when a speaker last said something.
+func (t *tracker) last() time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.heard
+}
+
 func (t *tracker) completed(p netip.Prefix) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

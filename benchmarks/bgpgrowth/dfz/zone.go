@@ -278,6 +278,8 @@ const rest = 400 * time.Millisecond
 // added: they come later by that than they should.
 const pause = 60 * time.Millisecond
 
+var errChanging = errors.New("there are still changes")
+
 // silence is how long nothing must be said, while something is missing, for it to be
 // missing for good: GoBGP v3 sometimes does not tell a neighbour of a best path.
 const silence = 30 * time.Second
@@ -298,7 +300,7 @@ func (z *Zone) Rest(ctx context.Context, limit time.Duration) error {
 func (z *Zone) settle(ctx context.Context, done func() error, limit time.Duration) error {
 	begin := time.Now()
 	var seen time.Time // the activity that was looked at
-	short := errors.New("there are still changes")
+	short := errChanging
 	for {
 		if err := sleep(ctx, 20*time.Millisecond); err != nil {
 			return err
@@ -369,7 +371,11 @@ func (z *Zone) errors() error {
 // missing: when a best path is replaced by one that a neighbour must not hear of as
 // its AS is in it, GoBGP v3 leaves the neighbour with the old one. What it should have
 // told and did not is an error.
+//
+// A speaker that changes its mind meanwhile is not judged by what it thought before:
+// it does not repeat what the relay would take from the neighbour.
 func (z *Zone) complete(ctx context.Context) (added int, err error) {
+	heard := z.tracker.last()
 	list := slices.Collect(maps.Keys(z.watched))
 	for _, s := range z.speakers {
 		bests, err := s.bests(ctx, list)
@@ -385,7 +391,7 @@ func (z *Zone) complete(ctx context.Context) (added int, err error) {
 				if r.link.B == s.number {
 					neighbour = backAddr(i)
 				}
-				n, err := p.complete(s, neighbour, AS(p.to), bests, list)
+				n, err := p.complete(s, neighbour, AS(p.to), bests, list, heard)
 				if err != nil {
 					return 0, err
 				}
@@ -404,9 +410,13 @@ func (s *speaker) should(b best, neighbour netip.Addr, as uint32) bool {
 	return s.relations[neighbour] == isCustomer || b.exportable
 }
 
-func (p *pipe) complete(s *speaker, neighbour netip.Addr, as uint32, bests map[netip.Prefix]best, list []netip.Prefix) (added int, err error) {
+func (p *pipe) complete(s *speaker, neighbour netip.Addr, as uint32, bests map[netip.Prefix]best, list []netip.Prefix, heard time.Time) (added int, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	// What a speaker says is noted in the tracker before it is in p.
+	if !p.relay.zone.tracker.last().Equal(heard) {
+		return 0, errChanging
+	}
 	for _, x := range list {
 		b, ok := bests[x]
 		should := ok && s.should(b, neighbour, as)
