@@ -188,8 +188,8 @@ func report(o options, runs []measure.Run) error {
 // more than they work. In a full run there is only one, so that times are its own.
 const atOnce = 3
 
-// tries is how often a world is built before it counts as failed: now and then GoBGP
-// leaves a neighbour without a route, and a table that is not whole is not measured.
+// tries is how often a world is built before it counts as failed, as when the machine
+// was too busy for it to come to rest in time.
 const tries = 3
 
 // measureAll runs the jobs that are not in file yet, n at the same time. One that

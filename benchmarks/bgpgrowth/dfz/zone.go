@@ -281,7 +281,7 @@ const pause = 60 * time.Millisecond
 var errChanging = errors.New("there are still changes")
 
 // silence is how long nothing must be said, while something is missing, for it to be
-// missing for good: GoBGP v3 sometimes does not tell a neighbour of a best path.
+// missing for good.
 const silence = 30 * time.Second
 
 // Settle waits until the zone is at rest and every speaker has a route to each of

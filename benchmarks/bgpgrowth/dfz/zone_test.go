@@ -162,7 +162,7 @@ func TestComplete(t *testing.T) {
 	// What 5 thought before it said its last word is no reason to withdraw that.
 	q := z.relays[7].both()[1] // from 5 to 3
 	before, _ := z.speakers[5].bests(t.Context(), nil)
-	if n, err := q.complete(z.speakers[5], frontAddr(7), AS(3), before, []netip.Prefix{site}, z.tracker.last().Add(-time.Millisecond)); n != 0 || err != errChanging {
+	if n, err := q.complete(z.speakers[5], backAddr(7), AS(3), before, []netip.Prefix{site}, z.tracker.last().Add(-time.Millisecond)); n != 0 || err != errChanging {
 		t.Errorf("%d withdrawals of what was announced since, %v", n, err)
 	}
 	q.mu.Lock()
