@@ -16,16 +16,11 @@ func showALT(v view) error {
 	if err != nil {
 		return err
 	}
-	if v.json {
-		line, err := marshal(resp)
-		if err != nil {
-			return err
-		}
-		_, err = fmt.Fprintf(v.w, "%s\n", line)
-		return err
+	if v.out.structured() {
+		return v.out.object(resp)
 	}
-	fmt.Fprintf(v.w, "AS %d, router-id %s\n\n", resp.GetAs(), resp.GetRouterId())
-	t := newTable(v.w, "NEIGHBOUR", "AS", "STATE", "SINCE", "ANNOUNCED", "RECEIVED", "UPDATES-IN", "UPDATES-OUT")
+	fmt.Fprintf(v.out.w, "AS %d, router-id %s\n\n", resp.GetAs(), resp.GetRouterId())
+	t := v.out.table("NEIGHBOUR", "AS", "STATE", "SINCE", "ANNOUNCED", "RECEIVED", "UPDATES-IN", "UPDATES-OUT")
 	for _, n := range resp.GetNeighbours() {
 		t.row(n.GetAddress(), n.GetAs(), enumText(n.GetState(), "BGP_STATE_"), ago(v.now, n.GetSince()), n.GetAnnounced(), n.GetReceived(),
 			n.GetUpdatesIn(), n.GetUpdatesOut())
@@ -33,8 +28,8 @@ func showALT(v view) error {
 	if err := t.end(); err != nil || len(resp.GetRoutes()) == 0 {
 		return err
 	}
-	fmt.Fprintln(v.w)
-	t = newTable(v.w, "PREFIX", "IS", "NEXT-HOP", "TUNNEL", "ORIGIN-AS", "ORIGINATED")
+	fmt.Fprintln(v.out.w)
+	t = v.out.table("PREFIX", "IS", "NEXT-HOP", "TUNNEL", "ORIGIN-AS", "ORIGINATED")
 	for _, r := range resp.GetRoutes() {
 		origin := ""
 		if r.GetOriginAs() > 0 {

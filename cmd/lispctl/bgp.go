@@ -16,13 +16,8 @@ func showBGP(v view) error {
 	if err != nil {
 		return err
 	}
-	if v.json {
-		line, err := marshal(resp)
-		if err != nil {
-			return err
-		}
-		_, err = fmt.Fprintf(v.w, "%s\n", line)
-		return err
+	if v.out.structured() {
+		return v.out.object(resp)
 	}
 	system := "does not answer"
 	switch {
@@ -36,8 +31,8 @@ func showBGP(v view) error {
 	if resp.GetLastAnswer() != nil {
 		system += fmt.Sprintf(" (last answer %s ago)", ago(v.now, resp.GetLastAnswer()))
 	}
-	fmt.Fprintf(v.w, "AS %d, router-id %s; the mapping system %s\n\n", resp.GetAs(), resp.GetRouterId(), system)
-	t := newTable(v.w, "NEIGHBOUR", "AS", "STATE", "SINCE", "ANNOUNCED", "RECEIVED", "UPDATES-IN", "UPDATES-OUT", "GRACEFUL-RESTART")
+	fmt.Fprintf(v.out.w, "AS %d, router-id %s; the mapping system %s\n\n", resp.GetAs(), resp.GetRouterId(), system)
+	t := v.out.table("NEIGHBOUR", "AS", "STATE", "SINCE", "ANNOUNCED", "RECEIVED", "UPDATES-IN", "UPDATES-OUT", "GRACEFUL-RESTART")
 	for _, n := range resp.GetNeighbours() {
 		t.row(n.GetAddress(), n.GetAs(), enumText(n.GetState(), "BGP_STATE_"), ago(v.now, n.GetSince()), n.GetAnnounced(), n.GetReceived(),
 			n.GetUpdatesIn(), n.GetUpdatesOut(), yesNo(n.GetGracefulRestart()))
@@ -46,8 +41,8 @@ func showBGP(v view) error {
 		return err
 	}
 	if len(resp.GetAnnouncements()) > 0 {
-		fmt.Fprintln(v.w)
-		t = newTable(v.w, "PREFIX", "ANNOUNCED", "ORIGIN-AS", "COMMUNITIES")
+		fmt.Fprintln(v.out.w)
+		t = v.out.table("PREFIX", "ANNOUNCED", "ORIGIN-AS", "COMMUNITIES")
 		for _, a := range resp.GetAnnouncements() {
 			t.row(a.GetPrefix(), yesNo(a.GetAnnounced()), a.GetOriginAs(), strings.Join(a.GetCommunities(), ","))
 		}
@@ -58,8 +53,8 @@ func showBGP(v view) error {
 	if len(resp.GetLearned()) == 0 {
 		return nil
 	}
-	fmt.Fprintln(v.w)
-	t = newTable(v.w, "HEARD-PREFIX", "NEIGHBOUR", "EID-PREFIX", "ORIGIN-AS", "SINCE")
+	fmt.Fprintln(v.out.w)
+	t = v.out.table("HEARD-PREFIX", "NEIGHBOUR", "EID-PREFIX", "ORIGIN-AS", "SINCE")
 	for _, l := range resp.GetLearned() {
 		state := "yes"
 		switch {

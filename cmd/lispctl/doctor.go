@@ -72,7 +72,7 @@ Exit codes:
 	f := cmd.Flags()
 	f.StringSliceVar(&files, "config", nil, "configuration file of a daemon, may be repeated (default: those of "+defaultConfig(programXTR)+" and "+defaultConfig(programMapServer)+" that there are)")
 	f.StringVar(&kind, "kind", "", "whose files they are: xtr or mapserver (default: told by their keys)")
-	out := formatFlag(cmd, formatText, formatJSON)
+	out := formatFlag(cmd, formatText, formatJSON, formatYAML)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if len(files) == 0 {
 			var err error
@@ -92,10 +92,10 @@ Exit codes:
 			list = append(list, d)
 		}
 		var err error
-		if out.format == formatJSON {
-			err = printJSON(cmd.OutOrStdout(), list)
+		if o := out.output(cmd); o.structured() {
+			err = o.object(list)
 		} else {
-			err = printDiagnoses(cmd.OutOrStdout(), list)
+			err = printDiagnoses(o, list)
 		}
 		if err != nil {
 			return err
@@ -164,7 +164,7 @@ func diagnose(ctx context.Context, file, kind string) (diagnosis, error) {
 	return r, nil
 }
 
-func printDiagnoses(w io.Writer, list []diagnosis) error {
+func printDiagnoses(o output, list []diagnosis) error {
 	var b strings.Builder
 	for i, d := range list {
 		if i > 0 {
@@ -172,7 +172,7 @@ func printDiagnoses(w io.Writer, list []diagnosis) error {
 		}
 		fmt.Fprintf(&b, "%s, %s\n", d.Program, d.Config)
 		for _, f := range d.Findings {
-			fmt.Fprintf(&b, "  %s  %s", f.Result, f.Check)
+			fmt.Fprintf(&b, "  %s  %s", o.palette.word(string(f.Result)), f.Check)
 			if f.Of != "" {
 				fmt.Fprintf(&b, " %s", f.Of)
 			}
@@ -183,6 +183,6 @@ func printDiagnoses(w io.Writer, list []diagnosis) error {
 		}
 		fmt.Fprintf(&b, "%d passed, %d warnings, %d failed, %d not checked\n", d.Summary[pass], d.Summary[warn], d.Summary[fail], d.Summary[skip])
 	}
-	_, err := io.WriteString(w, b.String())
+	_, err := io.WriteString(o.w, b.String())
 	return err
 }

@@ -282,7 +282,7 @@ func (d *doctor) plane() {
 		d.add(warn, "plane", "", "give xtr CAP_BPF and CAP_PERFMON in the initial user namespace, or set plane: {kind: tun}", "the TUN plane forwards, as the kernel plane can't work here: %v", err)
 	case err != nil:
 		d.add(pass, "plane", "", "", "the TUN plane forwards; the kernel plane can't work here: %v", err)
-	case unix.Statfs("/sys/fs/bpf", &fsys) != nil || fsys.Type != unix.BPF_FS_MAGIC:
+	case kind == "bpf" && (unix.Statfs("/sys/fs/bpf", &fsys) != nil || fsys.Type != unix.BPF_FS_MAGIC):
 		d.add(warn, "plane", "", "mount -t bpf bpf /sys/fs/bpf", "the kernel plane can work, and nothing of it can outlive the process, as no BPF file system is mounted on /sys/fs/bpf")
 	case kind == "auto":
 		d.add(pass, "plane", "", "", "the kernel plane can work here")

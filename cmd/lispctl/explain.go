@@ -49,7 +49,7 @@ and for TCP, UDP and SCTP the ports.`,
 	f.StringSliceVar(&sockets, "socket", nil, "Unix socket of a daemon, may be repeated (default "+defaultSocket(programXTR)+" and "+defaultSocket(programMapServer)+", what there is of them)")
 	f.StringVar(&resolver, "resolver", "", "address of a map-resolver to ask, with or without a port")
 	f.BoolVar(&q.local, "local", false, "ask only daemons of this host")
-	out := formatFlag(cmd, formatText, formatJSON)
+	out := formatFlag(cmd, formatText, formatJSON, formatYAML)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := q.parse(args[0], source, protocol, resolver); err != nil {
 			return err
@@ -68,8 +68,8 @@ and for TCP, UDP and SCTP the ports.`,
 		if err != nil {
 			return err
 		}
-		if out.format == formatJSON {
-			return printJSON(cmd.OutOrStdout(), x.json())
+		if o := out.output(cmd); o.structured() {
+			return o.object(x.json())
 		}
 		return x.print(cmd.OutOrStdout(), time.Now())
 	}

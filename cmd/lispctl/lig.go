@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"os"
 	"time"
@@ -50,7 +49,7 @@ Exit codes:
 	f.StringVar(&keyFile, "lisp-sec-key", "", "file with the key shared with the map-resolver, to have the answer protected by LISP-SEC")
 	f.Uint8Var(&keyID, "lisp-sec-key-id", 1, "its key_id")
 	socket := socketFlag(cmd, programXTR)
-	out := formatFlag(cmd, formatTable, formatJSON)
+	out := formatFlag(cmd, formatTable, formatJSON, formatYAML)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		q := xtr.LigQuery{Count: count, Timeout: timeout}
 		var err error
@@ -87,7 +86,7 @@ Exit codes:
 		if q.Resolver, err = chooseResolver(cmd.Context(), resolver, *socket); err != nil {
 			return err
 		}
-		return lig(cmd.Context(), q, cmd.OutOrStdout(), out.format)
+		return lig(cmd.Context(), q, out.output(cmd))
 	}
 	return cmd
 }
@@ -135,7 +134,7 @@ func parseAddrPort(s string) (netip.AddrPort, error) {
 	return ap, nil
 }
 
-func lig(ctx context.Context, q xtr.LigQuery, w io.Writer, f format) error {
+func lig(ctx context.Context, q xtr.LigQuery, o output) error {
 	res, err := xtr.LigDial(ctx, q)
 	if errors.Is(err, xtr.ErrNoReply) {
 		return &exitError{code: exitNoAnswer, err: err}
@@ -147,10 +146,10 @@ func lig(ctx context.Context, q xtr.LigQuery, w io.Writer, f format) error {
 	if rec == nil {
 		return &exitError{code: exitNoAnswer, err: fmt.Errorf("%v answered for something else than %v", res.From, q.EID)}
 	}
-	if f == formatJSON {
-		err = printJSON(w, ligAnswer(q, res, rec))
+	if o.structured() {
+		err = o.object(ligAnswer(q, res, rec))
 	} else {
-		err = printLig(w, q, res, rec)
+		err = printLig(o, q, res, rec)
 	}
 	if err == nil && rec.Negative() {
 		return &exitError{code: exitNegative}
@@ -178,7 +177,8 @@ var actionMeaning = map[mapping.Action]string{
 	mapping.DropAuth:        "packets are dropped: the authentication failed",
 }
 
-func printLig(w io.Writer, q xtr.LigQuery, res xtr.LigResult, rec *mapping.Record) error {
+func printLig(o output, q xtr.LigQuery, res xtr.LigResult, rec *mapping.Record) error {
+	w := o.w
 	fmt.Fprintf(w, "%v is in %v\n", q.EID, rec.EID)
 	fmt.Fprintf(w, "answered by %v in %s%s\n", res.From, milliseconds(res.RTT), attempts(res.Sent))
 	auth := ""
@@ -197,7 +197,7 @@ func printLig(w io.Writer, q xtr.LigQuery, res xtr.LigResult, rec *mapping.Recor
 		fmt.Fprintf(w, "no locators, action %v: %s\n", rec.Action, meaning)
 	} else {
 		fmt.Fprintln(w)
-		t := newTable(w, "LOCATOR", "PRIORITY", "WEIGHT", "STATE", "FLAGS")
+		t := o.table("LOCATOR", "PRIORITY", "WEIGHT", "STATE", "FLAGS")
 		for _, l := range rec.Locators {
 			t.row(locatorName(l), l.Priority, l.Weight, state(l), l.Flags)
 		}

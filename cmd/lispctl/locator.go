@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"strings"
 	"time"
 
@@ -37,54 +36,56 @@ func showLocators(v view) error {
 	if err != nil {
 		return err
 	}
-	if v.json {
-		return jsonLocators(v.w, locals.GetLocalLocators(), remotes.GetRemoteLocators())
-	}
-	if err := localTable(v.w, v.now, locals.GetLocalLocators()); err != nil {
+	d := &document{o: v.out}
+	local, err := d.list("local_locators", "local_locator", localColumns...)
+	if err != nil {
 		return err
 	}
-	fmt.Fprintln(v.w)
-	t := newTable(v.w, "LOCATOR", "STATE", "PROBES", "REPLIES", "UNANSWERED", "RTT", "LAST-REPLY", "USED", "SENT")
+	if err := addLocals(local, v.now, locals.GetLocalLocators()); err != nil {
+		return err
+	}
+	remote, err := d.list("remote_locators", "remote_locator", "LOCATOR", "STATE", "PROBES", "REPLIES", "UNANSWERED", "RTT", "LAST-REPLY", "USED", "SENT", "+LAST-PROBE")
+	if err != nil {
+		return err
+	}
 	for _, l := range remotes.GetRemoteLocators() {
 		state := upText(l.GetUp())
 		if len(l.GetPaths()) == 0 {
 			state = "" // it is not probed
 		}
-		t.row(l.GetAddress(), state, l.GetProbes(), l.GetReplies(), l.GetFailures(), rtt(l.GetRoundTripTime()), ago(v.now, l.GetLastReply()), used(v.now, l.GetLastUsed()), sentText(l.GetTraffic()))
-	}
-	if err := t.end(); err != nil {
-		return err
-	}
-	fmt.Fprintln(v.w)
-	t = newTable(v.w, "FROM", "TO", "STATE", "UNANSWERED", "RTT", "LAST-PROBE", "LAST-REPLY")
-	for _, l := range remotes.GetRemoteLocators() {
-		for _, p := range l.GetPaths() {
-			t.row(p.GetLocal(), l.GetAddress(), upText(p.GetUp()), p.GetFailures(), rtt(p.GetRoundTripTime()), ago(v.now, p.GetLastProbe()), ago(v.now, p.GetLastReply()))
+		if err := remote.add(l, l.GetAddress(), state, l.GetProbes(), l.GetReplies(), l.GetFailures(), rtt(l.GetRoundTripTime()), ago(v.now, l.GetLastReply()), used(v.now, l.GetLastUsed()), sentText(l.GetTraffic()),
+			ago(v.now, l.GetLastProbe())); err != nil {
+			return err
 		}
 	}
-	return t.end()
-}
-
-func jsonLocators(w io.Writer, locals []*eidolonv1.LocalLocator, remotes []*eidolonv1.RemoteLocator) error {
-	fmt.Fprint(w, "{\"local_locators\":")
-	if err := list(w, locals); err != nil {
+	if err := remote.end(); err != nil {
 		return err
 	}
-	fmt.Fprint(w, ",\"remote_locators\":")
-	if err := list(w, remotes); err != nil {
-		return err
+	if paths := d.table("FROM", "TO", "STATE", "UNANSWERED", "RTT", "LAST-PROBE", "LAST-REPLY"); paths != nil {
+		for _, l := range remotes.GetRemoteLocators() {
+			for _, p := range l.GetPaths() {
+				paths.row(p.GetLocal(), l.GetAddress(), upText(p.GetUp()), p.GetFailures(), rtt(p.GetRoundTripTime()), ago(v.now, p.GetLastProbe()), ago(v.now, p.GetLastReply()))
+			}
+		}
+		if err := paths.end(); err != nil {
+			return err
+		}
 	}
-	_, err := fmt.Fprintln(w, "}")
-	return err
+	return d.end()
 }
 
-func localTable(w io.Writer, now time.Time, list []*eidolonv1.LocalLocator) error {
-	t := newTable(w, "LOCAL", "INTERFACE", "STATE", "PRIORITY", "WEIGHT", "OPERATOR", "FLAPS", "PATHS-UP", "LAST-REPLY", "SENT", "RECEIVED")
-	for _, l := range list {
-		t.row(l.GetAddress(), l.GetInterface(), localStateText(now, l), l.GetPriority(), l.GetWeight(), operatorText(l), l.GetFlaps(),
-			fmt.Sprintf("%d of %d", l.GetPaths()-l.GetPathsDown(), l.GetPaths()), ago(now, l.GetLastReply()), sentText(l.GetTraffic()), receivedText(l.GetTraffic()))
+var localColumns = []string{"LOCAL", "INTERFACE", "STATE", "PRIORITY", "WEIGHT", "OPERATOR", "FLAPS", "PATHS-UP", "LAST-REPLY", "SENT", "RECEIVED", "+LAST-LEFT"}
+
+// addLocals prints local locators and ends the list.
+func addLocals(l *listing, now time.Time, locals []*eidolonv1.LocalLocator) error {
+	for _, x := range locals {
+		if err := l.add(x, x.GetAddress(), x.GetInterface(), localStateText(now, x), x.GetPriority(), x.GetWeight(), operatorText(x), x.GetFlaps(),
+			fmt.Sprintf("%d of %d", x.GetPaths()-x.GetPathsDown(), x.GetPaths()), ago(now, x.GetLastReply()), sentText(x.GetTraffic()), receivedText(x.GetTraffic()),
+			ago(now, x.GetLastLeft())); err != nil {
+			return err
+		}
 	}
-	return t.end()
+	return l.end()
 }
 
 func upText(up bool) string {
@@ -162,7 +163,7 @@ func locatorCommand(use, short, long string, change func(context.Context, eidolo
 it has now or gets later. The order holds until it is taken back or the xTR ends.`
 	cmd := &cobra.Command{Use: use, Short: short, Long: strings.TrimSpace(long + "\n\n" + names), Args: arguments(1, 1)}
 	socket := socketFlag(cmd, programXTR)
-	out := formatFlag(cmd, formatTable, formatJSON)
+	out := formatFlag(cmd, showFormats...)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, err := dial(cmd.Context(), *socket, programXTR)
 		if err != nil {
@@ -172,13 +173,10 @@ it has now or gets later. The order holds until it is taken back or the xTR ends
 		ctx, cancel := context.WithTimeout(cmd.Context(), answerTime)
 		defer cancel()
 		changed, err := change(ctx, eidolonv1.NewRouterServiceClient(c.conn), args[0])
-		switch {
-		case err != nil:
+		if err != nil {
 			return explain(err)
-		case out.format == formatJSON:
-			return list(cmd.OutOrStdout(), changed)
 		}
-		return localTable(cmd.OutOrStdout(), time.Now(), changed)
+		return addLocals(out.output(cmd).list(localColumns...), time.Now(), changed)
 	}
 	return cmd
 }

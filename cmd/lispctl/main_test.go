@@ -70,7 +70,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("SILENT", silent.LocalAddr().String())
 			return h.up()
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exit": exitCode, "watched": watched, "happen": happen, "namespace": namespace, "inside": inside, "fill": fill},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exit": exitCode, "watched": watched, "happen": happen, "namespace": namespace, "inside": inside, "fill": fill, "terminal": terminal, "piped": piped},
 	})
 }
 

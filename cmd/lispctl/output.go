@@ -5,9 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"strings"
-	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -24,9 +25,11 @@ type format string
 
 const (
 	formatTable format = "table"
+	formatWide  format = "wide" // a table with all columns
 	formatText  format = "text"
 	formatJSON  format = "json"
-	formatJSONL format = "jsonl"
+	formatJSONL format = "jsonl" // an object a line
+	formatYAML  format = "yaml"
 )
 
 // formatFlag adds -o to a command; the first format is the default.
@@ -62,64 +65,272 @@ func (v *formatValue) Set(s string) error {
 	return fmt.Errorf("found %q, expected %s", s, v.Type())
 }
 
+// output prints what a command has found.
+type output struct {
+	w       io.Writer
+	format  format
+	palette palette
+}
+
+// output returns where a command prints to, in the format of its flag.
+func (v *formatValue) output(cmd *cobra.Command) output {
+	w := cmd.OutOrStdout()
+	return output{w: w, format: v.format, palette: paletteOf(w, os.Getenv)}
+}
+
+// structured reports whether what is printed is for programs.
+func (o output) structured() bool {
+	return o.format == formatJSON || o.format == formatJSONL || o.format == formatYAML
+}
+
+// object prints one thing that is not a list: v is a proto.Message, or what
+// encoding/json takes.
+func (o output) object(v any) (err error) {
+	var b []byte
+	m, isMessage := v.(proto.Message)
+	switch {
+	case isMessage:
+		b, err = marshal(m)
+	case o.format == formatJSON:
+		b, err = json.MarshalIndent(v, "", "  ")
+	default:
+		b, err = json.Marshal(v)
+	}
+	if err != nil {
+		return err
+	}
+	if o.format == formatYAML {
+		return o.yaml(b, "", "")
+	}
+	_, err = fmt.Fprintf(o.w, "%s\n", b)
+	return err
+}
+
+// yaml prints JSON as YAML, with first before its first line and others before
+// the others.
+func (o output) yaml(b []byte, first, others string) error {
+	text, err := toYAML(b)
+	if err != nil {
+		return err
+	}
+	var out bytes.Buffer
+	before := first
+	for line := range bytes.Lines(text) {
+		out.WriteString(before)
+		out.Write(line)
+		before = others
+	}
+	_, err = o.w.Write(out.Bytes())
+	return err
+}
+
+// list begins a list that is all there is to print. Columns are those of a
+// table; a + before one says that it is for the wide format only.
+func (o output) list(columns ...string) *listing {
+	return &listing{o: o, t: o.table(columns...)}
+}
+
+// showFormats are those of commands that print tables.
+var showFormats = []format{formatTable, formatWide, formatJSON, formatJSONL, formatYAML}
+
+// document prints several lists: tables one below the other, or an object with
+// a list of each name.
+type document struct {
+	o     output
+	lists int
+}
+
+// list begins a list, after the one before it has ended. one is the name of an
+// element, by which lines of JSON are told apart.
+func (d *document) list(name, one string, columns ...string) (*listing, error) {
+	var err error
+	switch before := "{"; {
+	case d.o.format == formatJSON:
+		if d.lists > 0 {
+			before = ","
+		}
+		_, err = fmt.Fprintf(d.o.w, "%s%q:", before, name)
+	case d.o.format == formatYAML:
+		_, err = fmt.Fprintf(d.o.w, "%s:", name)
+	case !d.o.structured() && d.lists > 0:
+		_, err = fmt.Fprintln(d.o.w)
+	}
+	d.lists++
+	l := d.o.list(columns...)
+	l.inside, l.one = true, one
+	return l, err
+}
+
+// table begins a table that is left out of what is for programs, nil there.
+func (d *document) table(columns ...string) *table {
+	if d.o.structured() {
+		return nil
+	}
+	if d.lists++; d.lists > 1 {
+		fmt.Fprintln(d.o.w)
+	}
+	return d.o.table(columns...)
+}
+
+func (d *document) end() error {
+	if d.o.format != formatJSON {
+		return nil
+	}
+	_, err := fmt.Fprintln(d.o.w, "}")
+	return err
+}
+
+// listing prints things of one kind as they come.
+type listing struct {
+	o      output
+	t      *table // nil when it is for programs
+	inside bool   // of a document
+	one    string // what an element is called there
+	some   bool
+}
+
+// add prints m, or its cells, one for each column.
+func (l *listing) add(m proto.Message, cells ...any) error {
+	if l.t != nil {
+		l.t.row(cells...)
+		return l.t.err
+	}
+	b, err := marshal(m)
+	if err != nil {
+		return err
+	}
+	before := ""
+	switch l.o.format {
+	case formatYAML:
+		indent := ""
+		if l.inside {
+			indent = "  "
+		}
+		if l.inside && !l.some {
+			before = "\n"
+		}
+		l.some = true
+		return l.o.yaml(b, before+indent+"- ", indent+"  ")
+	case formatJSONL:
+		if l.inside {
+			b = fmt.Appendf(nil, "{%q:%s}", l.one, b)
+		}
+		_, err = fmt.Fprintf(l.o.w, "%s\n", b)
+		return err
+	}
+	if before = ",\n"; !l.some {
+		before, l.some = "[\n", true
+	}
+	_, err = fmt.Fprintf(l.o.w, "%s%s", before, b)
+	return err
+}
+
+func (l *listing) end() error {
+	text := ""
+	switch {
+	case l.t != nil:
+		return l.t.end()
+	case l.o.format == formatJSON && l.some:
+		text = "\n]\n"
+	case l.o.format == formatJSON:
+		text = "[]\n"
+	case l.o.format == formatYAML && !l.some && l.inside:
+		text = " []\n"
+	case l.o.format == formatYAML && !l.some:
+		text = "[]\n"
+	}
+	_, err := io.WriteString(l.o.w, text)
+	return err
+}
+
 // table prints rows under a header, columns aligned. Long tables go out in
-// pieces, so that they need not be in memory whole.
+// pieces, so that they need not be in memory whole. An error of the writer is
+// in err, and returned by end.
 type table struct {
-	w    *tabwriter.Writer
-	rows int
+	o     output
+	left  []bool // of columns that are not printed
+	lines [][]string
+	rows  int
+	begun bool // the header has been printed
+	err   error
 }
 
 // tablePiece is how many rows are aligned with one another at least.
 const tablePiece = 4096
 
-func newTable(w io.Writer, header ...string) *table {
-	t := &table{w: tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)}
-	fmt.Fprintln(t.w, strings.Join(header, "\t"))
+func (o output) table(columns ...string) *table {
+	if o.structured() {
+		return nil
+	}
+	t := &table{o: o, left: make([]bool, len(columns))}
+	var header []string
+	for i, c := range columns {
+		name, wide := strings.CutPrefix(c, "+")
+		if t.left[i] = wide && o.format != formatWide; !t.left[i] {
+			header = append(header, name)
+		}
+	}
+	t.lines = append(t.lines, header)
 	return t
 }
 
 // row adds a row. An empty cell becomes "-", so that columns can be cut apart
 // by programs.
 func (t *table) row(cells ...any) {
-	texts := make([]string, len(cells))
+	texts := make([]string, 0, len(cells))
 	for i, c := range cells {
-		if texts[i] = fmt.Sprint(c); texts[i] == "" {
-			texts[i] = "-"
+		if i < len(t.left) && t.left[i] {
+			continue
+		}
+		text := fmt.Sprint(c)
+		if text == "" {
+			text = "-"
+		}
+		texts = append(texts, text)
+	}
+	t.lines = append(t.lines, texts)
+	if t.rows++; t.rows%tablePiece == 0 {
+		t.flush()
+	}
+}
+
+// flush prints the rows that there are. A cell is as wide as the widest of its
+// column, and two spaces; the last one of a row is not filled up.
+func (t *table) flush() {
+	var widths []int
+	for _, line := range t.lines {
+		for i, cell := range line {
+			if i == len(widths) {
+				widths = append(widths, 0)
+			}
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
 		}
 	}
-	fmt.Fprintln(t.w, strings.Join(texts, "\t"))
-	if t.rows++; t.rows%tablePiece == 0 {
-		t.w.Flush()
+	var b bytes.Buffer
+	for _, line := range t.lines {
+		paint := t.o.palette.word
+		if !t.begun {
+			paint, t.begun = t.o.palette.header, true
+		}
+		for i, cell := range line {
+			b.WriteString(paint(cell))
+			if i < len(line)-1 {
+				for range widths[i] + 2 - utf8.RuneCountInString(cell) {
+					b.WriteByte(' ')
+				}
+			}
+		}
+		b.WriteByte('\n')
+	}
+	t.lines = t.lines[:0]
+	if _, err := t.o.w.Write(b.Bytes()); t.err == nil {
+		t.err = err
 	}
 }
 
-func (t *table) end() error { return t.w.Flush() }
-
-// jsonList prints messages as one JSON array, as they come.
-type jsonList struct {
-	w    io.Writer
-	some bool
-}
-
-func (l *jsonList) add(m proto.Message) error {
-	before := ",\n"
-	if !l.some {
-		before, l.some = "[\n", true
-	}
-	b, err := marshal(m)
-	if err == nil {
-		_, err = fmt.Fprintf(l.w, "%s%s", before, b)
-	}
-	return err
-}
-
-func (l *jsonList) end() error {
-	text := "\n]\n"
-	if !l.some {
-		text = "[]\n"
-	}
-	_, err := io.WriteString(l.w, text)
-	return err
+func (t *table) end() error {
+	t.flush()
+	return t.err
 }
 
 // marshal returns one line of JSON with the names of the .proto files. protojson
@@ -132,13 +343,6 @@ func marshal(m proto.Message) ([]byte, error) {
 	var line bytes.Buffer
 	err = json.Compact(&line, b)
 	return line.Bytes(), err
-}
-
-// printJSON prints v indented.
-func printJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
 }
 
 // enumText returns the value of an enumeration as it is written elsewhere:

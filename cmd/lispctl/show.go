@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	eidolonv1 "github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1"
@@ -69,12 +68,11 @@ there were none.`,
 
 // view is what a show command works with.
 type view struct {
-	ctx  context.Context
-	c    *client
-	arg  string
-	json bool
-	w    io.Writer
-	now  time.Time
+	ctx context.Context
+	c   *client
+	arg string
+	out output
+	now time.Time
 }
 
 func showCommand(use, short, long string, show func(view) error, programs ...string) *cobra.Command {
@@ -83,9 +81,10 @@ func showCommand(use, short, long string, show func(view) error, programs ...str
 		cmd.Args = arguments(0, 1)
 	}
 	socket := socketFlag(cmd, programs...)
-	out := formatFlag(cmd, formatTable, formatJSON)
+	out := formatFlag(cmd, showFormats...)
+	every := watchFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		v := view{ctx: cmd.Context(), json: out.format == formatJSON, w: cmd.OutOrStdout(), now: time.Now()}
+		v := view{ctx: cmd.Context(), out: out.output(cmd)}
 		if len(args) > 0 {
 			v.arg = args[0]
 		}
@@ -94,15 +93,18 @@ func showCommand(use, short, long string, show func(view) error, programs ...str
 				return err
 			}
 		}
-		var err error
-		if v.c, err = dial(v.ctx, *socket, programs...); err != nil {
-			return err
-		}
-		defer v.c.close()
-		if err := show(v); err != nil {
-			return explain(err)
-		}
-		return nil
+		return every.repeat(cmd, v.out, func(o output) (err error) {
+			v := v
+			v.out, v.now = o, time.Now()
+			if v.c, err = dial(v.ctx, *socket, programs...); err != nil {
+				return err
+			}
+			defer v.c.close()
+			if err := show(v); err != nil {
+				return explain(err)
+			}
+			return nil
+		})
 	}
 	return cmd
 }
@@ -121,17 +123,6 @@ func received[M any](recv func() (*M, error), each func(*M) error) error {
 			return err
 		}
 	}
-}
-
-// list prints messages as a JSON array.
-func list[M proto.Message](w io.Writer, ms []M) error {
-	l := jsonList{w: w}
-	for _, m := range ms {
-		if err := l.add(m); err != nil {
-			return err
-		}
-	}
-	return l.end()
 }
 
 // showSites shows all sites in short, or one site or EID with the xTRs that
@@ -154,12 +145,18 @@ func showSites(v view) error {
 		return fmt.Errorf("no site has an EID-prefix that holds %s or lies inside it", v.arg)
 	}
 	switch {
-	case v.json && v.arg == "":
-		return list(v.w, resp.GetSites())
-	case v.json:
+	case v.out.structured() && v.arg == "":
+		l := v.out.list()
+		for _, s := range resp.GetSites() {
+			if err := l.add(s); err != nil {
+				return err
+			}
+		}
+		return l.end()
+	case v.out.structured():
 		return showRegistrations(v, client, regs, sites.Eid)
 	}
-	t := newTable(v.w, "SITE", "EID-PREFIX", "REGISTERED", "LAST", "REFUSED")
+	t := v.out.table("SITE", "EID-PREFIX", "REGISTERED", "LAST", "REFUSED", "+ACCEPTED", "+AUTH-FAILURES", "+MORE-SPECIFICS", "+PROXY-REPLY", "+REQUESTS")
 	for _, s := range resp.GetSites() {
 		for _, p := range s.GetPrefixes() {
 			registered := "no"
@@ -169,13 +166,14 @@ func showSites(v view) error {
 			case p.GetRegistered() > 0:
 				registered = "yes"
 			}
-			t.row(s.GetName(), p.GetEid(), registered, ago(v.now, s.GetLastRegistration()), s.GetRefused())
+			t.row(s.GetName(), p.GetEid(), registered, ago(v.now, s.GetLastRegistration()), s.GetRefused(),
+				s.GetAccepted(), s.GetAuthFailures(), yesNo(p.GetAcceptMoreSpecifics()), enumText(p.GetProxyReply(), "PROXY_REPLY_POLICY_"), enumText(p.GetRequestPolicy(), "REQUEST_POLICY_"))
 		}
 	}
 	if err := t.end(); err != nil || v.arg == "" {
 		return err
 	}
-	fmt.Fprintln(v.w)
+	fmt.Fprintln(v.out.w)
 	return showRegistrations(v, client, regs, sites.Eid)
 }
 
@@ -188,33 +186,23 @@ func showRegistrations(v view, client eidolonv1.SiteServiceClient, req *eidolonv
 	if err != nil {
 		return err
 	}
-	l := jsonList{w: v.w}
-	var t *table
-	if !v.json {
-		t = newTable(v.w, "EID-PREFIX", "XTR", "FROM", "LOCATORS", "REFRESHED", "EXPIRES")
-	}
+	l := v.out.list("EID-PREFIX", "XTR", "FROM", "LOCATORS", "REFRESHED", "EXPIRES", "+CHANGED", "+SITE", "+SITE-ID", "+PROXY-REPLY", "+MERGE", "+VERSION")
 	err = received(stream.Recv, func(resp *eidolonv1.ListRegistrationsResponse) error {
 		for _, r := range resp.GetRegistrations() {
 			if e, err := mapping.ParseEID(r.GetRecord().GetEid()); !all && (err != nil || !e.Covers(within) && !within.Covers(e)) {
 				continue
 			}
-			if v.json {
-				if err := l.add(r); err != nil {
-					return err
-				}
-				continue
+			if err := l.add(r, r.GetRecord().GetEid(), r.GetXtrId(), r.GetFrom(), locatorsText(r.GetRecord()), ago(v.now, r.GetRefreshed()), until(v.now, r.GetExpires()),
+				ago(v.now, r.GetChanged()), r.GetSite(), r.GetSiteId(), yesNo(r.GetProxyReply()), yesNo(r.GetMerge()), r.GetRecord().GetMapVersion()); err != nil {
+				return err
 			}
-			t.row(r.GetRecord().GetEid(), r.GetXtrId(), r.GetFrom(), locatorsText(r.GetRecord()), ago(v.now, r.GetRefreshed()), until(v.now, r.GetExpires()))
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	if v.json {
-		return l.end()
-	}
-	return t.end()
+	return l.end()
 }
 
 func showDatabase(v view) error {
@@ -227,18 +215,26 @@ func showDatabase(v view) error {
 	if err != nil {
 		return err
 	}
-	if v.json {
-		return list(v.w, resp.GetDatabaseMappings())
-	}
-	t := newTable(v.w, "EID-PREFIX", "LOCATORS", "TTL", "MAP-SERVER", "STATE", "NOTIFIED", "NEXT")
+	t := v.out.table("EID-PREFIX", "LOCATORS", "TTL", "MAP-SERVER", "STATE", "NOTIFIED", "NEXT", "+SENT", "+UNANSWERED", "+RTT", "+VERSION")
+	l := v.out.list()
 	for _, d := range resp.GetDatabaseMappings() {
+		if v.out.structured() {
+			if err := l.add(d); err != nil {
+				return err
+			}
+			continue
+		}
 		rec := d.GetRecord()
 		for _, r := range d.GetRegistrations() {
-			t.row(rec.GetEid(), locatorsText(rec), ttlText(rec.GetRecordTtl()), r.GetMapServer(), registrationText(r.GetState()), ago(v.now, r.GetLastNotify()), until(v.now, r.GetNext()))
+			t.row(rec.GetEid(), locatorsText(rec), ttlText(rec.GetRecordTtl()), r.GetMapServer(), registrationText(r.GetState()), ago(v.now, r.GetLastNotify()), until(v.now, r.GetNext()),
+				ago(v.now, r.GetLastSent()), r.GetFailures(), rtt(r.GetRoundTripTime()), rec.GetMapVersion())
 		}
 		if len(d.GetRegistrations()) == 0 {
-			t.row(rec.GetEid(), locatorsText(rec), ttlText(rec.GetRecordTtl()), "", "", "", "")
+			t.row(rec.GetEid(), locatorsText(rec), ttlText(rec.GetRecordTtl()), "", "", "", "", "", "", "", rec.GetMapVersion())
 		}
+	}
+	if v.out.structured() {
+		return l.end()
 	}
 	return t.end()
 }
@@ -251,21 +247,8 @@ func showMappings(v view) error {
 	if err != nil {
 		return err
 	}
-	var t *table
-	var l jsonList
-	if v.json {
-		l.w = v.w
-	} else {
-		t = newTable(v.w, "EID-PREFIX", "ORIGIN", "SITE", "TTL", "LOCATORS")
-	}
-	add := func(m *eidolonv1.Mapping) error {
-		if v.json {
-			return l.add(m)
-		}
-		r := m.GetRecord()
-		t.row(r.GetEid(), originText(m.GetOrigin()), m.GetSite(), ttlText(r.GetRecordTtl()), locatorsText(r))
-		return nil
-	}
+	l := v.out.list("EID-PREFIX", "ORIGIN", "SITE", "TTL", "LOCATORS", "+XTRS", "+ANSWERED-BY", "+VERSION")
+	add := func(m *eidolonv1.Mapping) error { return addMapping(l, m) }
 	if v.arg != "" {
 		ctx, cancel := context.WithTimeout(v.ctx, answerTime)
 		defer cancel()
@@ -289,10 +272,16 @@ func showMappings(v view) error {
 	if err != nil {
 		return err
 	}
-	if v.json {
-		return l.end()
+	return l.end()
+}
+
+// addMapping prints a mapping of a map-server.
+func addMapping(l *listing, m *eidolonv1.Mapping) error {
+	r, by := m.GetRecord(), "map-server"
+	if m.GetForwarded() {
+		by = "xtr"
 	}
-	return t.end()
+	return l.add(m, r.GetEid(), originText(m.GetOrigin()), m.GetSite(), ttlText(r.GetRecordTtl()), locatorsText(r), len(m.GetRegistrations()), by, r.GetMapVersion())
 }
 
 func showMapCache(v view) error {
@@ -300,30 +289,21 @@ func showMapCache(v view) error {
 	if err != nil {
 		return err
 	}
-	var t *table
-	l := jsonList{w: v.w}
-	if !v.json {
-		t = newTable(v.w, "EID-PREFIX", "LOCATORS", "AGE", "EXPIRES", "USED", "SENT", "RECEIVED")
-	}
+	l := v.out.list("EID-PREFIX", "LOCATORS", "AGE", "EXPIRES", "USED", "SENT", "RECEIVED", "+TTL", "+AUTHORITATIVE", "+VERSION")
 	err = received(stream.Recv, func(resp *eidolonv1.ListMapCacheResponse) error {
 		for _, e := range resp.GetEntries() {
-			if v.json {
-				if err := l.add(e); err != nil {
-					return err
-				}
-				continue
+			r := e.GetRecord()
+			if err := l.add(e, r.GetEid(), locatorsText(r), ago(v.now, e.GetInstalled()), until(v.now, e.GetExpires()), used(v.now, e.GetLastUsed()), sentText(e.GetTraffic()), receivedText(e.GetTraffic()),
+				ttlText(r.GetRecordTtl()), yesNo(r.GetAuthoritative()), r.GetMapVersion()); err != nil {
+				return err
 			}
-			t.row(e.GetRecord().GetEid(), locatorsText(e.GetRecord()), ago(v.now, e.GetInstalled()), until(v.now, e.GetExpires()), used(v.now, e.GetLastUsed()), sentText(e.GetTraffic()), receivedText(e.GetTraffic()))
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	if v.json {
-		return l.end()
-	}
-	return t.end()
+	return l.end()
 }
 
 func used(now time.Time, t *timestamppb.Timestamp) string {
@@ -340,14 +320,13 @@ func showMapServers(v view) error {
 	if err != nil {
 		return err
 	}
-	if v.json {
-		return list(v.w, resp.GetMapServers())
-	}
-	t := newTable(v.w, "MAP-SERVER", "REGISTERED", "SENT", "NOTIFIED", "UNANSWERED", "RTT")
+	l := v.out.list("MAP-SERVER", "REGISTERED", "SENT", "NOTIFIED", "UNANSWERED", "RTT")
 	for _, m := range resp.GetMapServers() {
-		t.row(m.GetAddress(), fmt.Sprintf("%d of %d", m.GetRegistered(), m.GetDatabaseMappings()), ago(v.now, m.GetLastSent()), ago(v.now, m.GetLastNotify()), m.GetFailures(), rtt(m.GetRoundTripTime()))
+		if err := l.add(m, m.GetAddress(), fmt.Sprintf("%d of %d", m.GetRegistered(), m.GetDatabaseMappings()), ago(v.now, m.GetLastSent()), ago(v.now, m.GetLastNotify()), m.GetFailures(), rtt(m.GetRoundTripTime())); err != nil {
+			return err
+		}
 	}
-	return t.end()
+	return l.end()
 }
 
 func showMapResolvers(v view) error {
@@ -357,14 +336,13 @@ func showMapResolvers(v view) error {
 	if err != nil {
 		return err
 	}
-	if v.json {
-		return list(v.w, resp.GetMapResolvers())
-	}
-	t := newTable(v.w, "MAP-RESOLVER", "STATE", "REQUESTS", "REPLIES", "TIMEOUTS", "RTT", "LAST-REPLY")
+	l := v.out.list("MAP-RESOLVER", "STATE", "REQUESTS", "REPLIES", "TIMEOUTS", "RTT", "LAST-REPLY", "+UNANSWERED")
 	for _, m := range resp.GetMapResolvers() {
-		t.row(m.GetAddress(), upText(m.GetUp()), m.GetRequests(), m.GetReplies(), m.GetTimeouts(), rtt(m.GetRoundTripTime()), ago(v.now, m.GetLastReply()))
+		if err := l.add(m, m.GetAddress(), upText(m.GetUp()), m.GetRequests(), m.GetReplies(), m.GetTimeouts(), rtt(m.GetRoundTripTime()), ago(v.now, m.GetLastReply()), m.GetFailures()); err != nil {
+			return err
+		}
 	}
-	return t.end()
+	return l.end()
 }
 
 func showSubscriptions(v view) error {
@@ -372,30 +350,19 @@ func showSubscriptions(v view) error {
 	if err != nil {
 		return err
 	}
-	var t *table
-	l := jsonList{w: v.w}
-	if !v.json {
-		t = newTable(v.w, "EID", "XTR", "ITR-RLOCS", "SINCE", "ENDS", "UNACKNOWLEDGED")
-	}
+	l := v.out.list("EID", "XTR", "ITR-RLOCS", "SINCE", "ENDS", "UNACKNOWLEDGED", "+SITE-ID")
 	err = received(stream.Recv, func(resp *eidolonv1.ListSubscriptionsResponse) error {
 		for _, s := range resp.GetSubscriptions() {
-			if v.json {
-				if err := l.add(s); err != nil {
-					return err
-				}
-				continue
+			if err := l.add(s, s.GetEid(), s.GetXtrId(), strings.Join(s.GetItrRlocs(), ","), ago(v.now, s.GetSince()), until(v.now, s.GetUntil()), s.GetWaiting(), s.GetSiteId()); err != nil {
+				return err
 			}
-			t.row(s.GetEid(), s.GetXtrId(), strings.Join(s.GetItrRlocs(), ","), ago(v.now, s.GetSince()), until(v.now, s.GetUntil()), s.GetWaiting())
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	if v.json {
-		return l.end()
-	}
-	return t.end()
+	return l.end()
 }
 
 func showStatistics(v view) error {
@@ -405,14 +372,14 @@ func showStatistics(v view) error {
 	if err != nil {
 		return err
 	}
-	if v.json {
+	if v.out.structured() {
 		values := make(map[string]uint64, len(resp.GetStatistics()))
 		for _, s := range resp.GetStatistics() {
 			values[s.GetName()] = s.GetValue()
 		}
-		return printJSON(v.w, values)
+		return v.out.object(values)
 	}
-	t := newTable(v.w, "STATISTIC", "VALUE")
+	t := v.out.table("STATISTIC", "VALUE")
 	for _, s := range resp.GetStatistics() {
 		t.row(s.GetName(), s.GetValue())
 	}
@@ -438,7 +405,9 @@ func showDrops(v view) error {
 		return err
 	}
 	values := make(map[string]uint64)
-	drops, lost := newTable(v.w, "REASON", "PACKETS", "MEANING"), newTable(v.w, "QUEUE", "LOST", "OF")
+	human := v.out
+	human.format = formatTable
+	drops, lost := human.table("REASON", "PACKETS", "MEANING"), human.table("QUEUE", "LOST", "OF")
 	for _, s := range resp.GetStatistics() {
 		name, n := s.GetName(), s.GetValue()
 		if reason, ok := strings.CutPrefix(name, "drop_"); ok {
@@ -452,10 +421,10 @@ func showDrops(v view) error {
 		}
 	}
 	switch {
-	case v.json:
-		return printJSON(v.w, values)
+	case v.out.structured():
+		return v.out.object(values)
 	case drops.rows+lost.rows == 0:
-		_, err := fmt.Fprintln(v.w, "nothing was dropped")
+		_, err := fmt.Fprintln(v.out.w, "nothing was dropped")
 		return err
 	case lost.rows == 0:
 		return drops.end()
@@ -465,7 +434,7 @@ func showDrops(v view) error {
 	if err := drops.end(); err != nil {
 		return err
 	}
-	fmt.Fprintln(v.w)
+	fmt.Fprintln(v.out.w)
 	return lost.end()
 }
 
