@@ -50,6 +50,8 @@ const (
 	// EID-prefix (RFC 9437), and while it is active where Map-Notifies go.
 	// Key: EID and By.
 	ItemSubscription
+	// ItemRevision is the revision of the whole: there is one, without a key.
+	ItemRevision
 )
 
 // Item is one thing that a Store keeps. Kind decides which fields make its key
@@ -72,6 +74,11 @@ type Item struct {
 	RLOCs []netip.Addr
 	// At is when a registration was last changed, to the second.
 	At time.Time
+	// Revision is that of the database: of an ItemMapping when it was put, 0
+	// where nobody noted it, and the last one of an ItemRevision.
+	Revision uint64
+	// Digest is that of the configuration that an ItemRevision was made with.
+	Digest uint64
 }
 
 // RegisterFlags are the Map-Register flags that outlive the message.

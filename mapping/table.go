@@ -158,6 +158,103 @@ func (t *Table[V]) All() iter.Seq2[EID, V] {
 	}
 }
 
+// After walks the EIDs inside within, or all with the zero EID, as Covered and
+// All do, but begins behind the place of e, which within covers and which need
+// not be there; with the zero EID it begins at the start. It takes no longer
+// than what it yields, wherever it begins.
+func (t *Table[V]) After(within, e EID) iter.Seq2[EID, V] {
+	switch {
+	case !e.IsValid() && !within.IsValid():
+		return t.All()
+	case !e.IsValid():
+		return t.Covered(within)
+	}
+	return func(yield func(EID, V) bool) {
+		for _, iid := range t.Instances() {
+			switch in := t.instances[iid]; {
+			case iid < e.IID || within.IsValid() && iid != within.IID:
+			case iid > e.IID:
+				if !in.walk(iid, in.any.AllSorted(), netip.Prefix{}, allSorted, netip.Prefix{}, yield) {
+					return
+				}
+			case !in.after(within, e, yield):
+				return
+			}
+		}
+	}
+}
+
+// after yields what comes after e inside within. It reports whether to go on.
+func (in *instance[V]) after(within, e EID, yield func(EID, V) bool) bool {
+	if !e.Source.IsValid() && !within.Source.IsValid() {
+		for p, v := range behind(in.any, within.Prefix, e.Prefix) {
+			if !yield(EID{IID: e.IID, Prefix: p}, v) {
+				return false
+			}
+		}
+	}
+	if in.sourced == nil {
+		return true
+	}
+	dsts := in.sourced.AllSorted()
+	if within.IsValid() {
+		dsts = in.sourced.Subnets(within.Prefix)
+	}
+	if e.Source.IsValid() {
+		if bySource, ok := in.sourced.Get(e.Prefix); ok {
+			for p, v := range behind(bySource, within.Source, e.Source) {
+				if !yield(EID{IID: e.IID, Prefix: e.Prefix, Source: p}, v) {
+					return false
+				}
+			}
+		}
+		dsts = behind(in.sourced, within.Prefix, e.Prefix)
+	}
+	for q, bySource := range dsts {
+		srcs := bySource.AllSorted()
+		if within.Source.IsValid() {
+			srcs = bySource.Subnets(within.Source)
+		}
+		for p, v := range srcs {
+			if !yield(EID{IID: e.IID, Prefix: q, Source: p}, v) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// behind walks what t has inside within, or of all prefixes with the zero one,
+// behind the place of p in the order of netip.Prefix.Compare: what is inside of
+// p, and then on the right of p and of each prefix that holds it.
+func behind[V any](t *bart.Table[V], within, p netip.Prefix) iter.Seq2[netip.Prefix, V] {
+	return func(yield func(netip.Prefix, V) bool) {
+		for q, v := range t.Subnets(p) {
+			if q != p && !yield(q, v) {
+				return
+			}
+		}
+		a := p.Addr().AsSlice()
+		for bit := p.Bits() - 1; bit >= max(within.Bits(), 0); bit-- {
+			mask := byte(0x80) >> (bit % 8)
+			if a[bit/8]&mask != 0 {
+				continue
+			}
+			a[bit/8] |= mask
+			right, _ := netip.AddrFromSlice(a)
+			a[bit/8] &^= mask
+			for q, v := range t.Subnets(netip.PrefixFrom(right, bit+1).Masked()) {
+				if !yield(q, v) {
+					return
+				}
+			}
+		}
+		if !within.IsValid() && p.Addr().Is4() {
+			t.Subnets(netip.PrefixFrom(netip.IPv6Unspecified(), 0))(yield)
+		}
+	}
+}
+
 type direction uint8
 
 const (

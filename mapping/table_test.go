@@ -263,3 +263,74 @@ func ExampleTable_Hole() {
 	fmt.Println(hole)
 	// Output: 10.1.0.0/16
 }
+
+// TestAfter begins a walk behind every EID, there or not, and compares with the
+// whole walk.
+func TestAfter(t *testing.T) {
+	rng := rand.New(rand.NewPCG(6, 1))
+	random := func() EID {
+		bits, a := 32, netip.AddrFrom4([4]byte{10, byte(rng.IntN(4)), byte(rng.IntN(4) << 6), byte(rng.IntN(256))})
+		if rng.IntN(3) == 0 {
+			bits, a = 128, netip.AddrFrom16([16]byte{0x20, 1, byte(rng.IntN(4)), 15: byte(rng.IntN(4))})
+		}
+		e, err := MakeEID(uint32(rng.IntN(3)), netip.PrefixFrom(a, rng.IntN(bits+1)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rng.IntN(4) == 0 {
+			e.Source = netip.PrefixFrom(a, 1+rng.IntN(bits)).Masked()
+		}
+		return e
+	}
+	withins := []EID{{}, MustParseEID("10.0.0.0/8"), MustParseEID("[1]10.1.0.0/16"), MustParseEID("[2]::/0"), MustParseEID("[1]10.0.0.0/8 from 10.0.0.0/9"), MustParseEID("[2]10.1.64.0/18")}
+	places := 0
+	for range 30 {
+		ed := new(Table[int]).Edit(64)
+		for i := range rng.IntN(64) {
+			ed.Insert(random(), i)
+		}
+		table := ed.Table()
+		for _, within := range withins {
+			seq := table.All()
+			if within.IsValid() {
+				seq = table.Covered(within)
+			}
+			var all []EID
+			for e := range seq {
+				all = append(all, e)
+			}
+			list := func(e EID) (out []EID) {
+				for e := range table.After(within, e) {
+					out = append(out, e)
+				}
+				return out
+			}
+			if got := list(EID{}); !slices.Equal(got, all) {
+				t.Fatalf("from the start inside %v: %v, want %v", within, got, all)
+			}
+			for i, e := range all {
+				if got := list(e); !slices.Equal(got, all[i+1:]) {
+					t.Fatalf("inside %v behind %v: %v, want %v", within, e, got, all[i+1:])
+				}
+				// And behind where it would be.
+				ed := table.Edit(1)
+				ed.Delete(e)
+				without := ed.Table()
+				var got []EID
+				for e := range without.After(within, e) {
+					got = append(got, e)
+				}
+				if !slices.Equal(got, all[i+1:]) {
+					t.Fatalf("inside %v behind %v, which is not there: %v, want %v", within, e, got, all[i+1:])
+				}
+				places++
+				for range without.After(within, e) {
+					break
+				}
+			}
+		}
+	}
+	if places < 300 {
+		t.Errorf("only %d places were tried", places)
+	}
+}

@@ -201,20 +201,22 @@ func (s *Store) prepare() error {
 	return checkLayout(s.db)
 }
 
-// upgradeLayout makes a file of version 1 one of version 2.
+// upgradeLayout makes a file of an earlier version one of this.
 func upgradeLayout(db *bbolt.DB) error {
 	old := false
 	err := db.View(func(tx *bbolt.Tx) error {
 		b := tx.Bucket(layoutBucket)
-		old = b != nil && bytes.Equal(b.Get(versionKey), []byte{1})
+		old = b != nil && slices.Contains([]string{"\x01", "\x02"}, string(b.Get(versionKey)))
 		return nil
 	})
 	if err != nil || !old {
 		return err
 	}
 	return db.Update(func(tx *bbolt.Tx) error {
-		if _, err := tx.CreateBucketIfNotExists(buckets[mapping.ItemSubscription]); err != nil {
-			return fmt.Errorf("create bucket %q: %w", buckets[mapping.ItemSubscription], err)
+		for _, kind := range []mapping.ItemKind{mapping.ItemSubscription, mapping.ItemRevision} {
+			if _, err := tx.CreateBucketIfNotExists(buckets[kind]); err != nil {
+				return fmt.Errorf("create bucket %q: %w", buckets[kind], err)
+			}
 		}
 		return tx.Bucket(layoutBucket).Put(versionKey, []byte{layoutVersion})
 	})
@@ -364,6 +366,10 @@ func describe(it *mapping.Item) string {
 		return fmt.Sprintf("mapping %v", it.EID)
 	case mapping.ItemRegistration:
 		return fmt.Sprintf("registration of %v by %v", it.EID, it.By)
+	case mapping.ItemSubscription:
+		return fmt.Sprintf("subscription of %v to %v", it.By, it.EID)
+	case mapping.ItemRevision:
+		return "revision"
 	}
 	return fmt.Sprintf("nonce of %v of site %q", it.By, it.Site)
 }

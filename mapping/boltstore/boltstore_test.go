@@ -165,8 +165,8 @@ func TestOpenErrors(t *testing.T) {
 		db.Close()
 	}
 	write("newer", sound)
-	change("newer", func(tx *bbolt.Tx) error { return tx.Bucket(layoutBucket).Put(versionKey, []byte{3}) })
-	refused("newer", ErrVersion, "version [3], this program reads 2")
+	change("newer", func(tx *bbolt.Tx) error { return tx.Bucket(layoutBucket).Put(versionKey, []byte{4}) })
+	refused("newer", ErrVersion, "version [4], this program reads 3")
 	change("foreign", func(tx *bbolt.Tx) error { _, err := tx.CreateBucket([]byte("peaches")); return err })
 	refused("foreign", ErrVersion, "another program")
 	write("halved", sound)
@@ -401,9 +401,14 @@ func waitFor(t *testing.T, f func() bool) {
 	}
 }
 
-// A file that an earlier version wrote has no subscriptions; it is read, and
-// takes them from then on.
+// A file that an earlier version wrote has no revision, or no subscriptions
+// either; it is read, and takes them from then on.
 func TestUpgrade(t *testing.T) {
+	t.Run("from 1", func(t *testing.T) { testUpgrade(t, 1, "subscriptions", "revision") })
+	t.Run("from 2", func(t *testing.T) { testUpgrade(t, 2, "revision") })
+}
+
+func testUpgrade(t *testing.T, version byte, missing ...string) {
 	path := filepath.Join(t.TempDir(), "db")
 	s, err := Open(path)
 	if err != nil {
@@ -419,7 +424,12 @@ func TestUpgrade(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := db.Update(func(tx *bbolt.Tx) error {
-		return errors.Join(tx.DeleteBucket([]byte("subscriptions")), tx.Bucket(layoutBucket).Put(versionKey, []byte{1}))
+		for _, name := range missing {
+			if err := tx.DeleteBucket([]byte(name)); err != nil {
+				return err
+			}
+		}
+		return tx.Bucket(layoutBucket).Put(versionKey, []byte{version})
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -429,7 +439,8 @@ func TestUpgrade(t *testing.T) {
 	}
 	defer s.Close()
 	sub := mapping.Item{Kind: mapping.ItemSubscription, EID: old.EID, By: mapping.Registrant{XTRID: mapping.XTRID{1}}, Nonce: 5}
-	if err := s.Commit(t.Context(), []mapping.Change{{Item: sub}}); err != nil {
+	rev := mapping.Item{Kind: mapping.ItemRevision, Revision: 7}
+	if err := s.Commit(t.Context(), []mapping.Change{{Item: sub}, {Item: rev}}); err != nil {
 		t.Fatal(err)
 	}
 	var kinds []mapping.ItemKind
@@ -439,14 +450,15 @@ func TestUpgrade(t *testing.T) {
 		}
 		kinds = append(kinds, it.Kind)
 	}
-	if !slices.Equal(kinds, []mapping.ItemKind{mapping.ItemMapping, mapping.ItemSubscription}) {
+	if !slices.Equal(kinds, []mapping.ItemKind{mapping.ItemMapping, mapping.ItemSubscription, mapping.ItemRevision}) {
 		t.Errorf("items of kinds %v after the upgrade", kinds)
 	}
 }
 
 func FuzzDecodeItem(f *testing.F) {
-	for _, kind := range []mapping.ItemKind{mapping.ItemMapping, mapping.ItemRegistration, mapping.ItemNonce, mapping.ItemSubscription} {
+	for _, kind := range []mapping.ItemKind{mapping.ItemMapping, mapping.ItemRegistration, mapping.ItemNonce, mapping.ItemSubscription, mapping.ItemRevision} {
 		it := item(mapping.MustParseEID("[7]10.0.0.0/8"))
+		it.Revision = 9
 		it.Kind, it.Site, it.Nonce, it.At = kind, "left", 7, time.Unix(1_700_000_000, 0)
 		it.RLOCs = []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
 		key, err := appendKey(nil, &it)

@@ -1,6 +1,7 @@
 package boltstore
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,11 +16,12 @@ import (
 
 // The layout of the file. There is one bucket for each kind of item:
 //
-//	layout         "version" -> 2, one octet; 1: there are no subscriptions
-//	mappings       EID -> record
+//	layout         "version" -> 3, one octet; 2: there are no revisions; 1: nor subscriptions
+//	mappings       EID -> record, revision 64 (nothing: none was noted)
 //	registrations  EID, registrant -> flags 8, at 64 (seconds since 1970), length of site 16, site, record
 //	nonces         length of site 16, site, key-id 8, registrant -> nonce 64
 //	subscriptions  EID, registrant -> nonce 64, number of ITR-RLOCs 8, ITR-RLOCs (family 8, address)
+//	revision       "database" -> revision 64, digest of the configuration 64
 //
 //	EID         IID 32, family 8 (4 or 6), address, prefix length 8,
 //	            source family 8 (0: any source), source address, length 8
@@ -30,11 +32,12 @@ import (
 // Integers are big-endian, so that keys sort as EID.Compare does. Each value
 // begins with the CRC-32C of key and value: bbolt checks its own pages only in
 // part.
-const layoutVersion = 2
+const layoutVersion = 3
 
 var (
 	layoutBucket = []byte("layout")
 	versionKey   = []byte("version")
+	revisionKey  = []byte("database")
 )
 
 // buckets holds, for each kind of item, the name of its bucket.
@@ -43,6 +46,7 @@ var buckets = [...][]byte{
 	mapping.ItemRegistration: []byte("registrations"),
 	mapping.ItemNonce:        []byte("nonces"),
 	mapping.ItemSubscription: []byte("subscriptions"),
+	mapping.ItemRevision:     []byte("revision"),
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -74,6 +78,8 @@ func appendKey(b []byte, it *mapping.Item) ([]byte, error) {
 			return b, err
 		}
 		return appendRegistrant(append(b, it.KeyID), it.By)
+	case mapping.ItemRevision:
+		return append(b, revisionKey...), nil
 	}
 	return b, fmt.Errorf("kind of item %d is not known", it.Kind)
 }
@@ -85,7 +91,9 @@ func appendValue(b []byte, key []byte, it *mapping.Item) ([]byte, error) {
 	var err error
 	switch it.Kind {
 	case mapping.ItemMapping:
-		b, err = appendRecord(b, it)
+		if b, err = appendRecord(b, it); err == nil && it.Revision > 0 {
+			b = binary.BigEndian.AppendUint64(b, it.Revision)
+		}
 	case mapping.ItemRegistration:
 		b = append(b, byte(it.Flags))
 		b = binary.BigEndian.AppendUint64(b, uint64(it.At.Unix()))
@@ -97,6 +105,9 @@ func appendValue(b []byte, key []byte, it *mapping.Item) ([]byte, error) {
 	case mapping.ItemSubscription:
 		b = binary.BigEndian.AppendUint64(b, it.Nonce)
 		b, err = appendAddrs(b, it.RLOCs)
+	case mapping.ItemRevision:
+		b = binary.BigEndian.AppendUint64(b, it.Revision)
+		b = binary.BigEndian.AppendUint64(b, it.Digest)
 	}
 	if err != nil {
 		return b, err
@@ -319,7 +330,9 @@ func decodeItem(kind mapping.ItemKind, key, value []byte) (mapping.Item, error) 
 	switch kind {
 	case mapping.ItemMapping:
 		it.EID = k.eid()
-		it.Record = v.record(it.EID)
+		if it.Record = v.record(it.EID); v.err == nil && len(v.b) > 0 {
+			it.Revision = v.u64()
+		}
 	case mapping.ItemRegistration:
 		it.EID = k.eid()
 		it.By = k.registrant()
@@ -344,6 +357,9 @@ func decodeItem(kind mapping.ItemKind, key, value []byte) (mapping.Item, error) 
 		it.KeyID = k.u8()
 		it.By = k.registrant()
 		it.Nonce = v.u64()
+	case mapping.ItemRevision:
+		k.b = bytes.TrimPrefix(k.b, revisionKey)
+		it.Revision, it.Digest = v.u64(), v.u64()
 	}
 	if err := k.end(); err != nil {
 		return it, fmt.Errorf("key: %w", err)

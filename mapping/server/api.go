@@ -1,8 +1,6 @@
 package server
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"iter"
 	"net/netip"
@@ -107,6 +105,9 @@ type MappingStatus struct {
 	Requests RequestPolicy
 	// Forwarded says that Map-Requests go to an ETR instead of being answered.
 	Forwarded bool
+	// PutRevision is the revision of the database at which the mapping that was
+	// put here was put, also where another origin goes before it; 0: none was.
+	PutRevision uint64
 	// Registrants are the xTRs that registered it, also where Origin is
 	// static.
 	Registrants []RegistrantStatus
@@ -130,14 +131,17 @@ type RegistrantStatus struct {
 func (s *Server) status(v entry) MappingStatus {
 	st := MappingStatus{}
 	st.Record, st.Origin = v.current()
+	if p, ok := v.(*plain); ok {
+		st.PutRevision = p.revision
+	}
 	n, ok := v.(*node)
 	if !ok {
 		return st
 	}
-	if n.origin == OriginRegistered {
-		st.Record = n.registered
+	if n.api != nil {
+		st.PutRevision = n.api.revision
 	}
-	st.Forwarded = n.forward
+	st.Record, st.Forwarded = n.shown(), n.forward
 	if n.prefix != nil {
 		st.Site, st.Requests = n.prefix.site.name, n.policy()
 	}
@@ -182,125 +186,4 @@ func (s *Server) Database(e mapping.EID) iter.Seq[MappingStatus] {
 			}
 		}
 	}
-}
-
-// ErrNoMapping is wrapped by Delete's error about an EID that has no API
-// mapping.
-var ErrNoMapping = errors.New("no such API mapping")
-
-// Put adds or replaces API mappings. They have no registrant and do not expire.
-// When it returns nil they are durable and answered; after an error nothing
-// has changed. Batches of some 10,000, sorted by EID, are the fastest. The
-// records are copied, but the locators are not: they must not be changed
-// afterwards.
-func (s *Server) Put(ctx context.Context, recs []*mapping.Record) error {
-	fresh := make([]*mapping.Record, len(recs))
-	last := make(map[mapping.EID]int, len(recs)) // of several for one EID, the last counts
-	for i, r := range recs {
-		if r == nil {
-			return fmt.Errorf("put mapping %d: it is missing", i)
-		}
-		if err := checkRecord(r); err != nil {
-			return fmt.Errorf("put mapping %v: %w", r.EID, err)
-		}
-		fresh[i] = prepared(r)
-		last[r.EID] = i
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	old := s.table.Load()
-	changes := make([]mapping.Change, 0, len(fresh))
-	for i, r := range fresh {
-		r.Locators = s.sharing.share(r.Locators)
-		if was := apiMapping(old, r.EID); last[r.EID] == i && (was == nil || !was.Equal(r)) {
-			changes = append(changes, mapping.Change{Item: mapping.Item{Kind: mapping.ItemMapping, EID: r.EID, Record: r}})
-		}
-	}
-	if len(changes) == 0 {
-		return nil
-	}
-	if err := s.storeCommit(ctx, changes); err != nil {
-		return fmt.Errorf("put %d mappings: %w", len(recs), err)
-	}
-	ed := old.Edit(len(changes))
-	for _, c := range changes {
-		s.touch(c.EID)
-		if _, ok := ed.Get(c.EID); !ok {
-			ed.Insert(c.EID, (*plain)(c.Record))
-			s.mappings.Add(1)
-			continue
-		}
-		n := s.nodeAt(ed, c.EID)
-		if n.api == nil {
-			s.mappings.Add(1)
-		}
-		n.api = c.Record
-		place(ed, n)
-	}
-	s.replace(ed.Table())
-	s.announce(s.clock())
-	return nil
-}
-
-// prepared returns r as the table keeps it: a copy of its own, whose locators
-// are r's where they are in order already.
-func prepared(r *mapping.Record) *mapping.Record {
-	c := *r
-	for i, l := range r.Locators {
-		if l.Flags&^mapping.Reachable != 0 || i > 0 && r.Locators[i-1].Compare(l) > 0 {
-			c = *r.Clone()
-			break
-		}
-	}
-	normalise(&c)
-	return &c
-}
-
-// apiMapping returns the API mapping of exactly e, or nil.
-func apiMapping(t *table, e mapping.EID) *mapping.Record {
-	v, _ := t.Get(e)
-	switch v := v.(type) {
-	case *plain:
-		return (*mapping.Record)(v)
-	case *node:
-		return v.api
-	}
-	return nil
-}
-
-// Delete removes API mappings. It fails with ErrNoMapping when one of the EIDs
-// has none, and then, as after any error, nothing has changed. When it returns
-// nil the deletion is durable.
-func (s *Server) Delete(ctx context.Context, eids []mapping.EID) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	old := s.table.Load()
-	changes := make([]mapping.Change, 0, len(eids))
-	seen := make(map[mapping.EID]bool, len(eids))
-	for _, e := range eids {
-		if apiMapping(old, e) == nil {
-			return fmt.Errorf("delete mapping %v: %w", e, ErrNoMapping)
-		}
-		if !seen[e] {
-			seen[e] = true
-			changes = append(changes, mapping.Change{Item: mapping.Item{Kind: mapping.ItemMapping, EID: e}, Delete: true})
-		}
-	}
-	if len(changes) == 0 {
-		return nil
-	}
-	if err := s.storeCommit(ctx, changes); err != nil {
-		return fmt.Errorf("delete %d mappings: %w", len(eids), err)
-	}
-	ed := old.Edit(len(changes))
-	for _, c := range changes {
-		s.touch(c.EID)
-		n := s.nodeAt(ed, c.EID)
-		n.api = nil
-		place(ed, n)
-	}
-	s.mappings.Add(-int64(len(changes)))
-	s.replace(ed.Table())
-	s.announce(s.clock())
-	return nil
 }

@@ -24,8 +24,8 @@ func TestPutAndDelete(t *testing.T) {
 	}
 	b.wantAnswer("20.0.0.1", "20.0.0.0/8 ttl 1440m, 203.0.113.1 1/100 R, 203.0.113.2 1/100 R")
 	b.wantAnswer("21.0.0.1", "21.0.0.0/8 ttl 1440m, 203.0.113.9 1/100 R")
-	if got := len(b.store.items); got != 2 {
-		t.Errorf("%d items in the store, want 2", got)
+	if got := len(b.store.items); got != 3 {
+		t.Errorf("%d items in the store, want 2 and the revision", got)
 	}
 	commits := b.store.commitCount()
 	if err := b.s.Put(t.Context(), []*mapping.Record{given, rec("21.0.0.0/8", "203.0.113.9")}); err != nil {

@@ -23,12 +23,16 @@ type entry interface {
 	current() (*mapping.Record, Origin)
 }
 
-// plain is a mapping that was put over the API and nothing else: the usual
-// entry of a large table, and nothing but the record.
-type plain mapping.Record
+// plain is a mapping that was put over the API. It is the usual entry of a large
+// table, where nothing else is known about the EID.
+type plain struct {
+	mapping.Record
+	// revision is that of the database at which it was put.
+	revision uint64
+}
 
 func (p *plain) eid() mapping.EID                   { return p.EID }
-func (p *plain) current() (*mapping.Record, Origin) { return (*mapping.Record)(p), OriginAPI }
+func (p *plain) current() (*mapping.Record, Origin) { return &p.Record, OriginAPI }
 
 // node is every other entry.
 type node struct {
@@ -36,7 +40,7 @@ type node struct {
 	prefix     *sitePrefix // the longest configured EID-prefix that covers it; nil: none
 	configured bool        // it is that EID-prefix itself
 	static     *mapping.Record
-	api        *mapping.Record
+	api        *plain
 	regs       []*registration
 
 	// Computed by settle.
@@ -55,6 +59,15 @@ type node struct {
 
 func (n *node) eid() mapping.EID                   { return n.key }
 func (n *node) current() (*mapping.Record, Origin) { return n.record, n.origin }
+
+// shown is the record that the API shows: what is registered also where it is
+// not answered.
+func (n *node) shown() *mapping.Record {
+	if n.origin == OriginRegistered {
+		return n.registered
+	}
+	return n.record
+}
 
 // registration is what one xTR registered for one EID-prefix.
 type registration struct {
@@ -105,7 +118,7 @@ func (n *node) settle() {
 		n.record, n.origin = n.registered, OriginRegistered
 		n.settleForwarding()
 	case n.api != nil:
-		n.record, n.origin = n.api, OriginAPI
+		n.record, n.origin = &n.api.Record, OriginAPI
 	case n.policy() != RequestsAllowed:
 		n.record, n.origin = denied(n.key, n.policy()), OriginNone
 		if n.registered != nil {
@@ -159,7 +172,7 @@ func (n *node) empty() bool {
 // entry returns n, or the small form where that says the same.
 func (n *node) entry() entry {
 	if n.api != nil && !n.configured && n.static == nil && len(n.regs) == 0 {
-		return (*plain)(n.api)
+		return n.api
 	}
 	n.settle()
 	return n
@@ -222,7 +235,7 @@ func (s *Server) nodeAt(ed *mapping.Editor[entry], e mapping.EID) *node {
 		n := *v
 		return &n
 	case *plain:
-		return &node{key: e, prefix: s.sites.longest(e), api: (*mapping.Record)(v)}
+		return &node{key: e, prefix: s.sites.longest(e), api: v}
 	}
 	return &node{key: e, prefix: s.sites.longest(e)}
 }

@@ -100,7 +100,7 @@ func (s *Server) tell(now time.Time, old, new *table, touched []mapping.EID) {
 // content is what an entry holds that events are about.
 type content struct {
 	regs []*registration
-	api  *mapping.Record
+	api  *plain
 }
 
 func contents(t *table, e mapping.EID) content {
@@ -151,10 +151,14 @@ func (s *Server) difference(now time.Time, before, after content) (out []Event) 
 		}
 	}
 	switch {
-	case after.api != nil && (before.api == nil || !before.api.Equal(after.api)):
-		out = append(out, Event{Kind: EventPut, Record: after.api, Previous: before.api})
+	case after.api != nil && (before.api == nil || !before.api.Equal(&after.api.Record)):
+		ev := Event{Kind: EventPut, Record: &after.api.Record}
+		if before.api != nil {
+			ev.Previous = &before.api.Record
+		}
+		out = append(out, ev)
 	case before.api != nil && after.api == nil:
-		out = append(out, Event{Kind: EventDeleted, Record: before.api})
+		out = append(out, Event{Kind: EventDeleted, Record: &before.api.Record})
 	}
 	return out
 }

@@ -41,6 +41,7 @@ func (s *Server) announce(now time.Time) {
 // sorted and each once, whose entries may differ between the two. touched is
 // valid until published returns. Refreshes do not come here.
 func (s *Server) published(now time.Time, old, new *table, touched []mapping.EID) {
+	s.history.append(s.revision, old, new, touched)
 	s.tell(now, old, new, touched)
 	s.publishAll(now, old, new, touched)
 	for _, e := range touched {

@@ -22,6 +22,7 @@ import (
 
 func TestMain(m *testing.M) {
 	crashChild()
+	batchChild()
 	code := m.Run()
 	if code == 0 {
 		if err := goleak.Find(); err != nil {
@@ -299,7 +300,8 @@ func (s *stuckStore) Commit(ctx context.Context, cs []mapping.Change) error {
 func TestSlowStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := testnet.New(t, testnet.Path{Latency: oneWay})
-		store := &stuckStore{newMemStore(), make(chan struct{})}
+		store := &stuckStore{newMemStore(), make(chan struct{}, 1)}
+		store.gate <- struct{}{} // the start itself commits once
 		cfg := twoSites()
 		cfg.RegisterQueue = 8
 		s, err := New(t.Context(), cfg, store)

@@ -53,6 +53,7 @@ type Server struct {
 	mappings   atomic.Int64
 	pendingLen atomic.Int64
 	events     fanout.Fanout[Event]
+	history    history
 
 	standings *standings
 	renewing  sync.Mutex // held by a reader that wants mu
@@ -77,6 +78,9 @@ type Server struct {
 	// table from before that, since published was last called.
 	touched []mapping.EID
 	before  *table
+	// revision is the last one that the store has, and digest what it has of
+	// the configuration.
+	revision, digest uint64
 }
 
 // itemKey is what tells the items of a store apart.
@@ -95,8 +99,11 @@ func keyOf(it *mapping.Item) itemKey {
 	case mapping.ItemRegistration:
 		return itemKey{kind: it.Kind, eid: it.EID, by: it.By}
 	}
-	if it.Kind == mapping.ItemSubscription {
+	switch it.Kind {
+	case mapping.ItemSubscription:
 		return itemKey{kind: it.Kind, eid: it.EID, by: it.By}
+	case mapping.ItemRevision:
+		return itemKey{kind: it.Kind}
 	}
 	return itemKey{kind: it.Kind, by: it.By, site: it.Site, id: it.KeyID}
 }
@@ -161,6 +168,9 @@ func New(ctx context.Context, cfg Config, store mapping.Store) (*Server, error) 
 	if err := s.load(ctx, cfg.Static); err != nil {
 		return nil, fmt.Errorf("load the database of the map-server: %w", err)
 	}
+	if err := s.beginHistory(ctx, digestOf(cfg)); err != nil {
+		return nil, fmt.Errorf("load the database of the map-server: %w", err)
+	}
 	return s, nil
 }
 
@@ -200,11 +210,12 @@ func (s *Server) restore(ed *mapping.Editor[entry], it mapping.Item) error {
 	switch it.Kind {
 	case mapping.ItemMapping:
 		it.Record.Locators = s.sharing.share(it.Record.Locators)
+		p := &plain{Record: *it.Record, revision: max(it.Revision, firstRevision)}
 		if _, ok := ed.Get(it.EID); !ok {
-			ed.Insert(it.EID, (*plain)(it.Record))
+			ed.Insert(it.EID, p)
 		} else {
 			n := s.nodeAt(ed, it.EID)
-			n.api = it.Record
+			n.api = p
 			place(ed, n)
 		}
 		s.mappings.Add(1)
@@ -234,6 +245,8 @@ func (s *Server) restore(ed *mapping.Editor[entry], it mapping.Item) error {
 		}
 	case mapping.ItemSubscription:
 		s.restoreSubscription(it)
+	case mapping.ItemRevision:
+		s.revision, s.digest = it.Revision, it.Digest
 	default:
 		return fmt.Errorf("item of an unknown kind %d", it.Kind)
 	}
@@ -247,30 +260,31 @@ func (s *Server) remove(it mapping.Item) {
 	s.pending[keyOf(&it)] = mapping.Change{Item: it, Delete: true}
 }
 
-// commit gives the store what is pending. After an error it stays pending, and
-// is tried again with the next commit.
-func (s *Server) commit(ctx context.Context) error {
+// commit gives the store what is pending, and more, all or nothing, and a new
+// revision if the database changes by it: what is touched and needs no commit
+// shows nothing new. After an error what was pending stays
+// so, and is tried again with the next commit.
+func (s *Server) commit(ctx context.Context, more ...mapping.Change) error {
 	defer func() { s.pendingLen.Store(int64(len(s.pending))) }()
+	revision := s.revision
+	if len(s.touched) > 0 && len(s.pending) > 0 || len(more) > 0 {
+		revision++
+	}
 	if s.store == nil {
 		clear(s.pending)
-	}
-	if len(s.pending) == 0 {
+		s.revision = revision
 		return nil
 	}
-	changes := make([]mapping.Change, 0, len(s.pending))
+	if len(s.pending) == 0 && revision == s.revision {
+		return nil
+	}
+	changes := make([]mapping.Change, 0, len(s.pending)+len(more)+1)
 	for _, c := range s.pending {
 		changes = append(changes, c)
 	}
-	if err := s.storeCommit(ctx, changes); err != nil {
-		return err
-	}
-	clear(s.pending)
-	return nil
-}
-
-func (s *Server) storeCommit(ctx context.Context, changes []mapping.Change) error {
-	if s.store == nil {
-		return nil
+	changes = append(changes, more...)
+	if revision != s.revision {
+		changes = append(changes, s.revisionItem(revision))
 	}
 	if err := s.store.Commit(ctx, changes); err != nil {
 		s.counters.inc(storeErrors)
@@ -278,6 +292,8 @@ func (s *Server) storeCommit(ctx context.Context, changes []mapping.Change) erro
 		return err
 	}
 	s.counters.inc(storeCommits)
+	clear(s.pending)
+	s.revision = revision
 	return nil
 }
 

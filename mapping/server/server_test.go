@@ -203,6 +203,11 @@ func newBenchAt(t testing.TB, cfg Config, store *memStore, now time.Time) *bench
 		t.Fatal(err)
 	}
 	b.s, b.r = s, s.newReader()
+	if store != nil {
+		store.mu.Lock()
+		store.commits = nil // but for those of the start
+		store.mu.Unlock()
+	}
 	return b
 }
 

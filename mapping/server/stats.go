@@ -93,6 +93,9 @@ const (
 	refusedTooMany
 	refusedQueueFull
 
+	// Who follows the database was too slow or came too late, and was told.
+	resyncs
+
 	numCounters
 )
 
@@ -170,6 +173,7 @@ var counterNames = [numCounters]string{
 	refusedXTRID:              "refused_xtr_id",
 	refusedTooMany:            "refused_too_many",
 	refusedQueueFull:          "refused_queue_full",
+	resyncs:                   "watch_resyncs",
 }
 
 // String returns the name that Stats uses.

@@ -347,7 +347,7 @@ func TestAbuse_ForgedSubscription(t *testing.T) {
 	b.subscribe(subscribing("10.9.0.1", math.MaxUint64-1, nil))
 	b.unanswered()
 	b.s.tick(t.Context(), b.now)
-	if x := b.s.pubsub.get(eid("10.9.0.0/16"), xtrID(1)); x != nil || len(b.store.items) != 2 {
+	if x := b.s.pubsub.get(eid("10.9.0.0/16"), xtrID(1)); x != nil || len(b.store.items) != 3 {
 		t.Errorf("left: %+v, %d items", x, len(b.store.items))
 	}
 	b.subscribed(subscribing("10.9.0.1", 5, nil))

@@ -72,7 +72,7 @@ func equal(a, b mapping.Item) bool {
 		return false
 	}
 	return a.Kind == b.Kind && a.EID == b.EID && a.By == b.By && a.Site == b.Site && a.KeyID == b.KeyID &&
-		a.Flags == b.Flags && a.Nonce == b.Nonce && slices.Equal(a.RLOCs, b.RLOCs) && a.At.Equal(b.At)
+		a.Flags == b.Flags && a.Nonce == b.Nonce && slices.Equal(a.RLOCs, b.RLOCs) && a.At.Equal(b.At) && a.Revision == b.Revision && a.Digest == b.Digest
 }
 
 // want fails the test when the store does not hold exactly these items.
@@ -139,7 +139,7 @@ func everyKind() []mapping.Item {
 		{Kind: mapping.ItemMapping, EID: def4, Record: mapping.NegativeRecord(def4, mapping.Drop, 15)},
 		{Kind: mapping.ItemMapping, EID: def6, Record: mapping.NegativeRecord(def6, mapping.NativelyForward, 1)},
 		{Kind: mapping.ItemMapping, EID: sourced, Record: record(sourced, locator("192.0.2.3"))},
-		{Kind: mapping.ItemMapping, EID: full, Record: everything},
+		{Kind: mapping.ItemMapping, EID: full, Record: everything, Revision: 1<<64 - 1},
 		{Kind: mapping.ItemRegistration, EID: full, By: xtr, Site: "left", Record: everything, At: someTime,
 			Flags: mapping.ProxyReply | mapping.MergeSet | mapping.TTLFromReg | mapping.SecurityCap},
 		{Kind: mapping.ItemRegistration, EID: full, By: rloc4, Site: "left", Record: everything, At: someTime.Add(time.Second)},
@@ -150,5 +150,6 @@ func everyKind() []mapping.Item {
 		{Kind: mapping.ItemNonce, Site: "", By: rloc6, KeyID: 1},
 		{Kind: mapping.ItemSubscription, EID: full, By: xtr, Nonce: 7, RLOCs: []netip.Addr{rloc4.RLOC, rloc6.RLOC}},
 		{Kind: mapping.ItemSubscription, EID: sourced, By: xtr, Nonce: 1<<64 - 1},
+		{Kind: mapping.ItemRevision, Revision: 1<<63 + 1, Digest: 1<<64 - 1},
 	}
 }

@@ -98,6 +98,9 @@ func testReplace(t *testing.T, open Open) {
 			it.Nonce++
 		case mapping.ItemSubscription:
 			it.Nonce, it.RLOCs = 9, []netip.Addr{netip.MustParseAddr("203.0.113.78")}
+		case mapping.ItemRevision:
+			it.Revision++
+			it.Digest--
 		default:
 			it.Record = record(it.EID, locator("203.0.113.77"), locator("2001:db8::77"))
 			it.Flags ^= mapping.ProxyReply
