@@ -317,6 +317,7 @@ func mappingToProto(st server.MappingStatus) *eidolonv1.Mapping {
 		Site:          st.Site,
 		Forwarded:     st.Forwarded,
 		Registrations: registrationsToProto(st),
+		PutRevision:   st.PutRevision,
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/protoadapt"
 
 	"github.com/eidolon-lisp/eidolon/mapping"
 	"github.com/eidolon-lisp/eidolon/mapping/server"
@@ -35,13 +36,51 @@ func (e *fieldError) within(path string) *fieldError {
 
 // invalid is the status of a request with a bad field.
 func invalid(e *fieldError) error {
-	s, err := status.New(codes.InvalidArgument, e.Error()).WithDetails(&errdetails.BadRequest{
+	return details(codes.InvalidArgument, e.Error(), &errdetails.BadRequest{
 		FieldViolations: []*errdetails.BadRequest_FieldViolation{{Field: e.field, Description: e.err.Error()}},
 	})
+}
+
+// details gives a status the details of what is wrong.
+func details(code codes.Code, text string, what ...protoadapt.MessageV1) error {
+	s, err := status.New(code, text).WithDetails(what...)
 	if err != nil {
-		return status.Error(codes.InvalidArgument, e.Error())
+		return status.Error(code, text)
 	}
 	return s.Err()
+}
+
+// batchFailed is the status of a batch that changed nothing. op and condition
+// are the paths of the fields of operation %d, and of its precondition.
+func batchFailed(doing string, err error, op, condition string) error {
+	if bad, ok := errors.AsType[*server.ConflictError](err); ok {
+		fields, conditions := new(errdetails.BadRequest), new(errdetails.PreconditionFailure)
+		for _, c := range bad.Conflicts {
+			why := (&server.ConflictError{Conflicts: []server.Conflict{c}}).Error()
+			fields.FieldViolations = append(fields.FieldViolations, &errdetails.BadRequest_FieldViolation{Field: fmt.Sprintf(condition, c.Index), Description: why})
+			conditions.Violations = append(conditions.Violations, &errdetails.PreconditionFailure_Violation{Type: "REVISION", Subject: c.EID.String(), Description: why})
+		}
+		return details(codes.Aborted, doing+": "+bad.Error(), fields, conditions)
+	}
+	if bad, ok := errors.AsType[*server.OpError](err); ok {
+		code := codes.InvalidArgument
+		if errors.Is(err, server.ErrNoMapping) {
+			code = codes.NotFound
+		}
+		return details(code, doing+": "+bad.Error(), &errdetails.BadRequest{
+			FieldViolations: []*errdetails.BadRequest_FieldViolation{{Field: fmt.Sprintf(op, bad.Index), Description: bad.Error()}},
+		})
+	}
+	return failed(doing, err)
+}
+
+// resync is the status of who follows the database and must begin again.
+func resync(e *server.ResyncError) error {
+	return details(codes.OutOfRange, e.Error(), &errdetails.ErrorInfo{Reason: "RESYNC_REQUIRED", Domain: "eidolon", Metadata: map[string]string{
+		"after_revision":  fmt.Sprint(e.After),
+		"oldest_revision": fmt.Sprint(e.Oldest),
+		"revision":        fmt.Sprint(e.Revision),
+	}})
 }
 
 // failed is the status of a change or query that did not succeed.

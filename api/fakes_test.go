@@ -14,12 +14,12 @@ import (
 	"github.com/eidolon-lisp/eidolon/mapping/xtr"
 )
 
-// fakeDatabase is a map-server that only has API mappings, kept in a map.
+// fakeDatabase is a map-server without sockets, which what it is told goes before.
 type fakeDatabase struct {
+	*server.Server
 	mu    sync.Mutex
-	recs  map[mapping.EID]*mapping.Record
-	puts  []int // records of each Put
-	err   error // of Put and Delete
+	puts  []int // operations of each Batch
+	err   error // of Batch
 	sites []server.SiteStatus
 	regs  map[mapping.EID]server.MappingStatus
 
@@ -30,7 +30,11 @@ type fakeDatabase struct {
 }
 
 func newDatabase() *fakeDatabase {
-	return &fakeDatabase{recs: map[mapping.EID]*mapping.Record{}, regs: map[mapping.EID]server.MappingStatus{}}
+	s, err := server.New(context.Background(), server.Config{}, nil)
+	if err != nil {
+		panic(err)
+	}
+	return &fakeDatabase{Server: s, regs: map[mapping.EID]server.MappingStatus{}}
 }
 
 func (d *fakeDatabase) Explain(e mapping.EID, itr netip.Addr) server.Explanation {
@@ -59,48 +63,24 @@ func (d *fakeDatabase) Lookup(e mapping.EID) (best server.MappingStatus, ok bool
 }
 
 func (d *fakeDatabase) Database(e mapping.EID) iter.Seq[server.MappingStatus] {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	var all []server.MappingStatus
-	for _, r := range d.recs {
-		all = append(all, server.MappingStatus{Record: r, Origin: server.OriginAPI})
-	}
+	all := slices.Collect(d.Server.Database(e))
 	for _, st := range d.regs {
-		all = append(all, st)
+		if !e.IsValid() || e.Covers(st.Record.EID) {
+			all = append(all, st)
+		}
 	}
-	all = slices.DeleteFunc(all, func(st server.MappingStatus) bool { return e.IsValid() && !e.Covers(st.Record.EID) })
 	slices.SortFunc(all, func(a, b server.MappingStatus) int { return a.Record.EID.Compare(b.Record.EID) })
 	return slices.Values(all)
 }
 
-func (d *fakeDatabase) Put(_ context.Context, recs []*mapping.Record) error {
+func (d *fakeDatabase) Batch(ctx context.Context, ops []server.Op) (uint64, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.err != nil {
-		return d.err
+		return 0, d.err
 	}
-	d.puts = append(d.puts, len(recs))
-	for _, r := range recs {
-		d.recs[r.EID] = r
-	}
-	return nil
-}
-
-func (d *fakeDatabase) Delete(_ context.Context, eids []mapping.EID) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.err != nil {
-		return d.err
-	}
-	for _, e := range eids {
-		if d.recs[e] == nil {
-			return fmt.Errorf("%v: %w", e, server.ErrNoMapping)
-		}
-	}
-	for _, e := range eids {
-		delete(d.recs, e)
-	}
-	return nil
+	d.puts = append(d.puts, len(ops))
+	return d.Server.Batch(ctx, ops)
 }
 
 // fakeXTR has what it is told.

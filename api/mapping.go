@@ -26,9 +26,12 @@ type Database interface {
 	// Database walks the mappings inside e, or all with the zero EID, in
 	// order.
 	Database(e mapping.EID) iter.Seq[server.MappingStatus]
-	// Put and Delete change the mappings of the API durably, all or none.
-	Put(ctx context.Context, recs []*mapping.Record) error
-	Delete(ctx context.Context, eids []mapping.EID) error
+	// Batch changes the mappings of the API durably, all or none.
+	Batch(ctx context.Context, ops []server.Op) (revision uint64, err error)
+	// Snapshot returns the database at one moment, and Follow what changes
+	// after a revision.
+	Snapshot() server.Snapshot
+	Follow(after uint64) (*server.Follower, error)
 	// Explain tells what a Map-Request for e by an ITR would get and why.
 	Explain(e mapping.EID, itr netip.Addr) server.Explanation
 	// Subscriptions walks the subscriptions of xTRs, in the order of EIDs.
@@ -105,27 +108,113 @@ func (s *mappings) PutMappings(ctx context.Context, req *eidolonv1.PutMappingsRe
 	if ferr != nil {
 		return nil, invalid(ferr)
 	}
-	if err := s.db.Put(ctx, recs); err != nil {
-		return nil, failed("put mappings", err)
+	ops := putOps(recs)
+	if ferr := conditions(ops, req.GetIfRevisions()); ferr != nil {
+		return nil, invalid(ferr)
 	}
-	return &eidolonv1.PutMappingsResponse{}, nil
+	revision, err := s.db.Batch(ctx, ops)
+	if err != nil {
+		return nil, batchFailed("put mappings", err, "records[%d].eid", "if_revisions[%d]")
+	}
+	return &eidolonv1.PutMappingsResponse{Revision: revision}, nil
+}
+
+func putOps(recs []*mapping.Record) []server.Op {
+	ops := make([]server.Op, len(recs))
+	for i, r := range recs {
+		ops[i].Record = r
+	}
+	return ops
+}
+
+// conditions gives each operation its precondition, if there are any.
+func conditions(ops []server.Op, revisions []uint64) *fieldError {
+	if len(revisions) == 0 {
+		return nil
+	}
+	if len(revisions) != len(ops) {
+		return badField("if_revisions", "found %d, expected none or %d", len(revisions), len(ops))
+	}
+	for i := range ops {
+		ops[i].If = &revisions[i]
+	}
+	return nil
 }
 
 func (s *mappings) DeleteMappings(ctx context.Context, req *eidolonv1.DeleteMappingsRequest) (*eidolonv1.DeleteMappingsResponse, error) {
 	if n := len(req.GetEids()); n < 1 || n > maxBatch {
 		return nil, invalid(badField("eids", "found %d, expected 1 to %d", n, maxBatch))
 	}
-	eids := make([]mapping.EID, len(req.GetEids()))
-	for i, text := range req.GetEids() {
-		var ferr *fieldError
-		if eids[i], ferr = eidFromProto(fmt.Sprintf("eids[%d]", i), text); ferr != nil {
-			return nil, invalid(ferr)
+	ops, ferr := deleteOps(req.GetEids())
+	if ferr == nil {
+		ferr = conditions(ops, req.GetIfRevisions())
+	}
+	if ferr != nil {
+		return nil, invalid(ferr)
+	}
+	revision, err := s.db.Batch(ctx, ops)
+	if err != nil {
+		return nil, batchFailed("delete mappings", err, "eids[%d]", "if_revisions[%d]")
+	}
+	return &eidolonv1.DeleteMappingsResponse{Revision: revision}, nil
+}
+
+func deleteOps(eids []string) ([]server.Op, *fieldError) {
+	ops := make([]server.Op, len(eids))
+	first := make(map[mapping.EID]int, len(eids))
+	for i, text := range eids {
+		field := fmt.Sprintf("eids[%d]", i)
+		e, ferr := eidFromProto(field, text)
+		if ferr != nil {
+			return nil, ferr
 		}
+		if j, twice := first[e]; twice {
+			return nil, badField(field, "%v is in the batch twice, first as eids[%d]", e, j)
+		}
+		first[e] = i
+		ops[i].EID = e
 	}
-	if err := s.db.Delete(ctx, eids); err != nil {
-		return nil, failed("delete mappings", err)
+	return ops, nil
+}
+
+func (s *mappings) BatchMappings(ctx context.Context, req *eidolonv1.BatchMappingsRequest) (*eidolonv1.BatchMappingsResponse, error) {
+	if n := len(req.GetOperations()); n < 1 || n > maxBatch {
+		return nil, invalid(badField("operations", "found %d, expected 1 to %d", n, maxBatch))
 	}
-	return &eidolonv1.DeleteMappingsResponse{}, nil
+	ops := make([]server.Op, len(req.GetOperations()))
+	first := make(map[mapping.EID]int, len(ops))
+	for i, p := range req.GetOperations() {
+		path := fmt.Sprintf("operations[%d]", i)
+		e, ferr := opFromProto(p, &ops[i])
+		if ferr != nil {
+			return nil, invalid(ferr.within(path))
+		}
+		if j, twice := first[e]; twice {
+			return nil, invalid(badField(path, "%v is in the batch twice, first in operations[%d]", e, j))
+		}
+		first[e] = i
+	}
+	revision, err := s.db.Batch(ctx, ops)
+	if err != nil {
+		return nil, batchFailed("change mappings", err, "operations[%d]", "operations[%d].if_revision")
+	}
+	return &eidolonv1.BatchMappingsResponse{Revision: revision}, nil
+}
+
+// opFromProto fills op and returns the EID that it is about.
+func opFromProto(p *eidolonv1.MappingOperation, op *server.Op) (e mapping.EID, ferr *fieldError) {
+	op.If = p.IfRevision
+	switch x := p.GetOperation().(type) {
+	case *eidolonv1.MappingOperation_Put:
+		if op.Record, ferr = recordFromProto(x.Put); ferr != nil {
+			return e, ferr.within("put")
+		}
+		return op.Record.EID, nil
+	case *eidolonv1.MappingOperation_Delete:
+		op.EID, ferr = eidFromProto("delete", x.Delete)
+		return op.EID, ferr
+	}
+	return e, badField("operation", "it is missing, expected put or delete")
 }
 
 func (s *mappings) ImportMappings(stream grpc.BidiStreamingServer[eidolonv1.ImportMappingsRequest, eidolonv1.ImportMappingsResponse]) error {
@@ -142,8 +231,8 @@ func (s *mappings) ImportMappings(stream grpc.BidiStreamingServer[eidolonv1.Impo
 		if ferr != nil {
 			return invalid(ferr)
 		}
-		if err := s.db.Put(stream.Context(), recs); err != nil {
-			return failed("put mappings", err)
+		if _, err := s.db.Batch(stream.Context(), putOps(recs)); err != nil {
+			return batchFailed("put mappings", err, "records[%d].eid", "")
 		}
 		durable += uint64(len(recs))
 		if err := stream.Send(&eidolonv1.ImportMappingsResponse{DurableRecords: durable}); err != nil {

@@ -27,21 +27,15 @@ func monitor[E any](ctx context.Context, sub *fanout.Subscription[E], err error,
 		return status.Errorf(codes.ResourceExhausted, "monitor: %v", err)
 	}
 	defer sub.Close()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	if serving, ok := ctx.Value(servingKey{}).(context.Context); ok {
-		defer context.AfterFunc(serving, func() { cancel(errEnding) })()
-	}
+	ctx, stop := whileServing(ctx)
+	defer stop()
 	if err := send(nil); err != nil {
 		return err
 	}
 	for {
 		items, err := sub.Next(ctx)
-		switch {
-		case errors.Is(err, errEnding):
-			return status.Error(codes.Unavailable, errEnding.Error())
-		case err != nil:
-			return status.FromContextError(err).Err()
+		if err != nil {
+			return ended(err)
 		}
 		for len(items) > 0 {
 			n := min(len(items), listBatch)
@@ -62,6 +56,28 @@ func monitor[E any](ctx context.Context, sub *fanout.Subscription[E], err error,
 			}
 		}
 	}
+}
+
+// whileServing gives a stream that would never end by itself a context that also
+// ends when the daemon does, with errEnding.
+func whileServing(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	unhook := func() bool { return true }
+	if serving, ok := ctx.Value(servingKey{}).(context.Context); ok {
+		unhook = context.AfterFunc(serving, func() { cancel(errEnding) })
+	}
+	return ctx, func() {
+		unhook()
+		cancel(nil)
+	}
+}
+
+// ended is the status of a stream whose context ended by err.
+func ended(err error) error {
+	if errors.Is(err, errEnding) {
+		return status.Error(codes.Unavailable, errEnding.Error())
+	}
+	return status.FromContextError(err).Err()
 }
 
 // wanted reports whether an event about e passes the filter; none says whether

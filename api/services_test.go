@@ -76,7 +76,7 @@ func TestMappings(t *testing.T) {
 	}
 
 	got, err := c.GetMapping(ctx, &eidolonv1.GetMappingRequest{Eid: "10.0.0.0/8"})
-	want := &eidolonv1.Mapping{Origin: eidolonv1.MappingOrigin_MAPPING_ORIGIN_API, Record: &eidolonv1.Record{
+	want := &eidolonv1.Mapping{PutRevision: db.Snapshot().Revision, Origin: eidolonv1.MappingOrigin_MAPPING_ORIGIN_API, Record: &eidolonv1.Record{
 		Eid: "10.0.0.0/8", RecordTtl: proto.Uint32(1440), Locators: []*eidolonv1.Locator{
 			{Address: "192.0.2.2", Priority: 1, Weight: 100, MulticastPriority: proto.Uint32(255), Reachable: proto.Bool(true)}}}}
 	if err != nil || !proto.Equal(got.GetMapping(), want) {

@@ -159,6 +159,10 @@ type Mapping struct {
 	// The registrations for this EID, also where a static mapping goes before
 	// them.
 	Registrations []*Registration `protobuf:"bytes,5,rep,name=registrations,proto3" json:"registrations,omitempty"`
+	// The revision at which the mapping that was put for this EID was put, also
+	// where another origin goes before it; 0 when none was. It is what
+	// preconditions are compared with.
+	PutRevision   uint64 `protobuf:"varint,6,opt,name=put_revision,json=putRevision,proto3" json:"put_revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -226,6 +230,13 @@ func (x *Mapping) GetRegistrations() []*Registration {
 		return x.Registrations
 	}
 	return nil
+}
+
+func (x *Mapping) GetPutRevision() uint64 {
+	if x != nil {
+		return x.PutRevision
+	}
+	return 0
 }
 
 // GetMappingRequest names one EID.
@@ -421,6 +432,165 @@ func (x *ListMappingsResponse) GetMappings() []*Mapping {
 	return nil
 }
 
+// PageMappingsRequest selects mappings and a page of them.
+type PageMappingsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only EIDs inside this one; empty for all.
+	Within string `protobuf:"bytes,1,opt,name=within,proto3" json:"within,omitempty"`
+	// Only EIDs that this one lies inside of; empty for all. It can't be given
+	// together with within.
+	Covering string `protobuf:"bytes,2,opt,name=covering,proto3" json:"covering,omitempty"`
+	// Only of this origin; unspecified for all.
+	Origin MappingOrigin `protobuf:"varint,3,opt,name=origin,proto3,enum=eidolon.v1.MappingOrigin" json:"origin,omitempty"`
+	// Only of this site; empty for all.
+	Site string `protobuf:"bytes,4,opt,name=site,proto3" json:"site,omitempty"`
+	// How many mappings a page has at most; 256 when left out, and never more
+	// than 1000. A page may have fewer, and even none, and not be the last.
+	PageSize int32 `protobuf:"varint,5,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the page before; empty for the first page. The other
+	// fields must be those of the first page.
+	PageToken     string `protobuf:"bytes,6,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PageMappingsRequest) Reset() {
+	*x = PageMappingsRequest{}
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PageMappingsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PageMappingsRequest) ProtoMessage() {}
+
+func (x *PageMappingsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PageMappingsRequest.ProtoReflect.Descriptor instead.
+func (*PageMappingsRequest) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *PageMappingsRequest) GetWithin() string {
+	if x != nil {
+		return x.Within
+	}
+	return ""
+}
+
+func (x *PageMappingsRequest) GetCovering() string {
+	if x != nil {
+		return x.Covering
+	}
+	return ""
+}
+
+func (x *PageMappingsRequest) GetOrigin() MappingOrigin {
+	if x != nil {
+		return x.Origin
+	}
+	return MappingOrigin_MAPPING_ORIGIN_UNSPECIFIED
+}
+
+func (x *PageMappingsRequest) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *PageMappingsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *PageMappingsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// PageMappingsResponse is a page of mappings.
+type PageMappingsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The mappings.
+	Mappings []*Mapping `protobuf:"bytes,1,rep,name=mappings,proto3" json:"mappings,omitempty"`
+	// Asks for the next page; empty when this is the last.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// What the page shows is at least as new as this. Who asked for all pages can
+	// watch from the revision of the first one.
+	Revision      uint64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PageMappingsResponse) Reset() {
+	*x = PageMappingsResponse{}
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PageMappingsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PageMappingsResponse) ProtoMessage() {}
+
+func (x *PageMappingsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PageMappingsResponse.ProtoReflect.Descriptor instead.
+func (*PageMappingsResponse) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *PageMappingsResponse) GetMappings() []*Mapping {
+	if x != nil {
+		return x.Mappings
+	}
+	return nil
+}
+
+func (x *PageMappingsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *PageMappingsResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 // LookupMappingRequest names an EID or an address.
 type LookupMappingRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -432,7 +602,7 @@ type LookupMappingRequest struct {
 
 func (x *LookupMappingRequest) Reset() {
 	*x = LookupMappingRequest{}
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[5]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -444,7 +614,7 @@ func (x *LookupMappingRequest) String() string {
 func (*LookupMappingRequest) ProtoMessage() {}
 
 func (x *LookupMappingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[5]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -457,7 +627,7 @@ func (x *LookupMappingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupMappingRequest.ProtoReflect.Descriptor instead.
 func (*LookupMappingRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{5}
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *LookupMappingRequest) GetEid() string {
@@ -478,7 +648,7 @@ type LookupMappingResponse struct {
 
 func (x *LookupMappingResponse) Reset() {
 	*x = LookupMappingResponse{}
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[6]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -490,7 +660,7 @@ func (x *LookupMappingResponse) String() string {
 func (*LookupMappingResponse) ProtoMessage() {}
 
 func (x *LookupMappingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[6]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -503,7 +673,7 @@ func (x *LookupMappingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupMappingResponse.ProtoReflect.Descriptor instead.
 func (*LookupMappingResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{6}
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *LookupMappingResponse) GetMapping() *Mapping {
@@ -517,14 +687,17 @@ func (x *LookupMappingResponse) GetMapping() *Mapping {
 type PutMappingsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 1 to 20000 records. An EID must not be twice among them.
-	Records       []*Record `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
+	Records []*Record `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
+	// None, or one for each record: put_revision of its EID as it must be for
+	// anything to be put; 0: nothing was put for it.
+	IfRevisions   []uint64 `protobuf:"varint,2,rep,packed,name=if_revisions,json=ifRevisions,proto3" json:"if_revisions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PutMappingsRequest) Reset() {
 	*x = PutMappingsRequest{}
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[7]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -536,7 +709,7 @@ func (x *PutMappingsRequest) String() string {
 func (*PutMappingsRequest) ProtoMessage() {}
 
 func (x *PutMappingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[7]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -549,7 +722,7 @@ func (x *PutMappingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutMappingsRequest.ProtoReflect.Descriptor instead.
 func (*PutMappingsRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{7}
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PutMappingsRequest) GetRecords() []*Record {
@@ -559,16 +732,25 @@ func (x *PutMappingsRequest) GetRecords() []*Record {
 	return nil
 }
 
-// PutMappingsResponse is empty.
+func (x *PutMappingsRequest) GetIfRevisions() []uint64 {
+	if x != nil {
+		return x.IfRevisions
+	}
+	return nil
+}
+
+// PutMappingsResponse says what it came to.
 type PutMappingsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The revision of the database with the mappings.
+	Revision      uint64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PutMappingsResponse) Reset() {
 	*x = PutMappingsResponse{}
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[8]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -580,7 +762,7 @@ func (x *PutMappingsResponse) String() string {
 func (*PutMappingsResponse) ProtoMessage() {}
 
 func (x *PutMappingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[8]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -593,21 +775,31 @@ func (x *PutMappingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutMappingsResponse.ProtoReflect.Descriptor instead.
 func (*PutMappingsResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{8}
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *PutMappingsResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
 }
 
 // DeleteMappingsRequest holds EIDs to delete.
 type DeleteMappingsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 1 to 20000 EIDs.
-	Eids          []string `protobuf:"bytes,1,rep,name=eids,proto3" json:"eids,omitempty"`
+	Eids []string `protobuf:"bytes,1,rep,name=eids,proto3" json:"eids,omitempty"`
+	// None, or one for each EID: its put_revision as it must be for anything to
+	// be deleted.
+	IfRevisions   []uint64 `protobuf:"varint,2,rep,packed,name=if_revisions,json=ifRevisions,proto3" json:"if_revisions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteMappingsRequest) Reset() {
 	*x = DeleteMappingsRequest{}
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[9]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -619,7 +811,7 @@ func (x *DeleteMappingsRequest) String() string {
 func (*DeleteMappingsRequest) ProtoMessage() {}
 
 func (x *DeleteMappingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[9]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -632,7 +824,7 @@ func (x *DeleteMappingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteMappingsRequest.ProtoReflect.Descriptor instead.
 func (*DeleteMappingsRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{9}
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DeleteMappingsRequest) GetEids() []string {
@@ -642,16 +834,25 @@ func (x *DeleteMappingsRequest) GetEids() []string {
 	return nil
 }
 
-// DeleteMappingsResponse is empty.
+func (x *DeleteMappingsRequest) GetIfRevisions() []uint64 {
+	if x != nil {
+		return x.IfRevisions
+	}
+	return nil
+}
+
+// DeleteMappingsResponse says what it came to.
 type DeleteMappingsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The revision of the database without the mappings.
+	Revision      uint64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteMappingsResponse) Reset() {
 	*x = DeleteMappingsResponse{}
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[10]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -663,7 +864,7 @@ func (x *DeleteMappingsResponse) String() string {
 func (*DeleteMappingsResponse) ProtoMessage() {}
 
 func (x *DeleteMappingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[10]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -676,7 +877,204 @@ func (x *DeleteMappingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteMappingsResponse.ProtoReflect.Descriptor instead.
 func (*DeleteMappingsResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{10}
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *DeleteMappingsResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// MappingOperation puts or deletes one mapping.
+type MappingOperation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What to do; required.
+	//
+	// Types that are valid to be assigned to Operation:
+	//
+	//	*MappingOperation_Put
+	//	*MappingOperation_Delete
+	Operation isMappingOperation_Operation `protobuf_oneof:"operation"`
+	// put_revision of the EID as it must be for the batch to change anything; 0:
+	// nothing was put for it. Left out: whatever it is.
+	IfRevision    *uint64 `protobuf:"varint,3,opt,name=if_revision,json=ifRevision,proto3,oneof" json:"if_revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MappingOperation) Reset() {
+	*x = MappingOperation{}
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MappingOperation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MappingOperation) ProtoMessage() {}
+
+func (x *MappingOperation) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MappingOperation.ProtoReflect.Descriptor instead.
+func (*MappingOperation) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *MappingOperation) GetOperation() isMappingOperation_Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
+}
+
+func (x *MappingOperation) GetPut() *Record {
+	if x != nil {
+		if x, ok := x.Operation.(*MappingOperation_Put); ok {
+			return x.Put
+		}
+	}
+	return nil
+}
+
+func (x *MappingOperation) GetDelete() string {
+	if x != nil {
+		if x, ok := x.Operation.(*MappingOperation_Delete); ok {
+			return x.Delete
+		}
+	}
+	return ""
+}
+
+func (x *MappingOperation) GetIfRevision() uint64 {
+	if x != nil && x.IfRevision != nil {
+		return *x.IfRevision
+	}
+	return 0
+}
+
+type isMappingOperation_Operation interface {
+	isMappingOperation_Operation()
+}
+
+type MappingOperation_Put struct {
+	// Put this record, in the place of what was put before for its EID.
+	Put *Record `protobuf:"bytes,1,opt,name=put,proto3,oneof"`
+}
+
+type MappingOperation_Delete struct {
+	// Delete what was put for this EID.
+	Delete string `protobuf:"bytes,2,opt,name=delete,proto3,oneof"`
+}
+
+func (*MappingOperation_Put) isMappingOperation_Operation() {}
+
+func (*MappingOperation_Delete) isMappingOperation_Operation() {}
+
+// BatchMappingsRequest holds operations.
+type BatchMappingsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 20000 operations. An EID must not be twice among them.
+	Operations    []*MappingOperation `protobuf:"bytes,1,rep,name=operations,proto3" json:"operations,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchMappingsRequest) Reset() {
+	*x = BatchMappingsRequest{}
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchMappingsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchMappingsRequest) ProtoMessage() {}
+
+func (x *BatchMappingsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchMappingsRequest.ProtoReflect.Descriptor instead.
+func (*BatchMappingsRequest) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *BatchMappingsRequest) GetOperations() []*MappingOperation {
+	if x != nil {
+		return x.Operations
+	}
+	return nil
+}
+
+// BatchMappingsResponse says what it came to.
+type BatchMappingsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The revision of the database with all of the changes. Mappings that were
+	// the same already keep theirs.
+	Revision      uint64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchMappingsResponse) Reset() {
+	*x = BatchMappingsResponse{}
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchMappingsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchMappingsResponse) ProtoMessage() {}
+
+func (x *BatchMappingsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchMappingsResponse.ProtoReflect.Descriptor instead.
+func (*BatchMappingsResponse) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *BatchMappingsResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
 }
 
 // ImportMappingsRequest is one batch.
@@ -690,7 +1088,7 @@ type ImportMappingsRequest struct {
 
 func (x *ImportMappingsRequest) Reset() {
 	*x = ImportMappingsRequest{}
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[11]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -702,7 +1100,7 @@ func (x *ImportMappingsRequest) String() string {
 func (*ImportMappingsRequest) ProtoMessage() {}
 
 func (x *ImportMappingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[11]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -715,7 +1113,7 @@ func (x *ImportMappingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportMappingsRequest.ProtoReflect.Descriptor instead.
 func (*ImportMappingsRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{11}
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ImportMappingsRequest) GetRecords() []*Record {
@@ -736,7 +1134,7 @@ type ImportMappingsResponse struct {
 
 func (x *ImportMappingsResponse) Reset() {
 	*x = ImportMappingsResponse{}
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[12]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -748,7 +1146,7 @@ func (x *ImportMappingsResponse) String() string {
 func (*ImportMappingsResponse) ProtoMessage() {}
 
 func (x *ImportMappingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[12]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -761,7 +1159,7 @@ func (x *ImportMappingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportMappingsResponse.ProtoReflect.Descriptor instead.
 func (*ImportMappingsResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{12}
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ImportMappingsResponse) GetDurableRecords() uint64 {
@@ -785,7 +1183,7 @@ type ExplainMappingRequest struct {
 
 func (x *ExplainMappingRequest) Reset() {
 	*x = ExplainMappingRequest{}
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[13]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -797,7 +1195,7 @@ func (x *ExplainMappingRequest) String() string {
 func (*ExplainMappingRequest) ProtoMessage() {}
 
 func (x *ExplainMappingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[13]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -810,7 +1208,7 @@ func (x *ExplainMappingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainMappingRequest.ProtoReflect.Descriptor instead.
 func (*ExplainMappingRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{13}
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ExplainMappingRequest) GetEid() string {
@@ -856,7 +1254,7 @@ type ExplainMappingResponse struct {
 
 func (x *ExplainMappingResponse) Reset() {
 	*x = ExplainMappingResponse{}
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[14]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -868,7 +1266,7 @@ func (x *ExplainMappingResponse) String() string {
 func (*ExplainMappingResponse) ProtoMessage() {}
 
 func (x *ExplainMappingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[14]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -881,7 +1279,7 @@ func (x *ExplainMappingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainMappingResponse.ProtoReflect.Descriptor instead.
 func (*ExplainMappingResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{14}
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ExplainMappingResponse) GetEid() string {
@@ -959,7 +1357,7 @@ type ListSubscriptionsRequest struct {
 
 func (x *ListSubscriptionsRequest) Reset() {
 	*x = ListSubscriptionsRequest{}
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[15]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -971,7 +1369,7 @@ func (x *ListSubscriptionsRequest) String() string {
 func (*ListSubscriptionsRequest) ProtoMessage() {}
 
 func (x *ListSubscriptionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[15]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -984,7 +1382,7 @@ func (x *ListSubscriptionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSubscriptionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSubscriptionsRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{15}
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListSubscriptionsRequest) GetEid() string {
@@ -1005,7 +1403,7 @@ type ListSubscriptionsResponse struct {
 
 func (x *ListSubscriptionsResponse) Reset() {
 	*x = ListSubscriptionsResponse{}
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[16]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1017,7 +1415,7 @@ func (x *ListSubscriptionsResponse) String() string {
 func (*ListSubscriptionsResponse) ProtoMessage() {}
 
 func (x *ListSubscriptionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[16]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1030,7 +1428,7 @@ func (x *ListSubscriptionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSubscriptionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSubscriptionsResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{16}
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListSubscriptionsResponse) GetSubscriptions() []*Subscription {
@@ -1063,7 +1461,7 @@ type Subscription struct {
 
 func (x *Subscription) Reset() {
 	*x = Subscription{}
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[17]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1075,7 +1473,7 @@ func (x *Subscription) String() string {
 func (*Subscription) ProtoMessage() {}
 
 func (x *Subscription) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[17]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1088,7 +1486,7 @@ func (x *Subscription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subscription.ProtoReflect.Descriptor instead.
 func (*Subscription) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{17}
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Subscription) GetEid() string {
@@ -1152,7 +1550,7 @@ type MonitorMappingsRequest struct {
 
 func (x *MonitorMappingsRequest) Reset() {
 	*x = MonitorMappingsRequest{}
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[18]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1164,7 +1562,7 @@ func (x *MonitorMappingsRequest) String() string {
 func (*MonitorMappingsRequest) ProtoMessage() {}
 
 func (x *MonitorMappingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[18]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1177,7 +1575,7 @@ func (x *MonitorMappingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MonitorMappingsRequest.ProtoReflect.Descriptor instead.
 func (*MonitorMappingsRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{18}
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *MonitorMappingsRequest) GetEid() string {
@@ -1198,7 +1596,7 @@ type MonitorMappingsResponse struct {
 
 func (x *MonitorMappingsResponse) Reset() {
 	*x = MonitorMappingsResponse{}
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[19]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1210,7 +1608,7 @@ func (x *MonitorMappingsResponse) String() string {
 func (*MonitorMappingsResponse) ProtoMessage() {}
 
 func (x *MonitorMappingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_mapping_proto_msgTypes[19]
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1223,7 +1621,7 @@ func (x *MonitorMappingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MonitorMappingsResponse.ProtoReflect.Descriptor instead.
 func (*MonitorMappingsResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{19}
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *MonitorMappingsResponse) GetEvents() []*Event {
@@ -1233,18 +1631,208 @@ func (x *MonitorMappingsResponse) GetEvents() []*Event {
 	return nil
 }
 
+// WatchMappingsRequest says what to watch from where.
+type WatchMappingsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only mappings inside this EID; empty for all.
+	Within string `protobuf:"bytes,1,opt,name=within,proto3" json:"within,omitempty"`
+	// The last revision of an earlier watch of the same: only what changed after
+	// it is told, without a snapshot. Left out: a snapshot comes first.
+	AfterRevision *uint64 `protobuf:"varint,2,opt,name=after_revision,json=afterRevision,proto3,oneof" json:"after_revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchMappingsRequest) Reset() {
+	*x = WatchMappingsRequest{}
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchMappingsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchMappingsRequest) ProtoMessage() {}
+
+func (x *WatchMappingsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchMappingsRequest.ProtoReflect.Descriptor instead.
+func (*WatchMappingsRequest) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *WatchMappingsRequest) GetWithin() string {
+	if x != nil {
+		return x.Within
+	}
+	return ""
+}
+
+func (x *WatchMappingsRequest) GetAfterRevision() uint64 {
+	if x != nil && x.AfterRevision != nil {
+		return *x.AfterRevision
+	}
+	return 0
+}
+
+// WatchMappingsResponse holds a part of the snapshot, or changes.
+type WatchMappingsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of EIDs in a snapshot, else in the order they were made; an EID
+	// may be in it more than once.
+	Changes []*MappingChange `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
+	// With this message the caller has everything up to this revision, and may
+	// resume after it. 0 while more of the snapshot, or of one revision, follows;
+	// changes of a later one may be in the message already. It may say nothing
+	// else, when what changed was not watched.
+	Revision uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The message is a part of the snapshot; the last one of it has a revision.
+	Snapshot      bool `protobuf:"varint,3,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchMappingsResponse) Reset() {
+	*x = WatchMappingsResponse{}
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchMappingsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchMappingsResponse) ProtoMessage() {}
+
+func (x *WatchMappingsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchMappingsResponse.ProtoReflect.Descriptor instead.
+func (*WatchMappingsResponse) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *WatchMappingsResponse) GetChanges() []*MappingChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *WatchMappingsResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *WatchMappingsResponse) GetSnapshot() bool {
+	if x != nil {
+		return x.Snapshot
+	}
+	return false
+}
+
+// MappingChange is what the database says of an EID since a revision.
+type MappingChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The EID.
+	Eid string `protobuf:"bytes,1,opt,name=eid,proto3" json:"eid,omitempty"`
+	// Its mapping, without registrations: their times change all the time. Unset
+	// when there is none any more.
+	Mapping *Mapping `protobuf:"bytes,2,opt,name=mapping,proto3" json:"mapping,omitempty"`
+	// The revision of the change; in a snapshot that of the whole.
+	Revision      uint64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MappingChange) Reset() {
+	*x = MappingChange{}
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MappingChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MappingChange) ProtoMessage() {}
+
+func (x *MappingChange) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_mapping_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MappingChange.ProtoReflect.Descriptor instead.
+func (*MappingChange) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_mapping_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *MappingChange) GetEid() string {
+	if x != nil {
+		return x.Eid
+	}
+	return ""
+}
+
+func (x *MappingChange) GetMapping() *Mapping {
+	if x != nil {
+		return x.Mapping
+	}
+	return nil
+}
+
+func (x *MappingChange) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 var File_eidolon_v1_mapping_proto protoreflect.FileDescriptor
 
 const file_eidolon_v1_mapping_proto_rawDesc = "" +
 	"\n" +
 	"\x18eidolon/v1/mapping.proto\x12\n" +
-	"eidolon.v1\x1a\x16eidolon/v1/event.proto\x1a\x16eidolon/v1/model.proto\x1a\x15eidolon/v1/site.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xda\x01\n" +
+	"eidolon.v1\x1a\x16eidolon/v1/event.proto\x1a\x16eidolon/v1/model.proto\x1a\x15eidolon/v1/site.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfd\x01\n" +
 	"\aMapping\x12*\n" +
 	"\x06record\x18\x01 \x01(\v2\x12.eidolon.v1.RecordR\x06record\x121\n" +
 	"\x06origin\x18\x02 \x01(\x0e2\x19.eidolon.v1.MappingOriginR\x06origin\x12\x12\n" +
 	"\x04site\x18\x03 \x01(\tR\x04site\x12\x1c\n" +
 	"\tforwarded\x18\x04 \x01(\bR\tforwarded\x12>\n" +
-	"\rregistrations\x18\x05 \x03(\v2\x18.eidolon.v1.RegistrationR\rregistrations\"%\n" +
+	"\rregistrations\x18\x05 \x03(\v2\x18.eidolon.v1.RegistrationR\rregistrations\x12!\n" +
+	"\fput_revision\x18\x06 \x01(\x04R\vputRevision\"%\n" +
 	"\x11GetMappingRequest\x12\x10\n" +
 	"\x03eid\x18\x01 \x01(\tR\x03eid\"C\n" +
 	"\x12GetMappingResponse\x12-\n" +
@@ -1253,17 +1841,46 @@ const file_eidolon_v1_mapping_proto_rawDesc = "" +
 	"\x06within\x18\x01 \x01(\tR\x06within\x121\n" +
 	"\x06origin\x18\x02 \x01(\x0e2\x19.eidolon.v1.MappingOriginR\x06origin\"G\n" +
 	"\x14ListMappingsResponse\x12/\n" +
-	"\bmappings\x18\x01 \x03(\v2\x13.eidolon.v1.MappingR\bmappings\"(\n" +
+	"\bmappings\x18\x01 \x03(\v2\x13.eidolon.v1.MappingR\bmappings\"\xcc\x01\n" +
+	"\x13PageMappingsRequest\x12\x16\n" +
+	"\x06within\x18\x01 \x01(\tR\x06within\x12\x1a\n" +
+	"\bcovering\x18\x02 \x01(\tR\bcovering\x121\n" +
+	"\x06origin\x18\x03 \x01(\x0e2\x19.eidolon.v1.MappingOriginR\x06origin\x12\x12\n" +
+	"\x04site\x18\x04 \x01(\tR\x04site\x12\x1b\n" +
+	"\tpage_size\x18\x05 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x06 \x01(\tR\tpageToken\"\x8b\x01\n" +
+	"\x14PageMappingsResponse\x12/\n" +
+	"\bmappings\x18\x01 \x03(\v2\x13.eidolon.v1.MappingR\bmappings\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\"(\n" +
 	"\x14LookupMappingRequest\x12\x10\n" +
 	"\x03eid\x18\x01 \x01(\tR\x03eid\"F\n" +
 	"\x15LookupMappingResponse\x12-\n" +
-	"\amapping\x18\x01 \x01(\v2\x13.eidolon.v1.MappingR\amapping\"B\n" +
+	"\amapping\x18\x01 \x01(\v2\x13.eidolon.v1.MappingR\amapping\"e\n" +
 	"\x12PutMappingsRequest\x12,\n" +
-	"\arecords\x18\x01 \x03(\v2\x12.eidolon.v1.RecordR\arecords\"\x15\n" +
-	"\x13PutMappingsResponse\"+\n" +
+	"\arecords\x18\x01 \x03(\v2\x12.eidolon.v1.RecordR\arecords\x12!\n" +
+	"\fif_revisions\x18\x02 \x03(\x04R\vifRevisions\"1\n" +
+	"\x13PutMappingsResponse\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\"N\n" +
 	"\x15DeleteMappingsRequest\x12\x12\n" +
-	"\x04eids\x18\x01 \x03(\tR\x04eids\"\x18\n" +
-	"\x16DeleteMappingsResponse\"E\n" +
+	"\x04eids\x18\x01 \x03(\tR\x04eids\x12!\n" +
+	"\fif_revisions\x18\x02 \x03(\x04R\vifRevisions\"4\n" +
+	"\x16DeleteMappingsResponse\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\"\x97\x01\n" +
+	"\x10MappingOperation\x12&\n" +
+	"\x03put\x18\x01 \x01(\v2\x12.eidolon.v1.RecordH\x00R\x03put\x12\x18\n" +
+	"\x06delete\x18\x02 \x01(\tH\x00R\x06delete\x12$\n" +
+	"\vif_revision\x18\x03 \x01(\x04H\x01R\n" +
+	"ifRevision\x88\x01\x01B\v\n" +
+	"\toperationB\x0e\n" +
+	"\f_if_revision\"T\n" +
+	"\x14BatchMappingsRequest\x12<\n" +
+	"\n" +
+	"operations\x18\x01 \x03(\v2\x1c.eidolon.v1.MappingOperationR\n" +
+	"operations\"3\n" +
+	"\x15BatchMappingsResponse\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\"E\n" +
 	"\x15ImportMappingsRequest\x12,\n" +
 	"\arecords\x18\x01 \x03(\v2\x12.eidolon.v1.RecordR\arecords\"A\n" +
 	"\x16ImportMappingsResponse\x12'\n" +
@@ -1297,7 +1914,19 @@ const file_eidolon_v1_mapping_proto_rawDesc = "" +
 	"\x16MonitorMappingsRequest\x12\x10\n" +
 	"\x03eid\x18\x01 \x01(\tR\x03eid\"D\n" +
 	"\x17MonitorMappingsResponse\x12)\n" +
-	"\x06events\x18\x01 \x03(\v2\x11.eidolon.v1.EventR\x06events*\x9a\x01\n" +
+	"\x06events\x18\x01 \x03(\v2\x11.eidolon.v1.EventR\x06events\"m\n" +
+	"\x14WatchMappingsRequest\x12\x16\n" +
+	"\x06within\x18\x01 \x01(\tR\x06within\x12*\n" +
+	"\x0eafter_revision\x18\x02 \x01(\x04H\x00R\rafterRevision\x88\x01\x01B\x11\n" +
+	"\x0f_after_revision\"\x84\x01\n" +
+	"\x15WatchMappingsResponse\x123\n" +
+	"\achanges\x18\x01 \x03(\v2\x19.eidolon.v1.MappingChangeR\achanges\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x1a\n" +
+	"\bsnapshot\x18\x03 \x01(\bR\bsnapshot\"l\n" +
+	"\rMappingChange\x12\x10\n" +
+	"\x03eid\x18\x01 \x01(\tR\x03eid\x12-\n" +
+	"\amapping\x18\x02 \x01(\v2\x13.eidolon.v1.MappingR\amapping\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision*\x9a\x01\n" +
 	"\rMappingOrigin\x12\x1e\n" +
 	"\x1aMAPPING_ORIGIN_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15MAPPING_ORIGIN_STATIC\x10\x01\x12\x1d\n" +
@@ -1309,18 +1938,21 @@ const file_eidolon_v1_mapping_proto_rawDesc = "" +
 	"\x19MAP_REQUEST_OUTCOME_REPLY\x10\x01\x12\x1f\n" +
 	"\x1bMAP_REQUEST_OUTCOME_FORWARD\x10\x02\x12 \n" +
 	"\x1cMAP_REQUEST_OUTCOME_NEGATIVE\x10\x03\x12\x1b\n" +
-	"\x17MAP_REQUEST_OUTCOME_ALT\x10\x042\xa9\x06\n" +
+	"\x17MAP_REQUEST_OUTCOME_ALT\x10\x042\xaa\b\n" +
 	"\x0eMappingService\x12K\n" +
 	"\n" +
 	"GetMapping\x12\x1d.eidolon.v1.GetMappingRequest\x1a\x1e.eidolon.v1.GetMappingResponse\x12S\n" +
-	"\fListMappings\x12\x1f.eidolon.v1.ListMappingsRequest\x1a .eidolon.v1.ListMappingsResponse0\x01\x12T\n" +
+	"\fListMappings\x12\x1f.eidolon.v1.ListMappingsRequest\x1a .eidolon.v1.ListMappingsResponse0\x01\x12Q\n" +
+	"\fPageMappings\x12\x1f.eidolon.v1.PageMappingsRequest\x1a .eidolon.v1.PageMappingsResponse\x12T\n" +
 	"\rLookupMapping\x12 .eidolon.v1.LookupMappingRequest\x1a!.eidolon.v1.LookupMappingResponse\x12N\n" +
 	"\vPutMappings\x12\x1e.eidolon.v1.PutMappingsRequest\x1a\x1f.eidolon.v1.PutMappingsResponse\x12W\n" +
-	"\x0eDeleteMappings\x12!.eidolon.v1.DeleteMappingsRequest\x1a\".eidolon.v1.DeleteMappingsResponse\x12[\n" +
+	"\x0eDeleteMappings\x12!.eidolon.v1.DeleteMappingsRequest\x1a\".eidolon.v1.DeleteMappingsResponse\x12T\n" +
+	"\rBatchMappings\x12 .eidolon.v1.BatchMappingsRequest\x1a!.eidolon.v1.BatchMappingsResponse\x12[\n" +
 	"\x0eImportMappings\x12!.eidolon.v1.ImportMappingsRequest\x1a\".eidolon.v1.ImportMappingsResponse(\x010\x01\x12W\n" +
 	"\x0eExplainMapping\x12!.eidolon.v1.ExplainMappingRequest\x1a\".eidolon.v1.ExplainMappingResponse\x12b\n" +
 	"\x11ListSubscriptions\x12$.eidolon.v1.ListSubscriptionsRequest\x1a%.eidolon.v1.ListSubscriptionsResponse0\x01\x12\\\n" +
-	"\x0fMonitorMappings\x12\".eidolon.v1.MonitorMappingsRequest\x1a#.eidolon.v1.MonitorMappingsResponse0\x01B@Z>github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1;eidolonv1b\x06proto3"
+	"\x0fMonitorMappings\x12\".eidolon.v1.MonitorMappingsRequest\x1a#.eidolon.v1.MonitorMappingsResponse0\x01\x12V\n" +
+	"\rWatchMappings\x12 .eidolon.v1.WatchMappingsRequest\x1a!.eidolon.v1.WatchMappingsResponse0\x01B@Z>github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1;eidolonv1b\x06proto3"
 
 var (
 	file_eidolon_v1_mapping_proto_rawDescOnce sync.Once
@@ -1335,7 +1967,7 @@ func file_eidolon_v1_mapping_proto_rawDescGZIP() []byte {
 }
 
 var file_eidolon_v1_mapping_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_eidolon_v1_mapping_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_eidolon_v1_mapping_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_eidolon_v1_mapping_proto_goTypes = []any{
 	(MappingOrigin)(0),                // 0: eidolon.v1.MappingOrigin
 	(MapRequestOutcome)(0),            // 1: eidolon.v1.MapRequestOutcome
@@ -1344,69 +1976,89 @@ var file_eidolon_v1_mapping_proto_goTypes = []any{
 	(*GetMappingResponse)(nil),        // 4: eidolon.v1.GetMappingResponse
 	(*ListMappingsRequest)(nil),       // 5: eidolon.v1.ListMappingsRequest
 	(*ListMappingsResponse)(nil),      // 6: eidolon.v1.ListMappingsResponse
-	(*LookupMappingRequest)(nil),      // 7: eidolon.v1.LookupMappingRequest
-	(*LookupMappingResponse)(nil),     // 8: eidolon.v1.LookupMappingResponse
-	(*PutMappingsRequest)(nil),        // 9: eidolon.v1.PutMappingsRequest
-	(*PutMappingsResponse)(nil),       // 10: eidolon.v1.PutMappingsResponse
-	(*DeleteMappingsRequest)(nil),     // 11: eidolon.v1.DeleteMappingsRequest
-	(*DeleteMappingsResponse)(nil),    // 12: eidolon.v1.DeleteMappingsResponse
-	(*ImportMappingsRequest)(nil),     // 13: eidolon.v1.ImportMappingsRequest
-	(*ImportMappingsResponse)(nil),    // 14: eidolon.v1.ImportMappingsResponse
-	(*ExplainMappingRequest)(nil),     // 15: eidolon.v1.ExplainMappingRequest
-	(*ExplainMappingResponse)(nil),    // 16: eidolon.v1.ExplainMappingResponse
-	(*ListSubscriptionsRequest)(nil),  // 17: eidolon.v1.ListSubscriptionsRequest
-	(*ListSubscriptionsResponse)(nil), // 18: eidolon.v1.ListSubscriptionsResponse
-	(*Subscription)(nil),              // 19: eidolon.v1.Subscription
-	(*MonitorMappingsRequest)(nil),    // 20: eidolon.v1.MonitorMappingsRequest
-	(*MonitorMappingsResponse)(nil),   // 21: eidolon.v1.MonitorMappingsResponse
-	(*Record)(nil),                    // 22: eidolon.v1.Record
-	(*Registration)(nil),              // 23: eidolon.v1.Registration
-	(*SitePrefix)(nil),                // 24: eidolon.v1.SitePrefix
-	(*timestamppb.Timestamp)(nil),     // 25: google.protobuf.Timestamp
-	(*Event)(nil),                     // 26: eidolon.v1.Event
+	(*PageMappingsRequest)(nil),       // 7: eidolon.v1.PageMappingsRequest
+	(*PageMappingsResponse)(nil),      // 8: eidolon.v1.PageMappingsResponse
+	(*LookupMappingRequest)(nil),      // 9: eidolon.v1.LookupMappingRequest
+	(*LookupMappingResponse)(nil),     // 10: eidolon.v1.LookupMappingResponse
+	(*PutMappingsRequest)(nil),        // 11: eidolon.v1.PutMappingsRequest
+	(*PutMappingsResponse)(nil),       // 12: eidolon.v1.PutMappingsResponse
+	(*DeleteMappingsRequest)(nil),     // 13: eidolon.v1.DeleteMappingsRequest
+	(*DeleteMappingsResponse)(nil),    // 14: eidolon.v1.DeleteMappingsResponse
+	(*MappingOperation)(nil),          // 15: eidolon.v1.MappingOperation
+	(*BatchMappingsRequest)(nil),      // 16: eidolon.v1.BatchMappingsRequest
+	(*BatchMappingsResponse)(nil),     // 17: eidolon.v1.BatchMappingsResponse
+	(*ImportMappingsRequest)(nil),     // 18: eidolon.v1.ImportMappingsRequest
+	(*ImportMappingsResponse)(nil),    // 19: eidolon.v1.ImportMappingsResponse
+	(*ExplainMappingRequest)(nil),     // 20: eidolon.v1.ExplainMappingRequest
+	(*ExplainMappingResponse)(nil),    // 21: eidolon.v1.ExplainMappingResponse
+	(*ListSubscriptionsRequest)(nil),  // 22: eidolon.v1.ListSubscriptionsRequest
+	(*ListSubscriptionsResponse)(nil), // 23: eidolon.v1.ListSubscriptionsResponse
+	(*Subscription)(nil),              // 24: eidolon.v1.Subscription
+	(*MonitorMappingsRequest)(nil),    // 25: eidolon.v1.MonitorMappingsRequest
+	(*MonitorMappingsResponse)(nil),   // 26: eidolon.v1.MonitorMappingsResponse
+	(*WatchMappingsRequest)(nil),      // 27: eidolon.v1.WatchMappingsRequest
+	(*WatchMappingsResponse)(nil),     // 28: eidolon.v1.WatchMappingsResponse
+	(*MappingChange)(nil),             // 29: eidolon.v1.MappingChange
+	(*Record)(nil),                    // 30: eidolon.v1.Record
+	(*Registration)(nil),              // 31: eidolon.v1.Registration
+	(*SitePrefix)(nil),                // 32: eidolon.v1.SitePrefix
+	(*timestamppb.Timestamp)(nil),     // 33: google.protobuf.Timestamp
+	(*Event)(nil),                     // 34: eidolon.v1.Event
 }
 var file_eidolon_v1_mapping_proto_depIdxs = []int32{
-	22, // 0: eidolon.v1.Mapping.record:type_name -> eidolon.v1.Record
+	30, // 0: eidolon.v1.Mapping.record:type_name -> eidolon.v1.Record
 	0,  // 1: eidolon.v1.Mapping.origin:type_name -> eidolon.v1.MappingOrigin
-	23, // 2: eidolon.v1.Mapping.registrations:type_name -> eidolon.v1.Registration
+	31, // 2: eidolon.v1.Mapping.registrations:type_name -> eidolon.v1.Registration
 	2,  // 3: eidolon.v1.GetMappingResponse.mapping:type_name -> eidolon.v1.Mapping
 	0,  // 4: eidolon.v1.ListMappingsRequest.origin:type_name -> eidolon.v1.MappingOrigin
 	2,  // 5: eidolon.v1.ListMappingsResponse.mappings:type_name -> eidolon.v1.Mapping
-	2,  // 6: eidolon.v1.LookupMappingResponse.mapping:type_name -> eidolon.v1.Mapping
-	22, // 7: eidolon.v1.PutMappingsRequest.records:type_name -> eidolon.v1.Record
-	22, // 8: eidolon.v1.ImportMappingsRequest.records:type_name -> eidolon.v1.Record
-	24, // 9: eidolon.v1.ExplainMappingResponse.site_prefix:type_name -> eidolon.v1.SitePrefix
-	2,  // 10: eidolon.v1.ExplainMappingResponse.mapping:type_name -> eidolon.v1.Mapping
-	1,  // 11: eidolon.v1.ExplainMappingResponse.outcome:type_name -> eidolon.v1.MapRequestOutcome
-	22, // 12: eidolon.v1.ExplainMappingResponse.records:type_name -> eidolon.v1.Record
-	19, // 13: eidolon.v1.ExplainMappingResponse.subscriptions:type_name -> eidolon.v1.Subscription
-	19, // 14: eidolon.v1.ListSubscriptionsResponse.subscriptions:type_name -> eidolon.v1.Subscription
-	25, // 15: eidolon.v1.Subscription.since:type_name -> google.protobuf.Timestamp
-	25, // 16: eidolon.v1.Subscription.until:type_name -> google.protobuf.Timestamp
-	26, // 17: eidolon.v1.MonitorMappingsResponse.events:type_name -> eidolon.v1.Event
-	3,  // 18: eidolon.v1.MappingService.GetMapping:input_type -> eidolon.v1.GetMappingRequest
-	5,  // 19: eidolon.v1.MappingService.ListMappings:input_type -> eidolon.v1.ListMappingsRequest
-	7,  // 20: eidolon.v1.MappingService.LookupMapping:input_type -> eidolon.v1.LookupMappingRequest
-	9,  // 21: eidolon.v1.MappingService.PutMappings:input_type -> eidolon.v1.PutMappingsRequest
-	11, // 22: eidolon.v1.MappingService.DeleteMappings:input_type -> eidolon.v1.DeleteMappingsRequest
-	13, // 23: eidolon.v1.MappingService.ImportMappings:input_type -> eidolon.v1.ImportMappingsRequest
-	15, // 24: eidolon.v1.MappingService.ExplainMapping:input_type -> eidolon.v1.ExplainMappingRequest
-	17, // 25: eidolon.v1.MappingService.ListSubscriptions:input_type -> eidolon.v1.ListSubscriptionsRequest
-	20, // 26: eidolon.v1.MappingService.MonitorMappings:input_type -> eidolon.v1.MonitorMappingsRequest
-	4,  // 27: eidolon.v1.MappingService.GetMapping:output_type -> eidolon.v1.GetMappingResponse
-	6,  // 28: eidolon.v1.MappingService.ListMappings:output_type -> eidolon.v1.ListMappingsResponse
-	8,  // 29: eidolon.v1.MappingService.LookupMapping:output_type -> eidolon.v1.LookupMappingResponse
-	10, // 30: eidolon.v1.MappingService.PutMappings:output_type -> eidolon.v1.PutMappingsResponse
-	12, // 31: eidolon.v1.MappingService.DeleteMappings:output_type -> eidolon.v1.DeleteMappingsResponse
-	14, // 32: eidolon.v1.MappingService.ImportMappings:output_type -> eidolon.v1.ImportMappingsResponse
-	16, // 33: eidolon.v1.MappingService.ExplainMapping:output_type -> eidolon.v1.ExplainMappingResponse
-	18, // 34: eidolon.v1.MappingService.ListSubscriptions:output_type -> eidolon.v1.ListSubscriptionsResponse
-	21, // 35: eidolon.v1.MappingService.MonitorMappings:output_type -> eidolon.v1.MonitorMappingsResponse
-	27, // [27:36] is the sub-list for method output_type
-	18, // [18:27] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	0,  // 6: eidolon.v1.PageMappingsRequest.origin:type_name -> eidolon.v1.MappingOrigin
+	2,  // 7: eidolon.v1.PageMappingsResponse.mappings:type_name -> eidolon.v1.Mapping
+	2,  // 8: eidolon.v1.LookupMappingResponse.mapping:type_name -> eidolon.v1.Mapping
+	30, // 9: eidolon.v1.PutMappingsRequest.records:type_name -> eidolon.v1.Record
+	30, // 10: eidolon.v1.MappingOperation.put:type_name -> eidolon.v1.Record
+	15, // 11: eidolon.v1.BatchMappingsRequest.operations:type_name -> eidolon.v1.MappingOperation
+	30, // 12: eidolon.v1.ImportMappingsRequest.records:type_name -> eidolon.v1.Record
+	32, // 13: eidolon.v1.ExplainMappingResponse.site_prefix:type_name -> eidolon.v1.SitePrefix
+	2,  // 14: eidolon.v1.ExplainMappingResponse.mapping:type_name -> eidolon.v1.Mapping
+	1,  // 15: eidolon.v1.ExplainMappingResponse.outcome:type_name -> eidolon.v1.MapRequestOutcome
+	30, // 16: eidolon.v1.ExplainMappingResponse.records:type_name -> eidolon.v1.Record
+	24, // 17: eidolon.v1.ExplainMappingResponse.subscriptions:type_name -> eidolon.v1.Subscription
+	24, // 18: eidolon.v1.ListSubscriptionsResponse.subscriptions:type_name -> eidolon.v1.Subscription
+	33, // 19: eidolon.v1.Subscription.since:type_name -> google.protobuf.Timestamp
+	33, // 20: eidolon.v1.Subscription.until:type_name -> google.protobuf.Timestamp
+	34, // 21: eidolon.v1.MonitorMappingsResponse.events:type_name -> eidolon.v1.Event
+	29, // 22: eidolon.v1.WatchMappingsResponse.changes:type_name -> eidolon.v1.MappingChange
+	2,  // 23: eidolon.v1.MappingChange.mapping:type_name -> eidolon.v1.Mapping
+	3,  // 24: eidolon.v1.MappingService.GetMapping:input_type -> eidolon.v1.GetMappingRequest
+	5,  // 25: eidolon.v1.MappingService.ListMappings:input_type -> eidolon.v1.ListMappingsRequest
+	7,  // 26: eidolon.v1.MappingService.PageMappings:input_type -> eidolon.v1.PageMappingsRequest
+	9,  // 27: eidolon.v1.MappingService.LookupMapping:input_type -> eidolon.v1.LookupMappingRequest
+	11, // 28: eidolon.v1.MappingService.PutMappings:input_type -> eidolon.v1.PutMappingsRequest
+	13, // 29: eidolon.v1.MappingService.DeleteMappings:input_type -> eidolon.v1.DeleteMappingsRequest
+	16, // 30: eidolon.v1.MappingService.BatchMappings:input_type -> eidolon.v1.BatchMappingsRequest
+	18, // 31: eidolon.v1.MappingService.ImportMappings:input_type -> eidolon.v1.ImportMappingsRequest
+	20, // 32: eidolon.v1.MappingService.ExplainMapping:input_type -> eidolon.v1.ExplainMappingRequest
+	22, // 33: eidolon.v1.MappingService.ListSubscriptions:input_type -> eidolon.v1.ListSubscriptionsRequest
+	25, // 34: eidolon.v1.MappingService.MonitorMappings:input_type -> eidolon.v1.MonitorMappingsRequest
+	27, // 35: eidolon.v1.MappingService.WatchMappings:input_type -> eidolon.v1.WatchMappingsRequest
+	4,  // 36: eidolon.v1.MappingService.GetMapping:output_type -> eidolon.v1.GetMappingResponse
+	6,  // 37: eidolon.v1.MappingService.ListMappings:output_type -> eidolon.v1.ListMappingsResponse
+	8,  // 38: eidolon.v1.MappingService.PageMappings:output_type -> eidolon.v1.PageMappingsResponse
+	10, // 39: eidolon.v1.MappingService.LookupMapping:output_type -> eidolon.v1.LookupMappingResponse
+	12, // 40: eidolon.v1.MappingService.PutMappings:output_type -> eidolon.v1.PutMappingsResponse
+	14, // 41: eidolon.v1.MappingService.DeleteMappings:output_type -> eidolon.v1.DeleteMappingsResponse
+	17, // 42: eidolon.v1.MappingService.BatchMappings:output_type -> eidolon.v1.BatchMappingsResponse
+	19, // 43: eidolon.v1.MappingService.ImportMappings:output_type -> eidolon.v1.ImportMappingsResponse
+	21, // 44: eidolon.v1.MappingService.ExplainMapping:output_type -> eidolon.v1.ExplainMappingResponse
+	23, // 45: eidolon.v1.MappingService.ListSubscriptions:output_type -> eidolon.v1.ListSubscriptionsResponse
+	26, // 46: eidolon.v1.MappingService.MonitorMappings:output_type -> eidolon.v1.MonitorMappingsResponse
+	28, // 47: eidolon.v1.MappingService.WatchMappings:output_type -> eidolon.v1.WatchMappingsResponse
+	36, // [36:48] is the sub-list for method output_type
+	24, // [24:36] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_eidolon_v1_mapping_proto_init() }
@@ -1417,13 +2069,18 @@ func file_eidolon_v1_mapping_proto_init() {
 	file_eidolon_v1_event_proto_init()
 	file_eidolon_v1_model_proto_init()
 	file_eidolon_v1_site_proto_init()
+	file_eidolon_v1_mapping_proto_msgTypes[13].OneofWrappers = []any{
+		(*MappingOperation_Put)(nil),
+		(*MappingOperation_Delete)(nil),
+	}
+	file_eidolon_v1_mapping_proto_msgTypes[25].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_eidolon_v1_mapping_proto_rawDesc), len(file_eidolon_v1_mapping_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   20,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

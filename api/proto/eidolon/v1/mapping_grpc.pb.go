@@ -21,13 +21,16 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	MappingService_GetMapping_FullMethodName        = "/eidolon.v1.MappingService/GetMapping"
 	MappingService_ListMappings_FullMethodName      = "/eidolon.v1.MappingService/ListMappings"
+	MappingService_PageMappings_FullMethodName      = "/eidolon.v1.MappingService/PageMappings"
 	MappingService_LookupMapping_FullMethodName     = "/eidolon.v1.MappingService/LookupMapping"
 	MappingService_PutMappings_FullMethodName       = "/eidolon.v1.MappingService/PutMappings"
 	MappingService_DeleteMappings_FullMethodName    = "/eidolon.v1.MappingService/DeleteMappings"
+	MappingService_BatchMappings_FullMethodName     = "/eidolon.v1.MappingService/BatchMappings"
 	MappingService_ImportMappings_FullMethodName    = "/eidolon.v1.MappingService/ImportMappings"
 	MappingService_ExplainMapping_FullMethodName    = "/eidolon.v1.MappingService/ExplainMapping"
 	MappingService_ListSubscriptions_FullMethodName = "/eidolon.v1.MappingService/ListSubscriptions"
 	MappingService_MonitorMappings_FullMethodName   = "/eidolon.v1.MappingService/MonitorMappings"
+	MappingService_WatchMappings_FullMethodName     = "/eidolon.v1.MappingService/WatchMappings"
 )
 
 // MappingServiceClient is the client API for MappingService service.
@@ -39,6 +42,10 @@ const (
 // Mappings that are put here are kept beside those of the configuration and
 // the registrations of xTRs, survive a restart, and do not expire. Only they
 // can be deleted here.
+//
+// Each durable change of the database gives it a higher revision, also those by
+// xTRs; the revision survives a restart. It says up to where a watcher knows
+// the database, and which version of a mapping a precondition means.
 type MappingServiceClient interface {
 	// GetMapping returns the mapping of exactly this EID; NOT_FOUND when there
 	// is none.
@@ -46,15 +53,25 @@ type MappingServiceClient interface {
 	// ListMappings streams the mappings inside a prefix, in the order of EIDs.
 	// EID-prefixes of sites that nobody registered are not mappings.
 	ListMappings(ctx context.Context, in *ListMappingsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListMappingsResponse], error)
+	// PageMappings returns mappings in pages, in the order of EIDs. Whatever
+	// changes between two pages, a mapping that is there all the time is in
+	// exactly one of them.
+	PageMappings(ctx context.Context, in *PageMappingsRequest, opts ...grpc.CallOption) (*PageMappingsResponse, error)
 	// LookupMapping returns the mapping of the longest EID that covers the given
 	// one, as a Map-Request would find it; NOT_FOUND when there is none.
 	LookupMapping(ctx context.Context, in *LookupMappingRequest, opts ...grpc.CallOption) (*LookupMappingResponse, error)
 	// PutMappings adds or replaces mappings, all of them or none. They are
-	// durable and answered when it returns.
+	// durable and answered when it returns. ABORTED when a precondition does not
+	// hold.
 	PutMappings(ctx context.Context, in *PutMappingsRequest, opts ...grpc.CallOption) (*PutMappingsResponse, error)
 	// DeleteMappings removes mappings that were put, all of them or none;
-	// NOT_FOUND when one of them does not exist.
+	// NOT_FOUND when one of them does not exist, ABORTED when a precondition does
+	// not hold.
 	DeleteMappings(ctx context.Context, in *DeleteMappingsRequest, opts ...grpc.CallOption) (*DeleteMappingsResponse, error)
+	// BatchMappings puts and deletes mappings, all of them or none, and errors as
+	// these do. What fails is named in the details, as google.rpc.BadRequest and
+	// google.rpc.PreconditionFailure.
+	BatchMappings(ctx context.Context, in *BatchMappingsRequest, opts ...grpc.CallOption) (*BatchMappingsResponse, error)
 	// ImportMappings puts many mappings. Each request is one batch, all or none,
 	// and is acknowledged in order when it is durable. An error ends the stream;
 	// batches acknowledged before it stay. Sorted by EID it is fastest.
@@ -69,6 +86,12 @@ type MappingServiceClient interface {
 	// caller ends it. A caller that is too slow loses events and is told how
 	// many. The first message is empty and says that the watch has begun.
 	MonitorMappings(ctx context.Context, in *MonitorMappingsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[MonitorMappingsResponse], error)
+	// WatchMappings keeps a copy of the database up to date: first it streams a
+	// snapshot, then each change, until the caller ends it. Nothing is lost in
+	// silence: a caller that resumes too late, or is too slow, gets OUT_OF_RANGE
+	// with google.rpc.ErrorInfo of the reason RESYNC_REQUIRED, and begins again
+	// with a snapshot. RESOURCE_EXHAUSTED when too many watch already.
+	WatchMappings(ctx context.Context, in *WatchMappingsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchMappingsResponse], error)
 }
 
 type mappingServiceClient struct {
@@ -108,6 +131,16 @@ func (c *mappingServiceClient) ListMappings(ctx context.Context, in *ListMapping
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type MappingService_ListMappingsClient = grpc.ServerStreamingClient[ListMappingsResponse]
 
+func (c *mappingServiceClient) PageMappings(ctx context.Context, in *PageMappingsRequest, opts ...grpc.CallOption) (*PageMappingsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PageMappingsResponse)
+	err := c.cc.Invoke(ctx, MappingService_PageMappings_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *mappingServiceClient) LookupMapping(ctx context.Context, in *LookupMappingRequest, opts ...grpc.CallOption) (*LookupMappingResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(LookupMappingResponse)
@@ -132,6 +165,16 @@ func (c *mappingServiceClient) DeleteMappings(ctx context.Context, in *DeleteMap
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(DeleteMappingsResponse)
 	err := c.cc.Invoke(ctx, MappingService_DeleteMappings_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *mappingServiceClient) BatchMappings(ctx context.Context, in *BatchMappingsRequest, opts ...grpc.CallOption) (*BatchMappingsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BatchMappingsResponse)
+	err := c.cc.Invoke(ctx, MappingService_BatchMappings_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -199,6 +242,25 @@ func (c *mappingServiceClient) MonitorMappings(ctx context.Context, in *MonitorM
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type MappingService_MonitorMappingsClient = grpc.ServerStreamingClient[MonitorMappingsResponse]
 
+func (c *mappingServiceClient) WatchMappings(ctx context.Context, in *WatchMappingsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchMappingsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &MappingService_ServiceDesc.Streams[4], MappingService_WatchMappings_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchMappingsRequest, WatchMappingsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type MappingService_WatchMappingsClient = grpc.ServerStreamingClient[WatchMappingsResponse]
+
 // MappingServiceServer is the server API for MappingService service.
 // All implementations must embed UnimplementedMappingServiceServer
 // for forward compatibility.
@@ -208,6 +270,10 @@ type MappingService_MonitorMappingsClient = grpc.ServerStreamingClient[MonitorMa
 // Mappings that are put here are kept beside those of the configuration and
 // the registrations of xTRs, survive a restart, and do not expire. Only they
 // can be deleted here.
+//
+// Each durable change of the database gives it a higher revision, also those by
+// xTRs; the revision survives a restart. It says up to where a watcher knows
+// the database, and which version of a mapping a precondition means.
 type MappingServiceServer interface {
 	// GetMapping returns the mapping of exactly this EID; NOT_FOUND when there
 	// is none.
@@ -215,15 +281,25 @@ type MappingServiceServer interface {
 	// ListMappings streams the mappings inside a prefix, in the order of EIDs.
 	// EID-prefixes of sites that nobody registered are not mappings.
 	ListMappings(*ListMappingsRequest, grpc.ServerStreamingServer[ListMappingsResponse]) error
+	// PageMappings returns mappings in pages, in the order of EIDs. Whatever
+	// changes between two pages, a mapping that is there all the time is in
+	// exactly one of them.
+	PageMappings(context.Context, *PageMappingsRequest) (*PageMappingsResponse, error)
 	// LookupMapping returns the mapping of the longest EID that covers the given
 	// one, as a Map-Request would find it; NOT_FOUND when there is none.
 	LookupMapping(context.Context, *LookupMappingRequest) (*LookupMappingResponse, error)
 	// PutMappings adds or replaces mappings, all of them or none. They are
-	// durable and answered when it returns.
+	// durable and answered when it returns. ABORTED when a precondition does not
+	// hold.
 	PutMappings(context.Context, *PutMappingsRequest) (*PutMappingsResponse, error)
 	// DeleteMappings removes mappings that were put, all of them or none;
-	// NOT_FOUND when one of them does not exist.
+	// NOT_FOUND when one of them does not exist, ABORTED when a precondition does
+	// not hold.
 	DeleteMappings(context.Context, *DeleteMappingsRequest) (*DeleteMappingsResponse, error)
+	// BatchMappings puts and deletes mappings, all of them or none, and errors as
+	// these do. What fails is named in the details, as google.rpc.BadRequest and
+	// google.rpc.PreconditionFailure.
+	BatchMappings(context.Context, *BatchMappingsRequest) (*BatchMappingsResponse, error)
 	// ImportMappings puts many mappings. Each request is one batch, all or none,
 	// and is acknowledged in order when it is durable. An error ends the stream;
 	// batches acknowledged before it stay. Sorted by EID it is fastest.
@@ -238,6 +314,12 @@ type MappingServiceServer interface {
 	// caller ends it. A caller that is too slow loses events and is told how
 	// many. The first message is empty and says that the watch has begun.
 	MonitorMappings(*MonitorMappingsRequest, grpc.ServerStreamingServer[MonitorMappingsResponse]) error
+	// WatchMappings keeps a copy of the database up to date: first it streams a
+	// snapshot, then each change, until the caller ends it. Nothing is lost in
+	// silence: a caller that resumes too late, or is too slow, gets OUT_OF_RANGE
+	// with google.rpc.ErrorInfo of the reason RESYNC_REQUIRED, and begins again
+	// with a snapshot. RESOURCE_EXHAUSTED when too many watch already.
+	WatchMappings(*WatchMappingsRequest, grpc.ServerStreamingServer[WatchMappingsResponse]) error
 	mustEmbedUnimplementedMappingServiceServer()
 }
 
@@ -254,6 +336,9 @@ func (UnimplementedMappingServiceServer) GetMapping(context.Context, *GetMapping
 func (UnimplementedMappingServiceServer) ListMappings(*ListMappingsRequest, grpc.ServerStreamingServer[ListMappingsResponse]) error {
 	return status.Error(codes.Unimplemented, "method ListMappings not implemented")
 }
+func (UnimplementedMappingServiceServer) PageMappings(context.Context, *PageMappingsRequest) (*PageMappingsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PageMappings not implemented")
+}
 func (UnimplementedMappingServiceServer) LookupMapping(context.Context, *LookupMappingRequest) (*LookupMappingResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method LookupMapping not implemented")
 }
@@ -262,6 +347,9 @@ func (UnimplementedMappingServiceServer) PutMappings(context.Context, *PutMappin
 }
 func (UnimplementedMappingServiceServer) DeleteMappings(context.Context, *DeleteMappingsRequest) (*DeleteMappingsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteMappings not implemented")
+}
+func (UnimplementedMappingServiceServer) BatchMappings(context.Context, *BatchMappingsRequest) (*BatchMappingsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method BatchMappings not implemented")
 }
 func (UnimplementedMappingServiceServer) ImportMappings(grpc.BidiStreamingServer[ImportMappingsRequest, ImportMappingsResponse]) error {
 	return status.Error(codes.Unimplemented, "method ImportMappings not implemented")
@@ -274,6 +362,9 @@ func (UnimplementedMappingServiceServer) ListSubscriptions(*ListSubscriptionsReq
 }
 func (UnimplementedMappingServiceServer) MonitorMappings(*MonitorMappingsRequest, grpc.ServerStreamingServer[MonitorMappingsResponse]) error {
 	return status.Error(codes.Unimplemented, "method MonitorMappings not implemented")
+}
+func (UnimplementedMappingServiceServer) WatchMappings(*WatchMappingsRequest, grpc.ServerStreamingServer[WatchMappingsResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchMappings not implemented")
 }
 func (UnimplementedMappingServiceServer) mustEmbedUnimplementedMappingServiceServer() {}
 func (UnimplementedMappingServiceServer) testEmbeddedByValue()                        {}
@@ -324,6 +415,24 @@ func _MappingService_ListMappings_Handler(srv interface{}, stream grpc.ServerStr
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type MappingService_ListMappingsServer = grpc.ServerStreamingServer[ListMappingsResponse]
+
+func _MappingService_PageMappings_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PageMappingsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MappingServiceServer).PageMappings(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: MappingService_PageMappings_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MappingServiceServer).PageMappings(ctx, req.(*PageMappingsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
 
 func _MappingService_LookupMapping_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(LookupMappingRequest)
@@ -379,6 +488,24 @@ func _MappingService_DeleteMappings_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _MappingService_BatchMappings_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BatchMappingsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MappingServiceServer).BatchMappings(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: MappingService_BatchMappings_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MappingServiceServer).BatchMappings(ctx, req.(*BatchMappingsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _MappingService_ImportMappings_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(MappingServiceServer).ImportMappings(&grpc.GenericServerStream[ImportMappingsRequest, ImportMappingsResponse]{ServerStream: stream})
 }
@@ -426,6 +553,17 @@ func _MappingService_MonitorMappings_Handler(srv interface{}, stream grpc.Server
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type MappingService_MonitorMappingsServer = grpc.ServerStreamingServer[MonitorMappingsResponse]
 
+func _MappingService_WatchMappings_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchMappingsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(MappingServiceServer).WatchMappings(m, &grpc.GenericServerStream[WatchMappingsRequest, WatchMappingsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type MappingService_WatchMappingsServer = grpc.ServerStreamingServer[WatchMappingsResponse]
+
 // MappingService_ServiceDesc is the grpc.ServiceDesc for MappingService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -438,6 +576,10 @@ var MappingService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _MappingService_GetMapping_Handler,
 		},
 		{
+			MethodName: "PageMappings",
+			Handler:    _MappingService_PageMappings_Handler,
+		},
+		{
 			MethodName: "LookupMapping",
 			Handler:    _MappingService_LookupMapping_Handler,
 		},
@@ -448,6 +590,10 @@ var MappingService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteMappings",
 			Handler:    _MappingService_DeleteMappings_Handler,
+		},
+		{
+			MethodName: "BatchMappings",
+			Handler:    _MappingService_BatchMappings_Handler,
 		},
 		{
 			MethodName: "ExplainMapping",
@@ -474,6 +620,11 @@ var MappingService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "MonitorMappings",
 			Handler:       _MappingService_MonitorMappings_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "WatchMappings",
+			Handler:       _MappingService_WatchMappings_Handler,
 			ServerStreams: true,
 		},
 	},
