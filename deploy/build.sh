@@ -7,7 +7,8 @@
 #
 # VERSION and REVISION in the environment are stamped into the programs; what is
 # not there git says: the tag, and the commits since as v1.2.3+4.g56789ab, or
-# the time of the commit where there is no tag. DIST is another place than dist.
+# the time of the commit where there is no tag. DIST is another place than dist,
+# FLAGS are for go build, -trimpath unless others are given.
 set -eu
 cd "$(dirname "$0")/.."
 dist=${DIST:-dist}
@@ -27,7 +28,7 @@ build() {
   shift 2
   mkdir -p "$to"
   for program; do
-    CGO_ENABLED=0 GOOS=linux GOARCH=$arch go build -trimpath -buildvcs=false \
+    CGO_ENABLED=0 GOOS=linux GOARCH=$arch go build ${FLAGS--trimpath} -buildvcs=false \
       -ldflags "-s -w -X $module/internal/version.stampedVersion=$version -X $module/internal/version.stampedRevision=$revision" \
       -o "$to/$program" "./cmd/$program"
   done
@@ -38,10 +39,18 @@ for arch; do
   build "$arch" "$dist/$arch" xtr mapserver lispctl
 done
 
+echo "$version" >"$dist/version"
+
 # A program says itself what a shell needs: one that runs here.
-here=$(mktemp -d)
-trap 'rm -rf "$here"' EXIT
-build "$(go env GOHOSTARCH)" "$here" xtr mapserver lispctl
+here=$dist/$(go env GOHOSTARCH)
+case " $* " in
+*" $(go env GOHOSTARCH) "*) ;;
+*)
+  here=$(mktemp -d)
+  trap 'rm -rf "$here"' EXIT
+  build "$(go env GOHOSTARCH)" "$here" xtr mapserver lispctl
+  ;;
+esac
 mkdir -p "$dist/completions"
 for program in xtr mapserver lispctl; do
   for shell in bash zsh fish; do

@@ -1,0 +1,7 @@
+#!/bin/sh
+# What is removed stops first, in an orderly way. An upgrade leaves the daemon
+# running: when it is restarted is the operator's to say.
+set -e
+if [ "$1" = remove ] && [ -d /run/systemd/system ]; then
+  systemctl --no-reload disable --now xtr.service || true
+fi
