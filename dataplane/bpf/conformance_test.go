@@ -16,6 +16,7 @@ import (
 	"github.com/eidolon-lisp/eidolon/dataplane/dptest"
 	"github.com/eidolon-lisp/eidolon/dataplane/tun"
 	"github.com/eidolon-lisp/eidolon/internal/netns"
+	"github.com/eidolon-lisp/eidolon/mapping"
 )
 
 // inState makes a plane in a state of the suite.
@@ -38,9 +39,9 @@ func inState(s *dptest.State, fib *dataplane.FIB) (*Plane, error) {
 
 // The whole plane, programs and slow path, passes the suite on real links.
 func TestConformance(t *testing.T) {
-	dptest.Run(t, dptest.Wire(func(s *dptest.State, fib *dataplane.FIB) (dataplane.Plane, error) {
-		return inState(s, fib)
-	}))
+	f := dptest.Wire(func(s *dptest.State, fib *dataplane.FIB) (dataplane.Plane, error) { return inState(s, fib) })
+	f.Overtakes, f.Unsummed = true, 64
+	dptest.Run(t, f)
 }
 
 // What the programs decide by themselves passes it too, and is most of what is
@@ -59,6 +60,7 @@ var parts = dptest.Factory{SlowPath: true, Routes: true, New: func(t testing.TB,
 	host, router, core := dptest.Network(t, s)
 	p := &program{t: t, ns: router, host: dptest.MAC(t, host, "eth0"), core: dptest.MAC(t, core, "eth0")}
 	fib := dataplane.NewFIB()
+	p.fib = fib
 	if err := router.Do(func() (err error) {
 		p.plane, err = inState(s, fib)
 		if err != nil {
@@ -90,37 +92,57 @@ type program struct {
 	t            testing.TB
 	ns           *netns.NS
 	plane        *Plane
+	fib          *dataplane.FIB
 	site, uplink uint32
 	host, core   net.HardwareAddr
 	mac          map[uint32]net.HardwareAddr
 }
 
-func (p *program) Encap(_ uint32, pkt []byte) (o dptest.Outcome) {
-	o, out := p.run(p.site, p.host, pkt)
+func (p *program) Encap(_ uint32, pkt []byte, size int) (o dptest.Outcome) {
+	o, out := p.run(p.site, p.host, pkt, size)
 	if out != nil {
 		o.Sent = [][]byte{out}
 	}
 	return o
 }
 
-func (p *program) Decap(_ uint32, pkt []byte) (o dptest.Outcome) {
-	o, out := p.run(p.uplink, p.core, pkt)
+func (p *program) Decap(_ uint32, pkt []byte, size int) (o dptest.Outcome) {
+	o, out := p.run(p.uplink, p.core, pkt, size)
 	if out != nil {
 		o.Host = [][]byte{out}
 	}
 	return o
 }
 
-// Of struct __sk_buff the kernel takes the interface.
+func (p *program) Learn(changes ...mapping.CacheChange) {
+	p.fib.Apply(changes)
+	if err := p.plane.copier.sync(); err != nil {
+		p.t.Error(err)
+	}
+}
+
+// Rest returns nothing: a program by itself does nothing.
+func (p *program) Rest(uint32, time.Duration) dptest.Outcome { return dptest.Outcome{} }
+
+// Misses returns none: these are the slow path's.
+func (p *program) Misses() []dataplane.Miss { return nil }
+
+// Of struct __sk_buff the kernel takes the interface, and what tells of a
+// super-packet.
 type skb struct {
 	_       [10]uint32
 	ifindex uint32
-	_       [36]uint32
+	_       [30]uint32
+	gsoSegs uint32
+	_       [2]uint32
+	gsoSize uint32
+	_       [2]uint32
 }
 
 // run gives the program a frame that comes in by an interface. The kernel wants a
-// whole IP header in it, and no more than a page.
-func (p *program) run(index uint32, from net.HardwareAddr, pkt []byte) (o dptest.Outcome, out []byte) {
+// whole IP header in it, and no more than a page. Of a super-packet it can't be
+// told the kind here, so that the program has to leave it as it is.
+func (p *program) run(index uint32, from net.HardwareAddr, pkt []byte, size int) (o dptest.Outcome, out []byte) {
 	const (
 		unspec    = 0xffffffff // TC_ACT_UNSPEC
 		redirect  = 7
@@ -137,7 +159,11 @@ func (p *program) run(index uint32, from net.HardwareAddr, pkt []byte) (o dptest
 		return dptest.Outcome{Passed: true}, nil
 	}
 	frame := slices.Concat(p.mac[index], from, proto, pkt)
-	opts := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+256), Context: &skb{ifindex: index}}
+	context := &skb{ifindex: index}
+	if size > 0 {
+		context.gsoSize, context.gsoSegs = uint32(size), uint32(len(pkt)/size)
+	}
+	opts := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+256), Context: context}
 	var ret uint32
 	if err := p.ns.Do(func() (err error) {
 		ret, err = p.plane.Program().Run(opts)

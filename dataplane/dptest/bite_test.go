@@ -63,7 +63,7 @@ func TestSuiteBites(t *testing.T) {
 			if c.In != nil {
 				play, pkt = p.Decap, c.In
 			}
-			good := play(c.IID, slices.Clone(pkt))
+			good := play(c.IID, slices.Clone(pkt), c.Size)
 			if err := c.check(Memory, good); err != nil {
 				t.Fatalf("%s: %v", c.Name, err)
 			}
@@ -99,4 +99,65 @@ func clone(list [][]byte) (out [][]byte) {
 		out = append(out, slices.Clone(b))
 	}
 	return out
+}
+
+// A super-packet in pieces where it can go out whole is seen, and so is one that
+// is whole behind a link which takes none.
+func TestSuiteCountsFrames(t *testing.T) {
+	f := Factory{Wire: true}
+	seen := 0
+	p := newMemory(allStates().open)
+	for _, c := range Corpus() {
+		if c.Size == 0 || c.Out == nil || !c.Whole {
+			continue
+		}
+		seen++
+		o := p.Encap(c.IID, c.Out, c.Size)
+		n := len(o.Sent)
+		for _, frames := range []int{1, n} {
+			o.SentFrames = frames
+			if err := c.check(f, o); (err == nil) != (frames == 1) {
+				t.Errorf("%s: %d frames: %v", c.Name, frames, err)
+			}
+			behind := c
+			behind.Whole, behind.segmented = false, true
+			if err := behind.check(f, o); (err == nil) != (frames == n) {
+				t.Errorf("%s: %d frames where each is one: %v", c.Name, frames, err)
+			}
+		}
+	}
+	if seen < 20 {
+		t.Errorf("%d cases", seen)
+	}
+}
+
+// What cuts super-packets complains of headers that do not fit.
+func TestCutComplains(t *testing.T) {
+	whole, segments := super(out4(0).with(func(p *Inner) { p.Proto = TCP }), 3000, 1000)
+	inner, o := announce(whole, 1000)
+	d := over(Far6, 0, inner)
+	d.Sum = ZeroSum
+	const head = 40 + 16
+	o.start += head
+	good := d.Bytes()
+	list, err := o.cut(good)
+	if err != nil || len(list) != 3 {
+		t.Fatalf("%d packets, %v", len(list), err)
+	}
+	for i, s := range list {
+		want := over(Far6, 0, segments[i])
+		want.Sum = ZeroSum
+		if !slices.Equal(s, want.Bytes()) {
+			t.Errorf("packet %d\n%x\nwant\n%x", i, s, want.Bytes())
+		}
+	}
+	for name, at := range map[string]int{"outer length": 5, "UDP length": 45, "port": 43, "UDP checksum": 47, "inner length": head + 3} {
+		if _, err := o.cut(patch(good, at, good[at]^1)); err == nil {
+			t.Errorf("a wrong %s is not seen", name)
+		}
+	}
+	o.start -= 4
+	if _, err := o.cut(good); err == nil {
+		t.Error("a wrong place of the transport header is not seen")
+	}
 }

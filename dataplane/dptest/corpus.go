@@ -31,6 +31,12 @@ var Corpus = sync.OnceValue(func() []Case {
 	b.inMSS()
 	b.inProxy()
 	b.inWire()
+	b.outSuper()
+	b.inSuper()
+	for _, s := range []*State{allStates().hold, allStates().holdShort} {
+		pkt := out4(8).Bytes()
+		b.add(Case{Name: s.Name + ": a mapping that is there", State: s, Out: pkt, Sent: []Datagram{over(Far4, 0, pkt)}})
+	}
 	return b.cases
 })
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/eidolon-lisp/eidolon/dataplane"
+	"github.com/eidolon-lisp/eidolon/mapping"
 )
 
 // Memory makes planes of the core and the fakes of this package.
@@ -19,14 +20,17 @@ type memory struct {
 	under *Underlay
 	out   map[uint32]*dataplane.Encap
 	in    *dataplane.Decap
-	hosts map[uint32]*Host
-	now   time.Time
-	drops map[dataplane.DropReason]uint64
+
+	releasers map[uint32]*dataplane.Encap // of what is held
+	hosts     map[uint32]*Host
+	now       time.Time
+	drops     map[dataplane.DropReason]uint64
+	held      uint64
 }
 
 func newMemory(s *State) *memory {
 	m := &memory{
-		under: NewUnderlay(), out: make(map[uint32]*dataplane.Encap), hosts: make(map[uint32]*Host),
+		under: NewUnderlay(), out: make(map[uint32]*dataplane.Encap), releasers: make(map[uint32]*dataplane.Encap), hosts: make(map[uint32]*Host),
 		now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), drops: make(map[dataplane.DropReason]uint64),
 	}
 	m.fib = dataplane.NewFIB()
@@ -39,21 +43,70 @@ func newMemory(s *State) *memory {
 		m.hosts[iid] = NewHost()
 		writers[iid] = m.hosts[iid]
 		m.out[iid] = m.fwd.NewEncap(iid, m.hosts[iid], m.under)
+		m.releasers[iid] = m.fwd.NewReleaser(iid, m.hosts[iid], m.under)
 	}
 	m.in = m.fwd.NewDecap(writers)
 	return m
 }
 
-// Encap implements Plane.
-func (m *memory) Encap(iid uint32, pkt []byte) Outcome {
-	m.out[iid].Batch(m.now, []dataplane.HostPacket{HostPacket(pkt, 0)})
+// Encap implements Plane. The host side cuts super-packets, and leaves the
+// payload of each segment apart.
+func (m *memory) Encap(iid uint32, pkt []byte, size int) Outcome {
+	pkts := []dataplane.HostPacket{HostPacket(pkt, 0)}
+	if size > 0 {
+		pkts = nil
+		whole, o := announce(pkt, size)
+		list, err := o.cut(whole)
+		for _, s := range list {
+			pkts = append(pkts, HostPacket(s, o.start+o.sum+2))
+		}
+		if err != nil {
+			return Outcome{Err: err}
+		}
+	}
+	for batch := range slices.Chunk(pkts, dataplane.MaxBatch) {
+		m.out[iid].Batch(m.now, batch)
+	}
 	return m.outcome(iid)
 }
 
 // Decap implements Plane. The outer headers must be sound.
-func (m *memory) Decap(iid uint32, pkt []byte) Outcome {
-	m.in.Batch([]dataplane.Packet{received(pkt)})
+func (m *memory) Decap(iid uint32, pkt []byte, size int) Outcome {
+	pkts := [][]byte{pkt}
+	if size > 0 {
+		whole, o := announce(pkt, size)
+		var err error
+		if pkts, err = o.cut(whole); err != nil {
+			return Outcome{Err: err}
+		}
+	}
+	var batch []dataplane.Packet
+	for _, p := range pkts {
+		batch = append(batch, received(p))
+	}
+	m.in.Batch(batch)
 	return m.outcome(iid)
+}
+
+// Learn implements Plane.
+func (m *memory) Learn(changes ...mapping.CacheChange) {
+	m.fib.Apply(changes)
+	m.fwd.Release(m.now, m.releasers)
+}
+
+// Rest implements Plane.
+func (m *memory) Rest(iid uint32, d time.Duration) Outcome {
+	m.now = m.now.Add(d)
+	m.fwd.Release(m.now, m.releasers)
+	return m.outcome(iid)
+}
+
+// Misses implements Plane.
+func (m *memory) Misses() (list []dataplane.Miss) {
+	for len(m.fwd.Misses()) > 0 {
+		list = append(list, <-m.fwd.Misses())
+	}
+	return list
 }
 
 // received returns what a receiver makes of a packet of the underlay.
@@ -86,5 +139,7 @@ func (m *memory) outcome(iid uint32) (o Outcome) {
 	for r, n := range maps.All(o.Drops) {
 		m.drops[r] += n
 	}
+	held := m.fwd.Count(dataplane.HeldPackets)
+	o.Held, m.held = held-m.held, held
 	return o
 }

@@ -37,7 +37,8 @@ var addr, eid = netip.MustParseAddr, mapping.MustParseEID
 // State is what a plane was told before a case's packet comes.
 type State struct {
 	Name string
-	// Config is that of the core; its Miss is the zero value, which is to drop.
+	// Config is that of the core. Where its Miss is not the zero value, which is
+	// to drop, Run looks at what is held, too.
 	Config  dataplane.Config
 	Sources []dataplane.Source
 	Proxies dataplane.Proxies
@@ -134,11 +135,14 @@ func sources(list ...netip.Addr) (out []dataplane.Source) {
 
 // states are those of the corpus.
 type states struct {
-	open, only4, loose, strict, versions, clamp, proxy *State
+	open, only4, loose, strict, versions, clamp, proxy, hold, holdShort *State
 }
 
 var allStates = sync.OnceValue(func() *states {
 	both := sources(Ours4, Ours6)
+	hold := dataplane.MissPolicy{Hold: true, PacketsPerEID: 8, BytesPerEID: 6000, Packets: 20, Time: time.Minute}
+	short := hold
+	short.Time = 200 * time.Millisecond
 	return &states{
 		open:     &State{Name: "sources unchecked", Sources: both},
 		only4:    &State{Name: "no IPv6 outside", Sources: sources(Ours4)},
@@ -150,11 +154,13 @@ var allStates = sync.OnceValue(func() *states {
 			ITR: []mapping.EID{eid("10.2.0.0/15"), eid("10.4.0.0/16"), eid("2001:db8:2::/47")},
 			ETR: []mapping.EID{eid("10.2.0.0/15"), eid("2001:db8:2::/47")},
 		}},
+		hold:      &State{Name: "misses held", Sources: both, Config: dataplane.Config{Miss: hold}},
+		holdShort: &State{Name: "misses held for a moment", Sources: both, Config: dataplane.Config{Miss: short}},
 	}
 })
 
 // States returns the states of the corpus. They are the same at each call.
 func States() []*State {
 	s := allStates()
-	return []*State{s.open, s.only4, s.loose, s.strict, s.versions, s.clamp, s.proxy}
+	return []*State{s.open, s.only4, s.loose, s.strict, s.versions, s.clamp, s.proxy, s.hold, s.holdShort}
 }

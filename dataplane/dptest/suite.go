@@ -13,15 +13,26 @@ import (
 
 	"github.com/eidolon-lisp/eidolon/dataplane"
 	"github.com/eidolon-lisp/eidolon/encap"
+	"github.com/eidolon-lisp/eidolon/mapping"
 )
 
 // Plane is a data plane under test in one State. It belongs to one goroutine.
 type Plane interface {
-	// Encap gives the plane a packet that a host of the instance sent.
-	Encap(iid uint32, pkt []byte) Outcome
-	// Decap gives the plane an IP packet from the underlay. What reaches the
-	// host side of the instance is looked at.
-	Decap(iid uint32, pkt []byte) Outcome
+	// Encap gives the plane a packet that a host of the instance sent. With a
+	// size it is a super-packet of TCP or UDP, which stands for packets of so
+	// many octets of payload each.
+	Encap(iid uint32, pkt []byte, size int) Outcome
+	// Decap gives the plane an IP packet from the underlay, or with a size a
+	// super-packet of UDP. What reaches the host side of the instance is looked
+	// at.
+	Decap(iid uint32, pkt []byte, size int) Outcome
+	// Learn tells the plane of changes of the map-cache.
+	Learn(changes ...mapping.CacheChange)
+	// Rest lets some time go by, and returns what the plane did since the last
+	// packet was played.
+	Rest(iid uint32, d time.Duration) Outcome
+	// Misses returns what the plane wanted mappings for since the last call.
+	Misses() []dataplane.Miss
 }
 
 // Outcome is what became of one packet.
@@ -29,7 +40,13 @@ type Outcome struct {
 	// Sent are the IP packets that went to the underlay, outer headers
 	// included; Host those that went to the hosts, ICMP messages of the plane
 	// among them.
+	// Super-packets are here as what a device makes of them.
 	Sent, Host [][]byte
+	// SentFrames and HostFrames are in how many frames these came, where there
+	// are frames.
+	SentFrames, HostFrames int
+	// Held is how many packets the plane keeps, until their mapping comes.
+	Held uint64
 	// Drops counts the reasons given, without those that are 0.
 	Drops map[dataplane.DropReason]uint64
 	// Passed says that the packet was left to the slow path, unchanged and
@@ -54,6 +71,9 @@ type Factory struct {
 	SlowPath bool
 	// Decides is how many cases such a part must not leave.
 	Decides int
+	// Unsummed is how many super-packets a plane must send without an outer
+	// checksum: those that its part in the kernel forwards.
+	Unsummed int
 	// Routes says that packets come and go by way of a router, be it the
 	// kernel or the plane itself: it takes 1 from the TTL on each way, and
 	// refuses by itself what no router forwards (Case.Around).
@@ -62,6 +82,9 @@ type Factory struct {
 	// the checksum that they have, by way of a kernel. Cases about these
 	// (Case.Wire) are for such a plane only.
 	Wire bool
+	// Overtakes says that a packet which comes when its mapping is there may pass
+	// those that were held, as it goes by a faster part.
+	Overtakes bool
 	// Noise says that hosts and kernels around send packets of their own, to
 	// multicast groups and from link-local addresses.
 	Noise bool
@@ -99,11 +122,20 @@ type Case struct {
 	// Out is a packet from a host, In one from the underlay; one of them is
 	// set.
 	Out, In []byte
+	// Size, if not 0, says that the packet is a super-packet; see Plane.
+	Size int
+	// segmented says that the link to the core takes no super-packets.
+	segmented bool
+	// Whole says that a plane between links that take super-packets sends one,
+	// or hands one to the host.
+	Whole bool
 	// Sent is what has to reach the underlay, Host the hosts.
 	Sent []Datagram
 	Host [][]byte
-	// Drop is the reason that has to be counted, once.
-	Drop dataplane.DropReason
+	// Drop is the reason that has to be counted, for Count packets, of which 0
+	// is 1.
+	Drop  dataplane.DropReason
+	Count uint64
 	// MayDrop is a reason that may be counted besides.
 	MayDrop dataplane.DropReason
 	// Around is what a router does with the packet before or after the plane.
@@ -118,7 +150,7 @@ type Case struct {
 // somebody might look at it.
 func Run(t *testing.T, f Factory) {
 	t.Helper()
-	decided := 0
+	decided, unsummed := 0, 0
 	for _, s := range States() {
 		t.Run(s.Name, func(t *testing.T) {
 			p := f.New(t, s)
@@ -129,12 +161,26 @@ func Run(t *testing.T, f Factory) {
 				}
 				n++
 				play := func(t *testing.T) {
-					if !c.run(t, f, p) {
+					o := c.run(t, f, p)
+					if !o.Passed {
 						decided++
+					}
+					if c.Size > 0 && len(o.Sent) > 0 && !slices.ContainsFunc(o.Sent, summed) {
+						unsummed++
 					}
 				}
 				t.Run(c.Name, play)
-				if c.In != nil && !c.Wire && (f.Wire || f.SlowPath) {
+				if w, ok := p.(segmenter); ok && c.Out != nil && c.Size > 0 {
+					if err := w.segmenting(true); err != nil {
+						t.Fatal(err)
+					}
+					c.Whole, c.segmented = false, true
+					t.Run(c.Name+", segmented on the way", play)
+					if err := w.segmenting(false); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if c.In != nil && !c.Wire && c.Size == 0 && (f.Wire || f.SlowPath) {
 					c.In = withoutSum(c.In)
 					t.Run(c.Name+", no outer checksum", play)
 				}
@@ -145,12 +191,22 @@ func Run(t *testing.T, f Factory) {
 			if s == allStates().open {
 				t.Run("flows", func(t *testing.T) { flows(t, f, p, s) })
 			}
+			if s.Config.Miss.Hold {
+				t.Run("held", func(t *testing.T) { held(t, f, p, s) })
+			}
 		})
+	}
+	if unsummed < f.Unsummed {
+		t.Errorf("%d super-packets were sent without an outer checksum, want %d", unsummed, f.Unsummed)
 	}
 	if decided < f.Decides {
 		t.Errorf("%d cases were decided, and not left to the slow path; want %d", decided, f.Decides)
 	}
 }
+
+// segmenter is a Plane whose provider-facing link can be made one that takes no
+// super-packets, as a wire.
+type segmenter interface{ segmenting(on bool) error }
 
 // withoutSum returns a datagram without a UDP checksum.
 func withoutSum(pkt []byte) []byte {
@@ -183,7 +239,7 @@ func flows(t *testing.T, f Factory, p Plane, s *State) {
 		want := fib.Snapshot().Explain(0, flow.Key, now)
 		var first Datagram
 		for again := range 3 {
-			o := p.Encap(0, pkt.Bytes())
+			o := p.Encap(0, pkt.Bytes(), 0)
 			if o.Passed && f.SlowPath {
 				passed++
 				break
@@ -212,18 +268,23 @@ func flows(t *testing.T, f Factory, p Plane, s *State) {
 	}
 }
 
-// run plays the case, and reports whether it was left to the slow path.
-func (c *Case) run(t *testing.T, f Factory, p Plane) (passed bool) {
-	var got Outcome
+// summed reports whether a datagram has an outer checksum.
+func summed(pkt []byte) bool {
+	d, _ := ParseDatagram(pkt)
+	return d.Sum != ZeroSum
+}
+
+// run plays the case.
+func (c *Case) run(t *testing.T, f Factory, p Plane) (got Outcome) {
 	if c.Out != nil {
-		got = p.Encap(c.IID, slices.Clone(c.Out))
+		got = p.Encap(c.IID, slices.Clone(c.Out), c.Size)
 	} else {
-		got = p.Decap(c.IID, slices.Clone(c.In))
+		got = p.Decap(c.IID, slices.Clone(c.In), c.Size)
 	}
 	if err := c.check(f, got); err != nil {
 		t.Error(err)
 	}
-	return got.Passed
+	return got
 }
 
 // check compares an outcome with what the case wants.
@@ -252,7 +313,7 @@ func (c *Case) check(f Factory, got Outcome) error {
 		sent = nil
 		fallthrough
 	case c.Around != Trimmed && c.Drop != dataplane.NotDropped:
-		want[c.Drop] = 1
+		want[c.Drop] = max(1, c.Count)
 	}
 	if f.Routes && c.Around == Changed {
 		return nil
@@ -276,7 +337,16 @@ func (c *Case) check(f Factory, got Outcome) error {
 		}
 	}
 	if len(got.Sent) != len(sent) {
-		complain("%d packets sent, want %d: %x", len(got.Sent), len(sent), got.Sent)
+		complain("%d packets sent, want %d: %.100x", len(got.Sent), len(sent), got.Sent)
+	}
+	if got.Held > 0 {
+		complain("%d packets held", got.Held)
+	}
+	if c.Whole && (got.SentFrames > 1 || got.HostFrames > 1) {
+		complain("it became %d frames to the underlay, %d to the host", got.SentFrames, got.HostFrames)
+	}
+	if c.segmented && got.SentFrames < len(got.Sent) {
+		complain("%d packets in %d frames, over a link that takes one in each", len(got.Sent), got.SentFrames)
 	}
 	for i := range min(len(got.Sent), len(sent)) {
 		d := sent[i]
@@ -289,7 +359,7 @@ func (c *Case) check(f Factory, got Outcome) error {
 		}
 	}
 	if len(got.Host) != len(c.Host) {
-		complain("%d packets to the host, want %d: %x", len(got.Host), len(c.Host), got.Host)
+		complain("%d packets to the host, want %d: %.100x", len(got.Host), len(c.Host), got.Host)
 	}
 	for i := range min(len(got.Host), len(c.Host)) {
 		w := c.Host[i]

@@ -18,6 +18,7 @@ import (
 
 	"github.com/eidolon-lisp/eidolon/dataplane"
 	"github.com/eidolon-lisp/eidolon/internal/netns"
+	"github.com/eidolon-lisp/eidolon/mapping"
 )
 
 // The interfaces of the router under test: toward the hosts, and toward the
@@ -51,11 +52,15 @@ func Devices(start Start, device func(iid uint32) string) Factory {
 
 // wire is a plane between two links.
 type wire struct {
-	plane dataplane.Plane
-	core  *link
-	hosts map[uint32]*link // by instance; one and the same with a router
-	local []netip.Prefix
-	n     uint64 // markers that were sent
+	plane  dataplane.Plane
+	fib    *dataplane.FIB
+	router *netns.NS
+	core   *link
+	hosts  map[uint32]*link // by instance; one and the same with a router
+	local  []netip.Prefix
+	n      uint64 // markers that were sent
+
+	counted map[string]uint64 // by the plane, when count looked
 }
 
 const (
@@ -126,16 +131,15 @@ func newWire(t testing.TB, s *State, start Start, device func(uint32) string) *w
 			t.Fatal(err)
 		}
 	}
-	w := &wire{hosts: make(map[uint32]*link)}
+	w := &wire{fib: dataplane.NewFIB(), router: router, hosts: make(map[uint32]*link)}
 	for _, l := range s.Locals() {
 		w.local = append(w.local, l.EID.Prefix)
 	}
-	fib := dataplane.NewFIB()
 	must(router.Do(func() (err error) {
-		w.plane, err = start(s, fib)
+		w.plane, err = start(s, w.fib)
 		return err
 	}))
-	s.Tell(fib, time.Now())
+	s.Tell(w.fib, time.Now())
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- router.Do(func() error { return w.plane.Run(ctx) }) }()
@@ -208,18 +212,24 @@ func smaller(a netip.Addr, via string, mtu int) error {
 }
 
 // Encap implements Plane.
-func (w *wire) Encap(iid uint32, pkt []byte) Outcome { return w.play(iid, false, w.hosts[iid], pkt) }
+func (w *wire) Encap(iid uint32, pkt []byte, size int) Outcome {
+	return w.play(iid, false, w.hosts[iid], size, pkt)
+}
 
 // Decap implements Plane. What is larger than the underlay takes comes in
 // fragments.
-func (w *wire) Decap(iid uint32, pkt []byte) Outcome {
-	return w.play(iid, pkt[0]>>4 == 6, w.core, cut(pkt)...)
+func (w *wire) Decap(iid uint32, pkt []byte, size int) Outcome {
+	pkts := [][]byte{pkt}
+	if size == 0 {
+		pkts = cut(pkt)
+	}
+	return w.play(iid, pkt[0]>>4 == 6, w.core, size, pkts...)
 }
 
-func (w *wire) play(iid uint32, six bool, from *link, pkts ...[]byte) (o Outcome) {
-	before := drops(w.plane)
+func (w *wire) play(iid uint32, six bool, from *link, size int, pkts ...[]byte) (o Outcome) {
+	w.count(&Outcome{}) // what came late
 	for _, p := range pkts {
-		switch err := from.send(p); {
+		switch err := from.send(p, size); {
 		case errors.Is(err, unix.EMSGSIZE):
 			return Outcome{Refused: true}
 		case err != nil:
@@ -235,29 +245,69 @@ func (w *wire) play(iid uint32, six bool, from *link, pkts ...[]byte) (o Outcome
 		if err := w.settle(iid, six, &o, 2*time.Second); err != nil {
 			return Outcome{Err: err}
 		}
-		o.Drops = make(map[dataplane.DropReason]uint64)
-		for r, n := range drops(w.plane) {
-			if n > before[r] {
-				o.Drops[r] = n - before[r]
-			}
-		}
-		if len(o.Sent)+len(o.Host)+len(o.Drops) > 0 {
+		w.count(&o)
+		if len(o.Sent)+len(o.Host)+len(o.Drops) > 0 || o.Held > 0 {
 			break
 		}
 	}
 	return o
 }
 
-// drops reads the plane's counters of drops.
-func drops(p dataplane.Plane) map[dataplane.DropReason]uint64 {
-	byName, m := make(map[string]uint64), make(map[dataplane.DropReason]uint64)
-	for name, n := range p.Stats() {
-		byName[name] = n
+// count adds to an outcome what the plane has counted since the last time.
+func (w *wire) count(o *Outcome) {
+	now := make(map[string]uint64)
+	for name, n := range w.plane.Stats() {
+		now[name] = n
+	}
+	if o.Drops == nil {
+		o.Drops = make(map[dataplane.DropReason]uint64)
 	}
 	for _, r := range dataplane.DropReasons() {
-		m[r] = byName["drop_"+r.String()]
+		if name := "drop_" + r.String(); now[name] > w.counted[name] {
+			o.Drops[r] += now[name] - w.counted[name]
+		}
 	}
-	return m
+	held := dataplane.HeldPackets.String()
+	o.Held += now[held] - w.counted[held]
+	w.counted = now
+}
+
+// Learn implements Plane.
+func (w *wire) Learn(changes ...mapping.CacheChange) { w.fib.Apply(changes) }
+
+// Rest implements Plane.
+func (w *wire) Rest(iid uint32, d time.Duration) (o Outcome) {
+	time.Sleep(d)
+	if err := w.settle(iid, false, &o, 2*time.Second); err != nil {
+		return Outcome{Err: err}
+	}
+	w.count(&o)
+	return o
+}
+
+// Misses implements Plane.
+func (w *wire) Misses() (list []dataplane.Miss) {
+	for len(w.plane.Misses()) > 0 {
+		list = append(list, <-w.plane.Misses())
+	}
+	return list
+}
+
+// segmenting makes the link to the core one that takes nothing larger than its
+// MTU, as a wire does: the router's kernel makes the segments.
+func (w *wire) segmenting(on bool) error {
+	size := 65536 // as veth has it
+	if on {
+		// Not the switches of single offloads: they differ by what is inside.
+		size = 700 // the kernel wants some hundred at least
+	}
+	return w.router.Do(func() error {
+		l, err := netlink.LinkByName(Uplink)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetGSOMaxSize(l, size)
+	})
 }
 
 // markers are good packets in all states: from which locators those come that
@@ -287,17 +337,23 @@ func (w *wire) settle(iid uint32, six bool, o *Outcome, timeout time.Duration) e
 		from, back.Src, back.Dst = m.from6, addr(m.theirs6), addr(m.own6)
 	}
 	deadline := time.Now().Add(timeout)
-	if err := w.hosts[iid].send(out.Bytes()); err != nil {
+	if err := w.hosts[iid].send(out.Bytes(), 0); err != nil {
 		return err
 	}
-	err := w.core.receive(mark, deadline, func(pkt []byte) {
-		switch d, err := ParseDatagram(pkt); {
-		case err != nil && errors.Is(err, errNotLISP), d.DstPort != lispPort:
-			if src, ok := source(pkt); ok && slices.ContainsFunc(w.local, func(p netip.Prefix) bool { return p.Contains(src) }) {
-				o.Leaked = append(o.Leaked, pkt)
+	err := w.core.receive(mark, deadline, func(pkts [][]byte) {
+		was := len(o.Sent)
+		for _, pkt := range pkts {
+			switch d, err := ParseDatagram(pkt); {
+			case err != nil && errors.Is(err, errNotLISP), d.DstPort != lispPort:
+				if src, ok := source(pkt); ok && slices.ContainsFunc(w.local, func(p netip.Prefix) bool { return p.Contains(src) }) {
+					o.Leaked = append(o.Leaked, pkt)
+				}
+			default:
+				o.Sent = append(o.Sent, pkt)
 			}
-		default:
-			o.Sent = append(o.Sent, pkt)
+		}
+		if len(o.Sent) > was {
+			o.SentFrames++
 		}
 	})
 	if err != nil {
@@ -307,12 +363,14 @@ func (w *wire) settle(iid uint32, six bool, o *Outcome, timeout time.Duration) e
 	if six {
 		d.Dst = Ours6
 	}
-	if err := w.core.send(d.Bytes()); err != nil {
+	if err := w.core.send(d.Bytes(), 0); err != nil {
 		return err
 	}
-	err = w.hosts[iid].receive(mark, deadline, func(pkt []byte) {
-		if !chatter(pkt) {
-			o.Host = append(o.Host, pkt)
+	err = w.hosts[iid].receive(mark, deadline, func(pkts [][]byte) {
+		was := len(o.Host)
+		o.Host = append(o.Host, slices.DeleteFunc(pkts, chatter)...)
+		if len(o.Host) > was {
+			o.HostFrames++
 		}
 	})
 	if err != nil {
@@ -368,9 +426,16 @@ type link struct {
 	parts map[uint32][]part // fragments, by what identifies their packet
 }
 
-// vnetLen is the length of struct virtio_net_hdr: it says what the kernel left
-// to a device to do.
-const vnetLen = 10
+// struct virtio_net_hdr says what the kernel left to a device to do (Virtual I/O
+// Device specification 1.2, section 5.1.6).
+const (
+	vnetLen       = 10
+	needsChecksum = 1
+	gsoTCPv4      = 1
+	gsoTCPv6      = 4
+	gsoUDP        = 5
+	gsoECN        = 0x80
+)
 
 func newLink(t testing.TB, ns *netns.NS, dev string, peer net.HardwareAddr) *link {
 	t.Helper()
@@ -408,9 +473,30 @@ func etherType(pkt []byte) uint16 {
 	return unix.ETH_P_IP
 }
 
-// send sends an IP packet, or what should be one.
-func (l *link) send(pkt []byte) error {
+// send sends an IP packet, or what should be one; with a size a super-packet.
+func (l *link) send(pkt []byte, size int) error {
 	b := make([]byte, vnetLen, vnetLen+14+len(pkt))
+	if size > 0 {
+		var o offload
+		pkt, o = announce(pkt, size)
+		b[0], b[1] = needsChecksum, gsoTCPv4
+		switch {
+		case o.sum == 6:
+			b[1] = gsoUDP
+		case pkt[0]>>4 == 6:
+			b[1] = gsoTCPv6
+		}
+		start, head := o.start, o.start+8
+		if o.sum == 16 {
+			head = o.start + 20
+		}
+		if l.peer != nil {
+			start, head = start+14, head+14
+		}
+		for at, n := range map[int]int{2: head, 4: size, 6: start, 8: o.sum} {
+			binary.NativeEndian.PutUint16(b[at:], uint16(n))
+		}
+	}
 	if l.peer != nil {
 		b = append(append(b, l.peer...), l.own...)
 		b = binary.BigEndian.AppendUint16(b, etherType(pkt))
@@ -422,8 +508,9 @@ func (l *link) send(pkt []byte) error {
 	return nil
 }
 
-// receive calls fn for each IP packet that came, until one holds the mark.
-func (l *link) receive(mark []byte, deadline time.Time, fn func(pkt []byte)) error {
+// receive calls fn for the IP packets of each frame that came, until one holds the
+// mark.
+func (l *link) receive(mark []byte, deadline time.Time, fn func(pkts [][]byte)) error {
 	for {
 		n, from, err := unix.Recvfrom(l.fd, l.buf, 0)
 		switch {
@@ -448,13 +535,10 @@ func (l *link) receive(mark []byte, deadline time.Time, fn func(pkt []byte)) err
 		if err != nil {
 			return err
 		}
-		for _, p := range pkts {
-			if bytes.Contains(p, mark) {
-				return nil
-			}
-			if !bytes.Contains(p, mark[:16]) { // an older mark, which came late
-				fn(p)
-			}
+		end := slices.ContainsFunc(pkts, func(p []byte) bool { return bytes.Contains(p, mark) })
+		// An older mark may come late.
+		if fn(slices.DeleteFunc(pkts, func(p []byte) bool { return bytes.Contains(p, mark[:16]) })); end {
+			return nil
 		}
 	}
 }
@@ -475,52 +559,22 @@ func (l *link) packets(b []byte) ([][]byte, error) {
 		b = b[14:]
 	}
 	b = slices.Clone(b)
-	const needsChecksum, gsoUDP = 1, 5
 	word := func(at int) int { return int(binary.NativeEndian.Uint16(v[at:])) }
-	if v[0]&needsChecksum != 0 {
-		start, at := word(6), word(8)
-		if l.peer != nil {
-			start -= 14
-		}
-		if v[1] == 0 {
-			// What is stored is the sum of the pseudo-header.
-			binary.BigEndian.PutUint16(b[start+at:], nonzero(sum(b[start:])))
-		}
+	o := offload{start: word(6), sum: word(8), size: word(4)}
+	if l.peer != nil {
+		o.start -= 14
 	}
-	switch v[1] {
-	case 0:
+	switch {
+	case v[1]&^gsoECN == 0 && v[0]&needsChecksum != 0:
+		// What is stored is the sum of the pseudo-header.
+		binary.BigEndian.PutUint16(b[o.start+o.sum:], nonzero(sum(b[o.start:])))
+		fallthrough
+	case v[1]&^gsoECN == 0:
 		return l.whole(b), nil
-	case gsoUDP:
-		return segments(b, word(4))
+	case v[0]&needsChecksum == 0:
+		return nil, errors.New("a super-packet that says nothing of its checksum")
 	}
-	return nil, fmt.Errorf("a packet of GSO type %d", v[1])
-}
-
-func nonzero(s uint16) uint16 {
-	if s == 0 {
-		return 0xffff
-	}
-	return s
-}
-
-// segments cuts a large UDP packet as a device does.
-func segments(b []byte, size int) (list [][]byte, err error) {
-	d, _ := ParseDatagram(b)
-	if d.Inner == nil || size == 0 {
-		return nil, errors.New("a large packet that is not LISP")
-	}
-	d.Sum = RightSum
-	head := len(b) - len(d.Inner) - 8
-	for rest := b[head:]; len(rest) > 0; {
-		n := min(size, len(rest))
-		var s Datagram
-		s, rest = d, rest[n:]
-		copy(s.Header[:], b[head:])
-		s.Inner = b[head+8 : head+n]
-		list = append(list, s.Bytes())
-		b = slices.Concat(b[:head], rest)
-	}
-	return list, nil
+	return o.cut(b)
 }
 
 // part is a fragment: octets of the payload.
