@@ -29,6 +29,7 @@ var rules = []rule{
 	{room: "mapping/server", only: []string{"mapping", "mapping/wire", "mapping/auth", "mapping/alt", "internal/udp", "internal/fanout", "golang.org/x/time/rate"}, why: "the map-server knows neither the xTR nor a data plane nor protobuf"},
 	{room: "mapping/xtr", only: []string{"mapping", "mapping/wire", "mapping/auth", "internal/udp", "internal/fanout", "golang.org/x/time/rate"}, why: "the site side knows neither the map-server nor a data plane nor protobuf"},
 	{room: "mapping/bgp", only: []string{}, why: "what is said and heard of BGP needs no library, so that who only shows it does not link one"},
+	{room: "mapping/bgp/plain", only: []string{"github.com/osrg/gobgp/v3/...", "google.golang.org/protobuf/..."}, why: "a neighbour shows something only if nothing of Eidolon is in it"},
 	{room: "mapping/alt", only: []string{"mapping", "mapping/bgp", "mapping/wire", "golang.org/x/time/rate"}, why: "where a Map-Request goes by the ALT is decided without BGP's library, tunnels or sockets"},
 	{room: "internal/tunnel", only: []string{"github.com/vishvananda/netlink", "github.com/vishvananda/netlink/nl", "golang.org/x/sys/...", "golang.org/x/net/..."}, why: "a tunnel knows no message"},
 	{room: "mapping/boltstore", only: []string{"mapping", "mapping/wire", "go.etcd.io/bbolt", "go.etcd.io/bbolt/errors"}, why: "a store is its driver and the record's bytes"},
@@ -48,7 +49,9 @@ var importers = []struct {
 	why  string
 }{
 	{"github.com/osrg/gobgp/v3/...", []string{"mapping/bgp/...", "benchmarks/..."}, "one room to move when gobgp changes"},
-	{"mapping/bgp/...", []string{"mapping/bgp/...", "mapping/alt", "internal/config", "api", "cmd/xtr", "cmd/mapserver", "benchmarks/..."}, "BGP is for the edges"},
+	{"mapping/bgp", []string{"mapping/bgp/...", "mapping/alt", "internal/config", "api", "cmd/xtr", "cmd/mapserver", "benchmarks/..."}, "BGP is for the edges"},
+	{"mapping/bgp/plain", []string{"mapping/bgp/bgptest", "lab/internal/applet"}, "a plain router is for tests and the lab"},
+	{"mapping/bgp/bgptest", []string{}, "it is for tests"},
 	{"mapping/bgp/speaker", []string{"cmd/xtr", "cmd/mapserver", "benchmarks/..."}, "who links the speaker links all of GoBGP"},
 	{"github.com/google/gopacket/...", []string{"encap/layers", "lab/...", "benchmarks/..."}, "gopacket is for captures and tests"},
 	{"github.com/prometheus/...", []string{"api"}, "metrics are observed, not sprinkled"},
@@ -147,6 +150,9 @@ func TestImportRulesBite(t *testing.T) {
 		{"mapping/server", "github.com/osrg/gobgp/v3/pkg/server"},
 		{"dataplane", "github.com/prometheus/client_golang/prometheus"},
 		{"cmd/xtr", "lab"},
+		{"cmd/xtr", "mapping/bgp/plain"},
+		{"mapping/bgp/plain", "mapping/bgp"},
+		{"lab/internal/applet", "mapping/bgp/speaker"},
 	} {
 		probe := &testing.T{}
 		check(probe, x.room, x.imp)

@@ -251,8 +251,8 @@ func execCommand() *cobra.Command {
 		Short: "Execute a command in a node",
 		Long: `Execute a command in a node, on the terminal or the streams of this one. The
 exit status is the command's. Nodes have the programs of this machine, xtr,
-mapserver and lispctl, and ip, ping, ttcp, capture and sysctl even where the
-machine has none.`,
+mapserver and lispctl, bgprouter, and ip, ping, ttcp, capture and sysctl even
+where the machine has none.`,
 		Example: `  lab exec host-a ping -c 3 10.2.0.10
   lab exec xtr-a lispctl show map-cache
   lab exec core capture -w - -t 10 > core.pcap`,

@@ -128,7 +128,8 @@ func TestProxyITRAnnounces(t *testing.T) {
   announce: [{prefixes: [10.0.0.0/8], origin_as: 64510, communities: ["64500:100"]}]
 `)
 	daemon := startDaemon(t, ns[0], path)
-	want := []bgptest.Route{{Prefix: netip.MustParsePrefix("10.0.0.0/8"), NextHop: "192.0.2.1", ASPath: []uint32{64500, 64510}, Communities: []uint32{64500<<16 | 100}}}
+	own := netip.MustParseAddr("192.0.2.1")
+	want := []bgptest.Route{{Prefix: netip.MustParsePrefix("10.0.0.0/8"), From: own, Best: true, NextHop: own, ASPath: []uint32{64500, 64510}, Communities: []uint32{64500<<16 | 100}}}
 	announced := func() bool { return reflect.DeepEqual(neighbour.Routes(), want) }
 	bgptest.Eventually(t, 60*time.Second, "the aggregate is announced", announced)
 	if open := listening(t, ns[0]); len(open) > 0 {

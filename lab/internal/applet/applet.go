@@ -1,5 +1,5 @@
 // Package applet holds the small network tools that a lab needs on a machine
-// that has none: ip, sysctl, ping, ttcp and capture. The lab's program acts
+// that has none: ip, sysctl, ping, ttcp, capture and bgprouter. The lab's program acts
 // as one of them when it is called by that name; nodes have them at the end
 // of their PATH, so that the tools of the system win where they exist.
 //
@@ -33,6 +33,8 @@ var applets = map[string]applet{
 	"ping6":   func(ctx context.Context, args []string, s Streams) error { return runPing(ctx, 6, args, s) },
 	"ttcp":    runTTCP,
 	"capture": runCapture,
+
+	"bgprouter": runBGPRouter,
 }
 
 // Names lists the applets.

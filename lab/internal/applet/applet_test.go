@@ -275,11 +275,11 @@ func waitFor(t *testing.T, b *output, text string) {
 }
 
 func TestNamesAndUnknown(t *testing.T) {
-	if got := fmt.Sprint(Names()); got != "[capture ip ping ping6 sysctl ttcp]" {
+	if got := fmt.Sprint(Names()); got != "[bgprouter capture ip ping ping6 sysctl ttcp]" {
 		t.Error(got)
 	}
 	var errs bytes.Buffer
-	if code := Run(context.Background(), "nc", nil, Streams{nil, &errs, &errs}); code != 127 || Known("nc") || !strings.Contains(errs.String(), "[capture") {
+	if code := Run(context.Background(), "nc", nil, Streams{nil, &errs, &errs}); code != 127 || Known("nc") || !strings.Contains(errs.String(), "[bgprouter capture") {
 		t.Errorf("%d %s", code, errs.String())
 	}
 }

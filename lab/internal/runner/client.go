@@ -84,6 +84,18 @@ func (l *Lab) StopCommand(node string, grace time.Duration) (Status, error) {
 	return *r.Status, nil
 }
 
+// StartCommand starts the command of a node again, if it has ended.
+func (l *Lab) StartCommand(node string) (Status, error) {
+	if err := l.check(node); err != nil {
+		return Status{}, err
+	}
+	r, err := ask(l.Dir, node, request{Op: opBegin})
+	if err != nil {
+		return Status{}, err
+	}
+	return *r.Status, nil
+}
+
 // Process is a command being executed in a node.
 type Process struct {
 	conn *net.UnixConn

@@ -43,6 +43,9 @@ type node struct {
 	env    []string
 	logf   func(string, ...any)
 
+	log *os.File // what the node's command says
+
+	commandMu  sync.Mutex
 	command    *child // nil: none, or it could not be started
 	commandErr error
 
@@ -113,11 +116,9 @@ func (n *node) setUp() (*net.UnixListener, error) {
 		return nil, fmt.Errorf("open the node's socket: %w", err)
 	}
 	ln.SetUnlinkOnClose(false)
-	logFile, err := os.OpenFile(nodePath(n.spec.StateDir, nd.Name, "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
+	if n.log, err = os.OpenFile(nodePath(n.spec.StateDir, nd.Name, "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600); err != nil {
 		return nil, fmt.Errorf("open the node's log: %w", err)
 	}
-	defer logFile.Close()
 	if err := unix.Sethostname([]byte(nd.Name)); err != nil {
 		return nil, fmt.Errorf("set the host name: %w", err)
 	}
@@ -135,12 +136,33 @@ func (n *node) setUp() (*net.UnixListener, error) {
 		os.Setenv(k, v) // LookPath uses it
 	}
 	if len(nd.Command) > 0 {
-		n.command, n.commandErr = n.start(nd.Command, nil, [3]*os.File{nil, logFile, logFile}, false)
-		if n.commandErr != nil {
-			fmt.Fprintf(logFile, "%v\n", n.commandErr)
-		}
+		n.begin()
 	}
 	return ln, nil
+}
+
+// begin starts the node's command, unless it runs.
+func (n *node) begin() {
+	n.commandMu.Lock()
+	defer n.commandMu.Unlock()
+	if n.command != nil {
+		select {
+		case <-n.command.done:
+		default:
+			return
+		}
+	}
+	n.command, n.commandErr = n.start(n.spec.Node.Command, nil, [3]*os.File{nil, n.log, n.log}, false)
+	if n.commandErr != nil {
+		fmt.Fprintf(n.log, "%v\n", n.commandErr)
+	}
+}
+
+// running returns what became of the node's command.
+func (n *node) running() (*child, error) {
+	n.commandMu.Lock()
+	defer n.commandMu.Unlock()
+	return n.command, n.commandErr
 }
 
 func environment(nd *clab.Node) []string {
@@ -296,9 +318,16 @@ func (n *node) handle(c *net.UnixConn) error {
 	case opStatus:
 		st := n.status()
 		return send(c, reply{Status: &st})
+	case opBegin:
+		if len(n.spec.Node.Command) == 0 {
+			return send(c, reply{Error: "it has no command"})
+		}
+		n.begin()
+		st := n.status()
+		return send(c, reply{Status: &st})
 	case opStop:
-		if n.command != nil {
-			n.command.stop(req.Grace)
+		if p, _ := n.running(); p != nil {
+			p.stop(req.Grace)
 		}
 		st := n.status()
 		return send(c, reply{Status: &st})
@@ -342,18 +371,19 @@ func (n *node) attend(c *net.UnixConn, p *child) error {
 
 func (n *node) status() Status {
 	st := Status{Command: n.spec.Node.Command}
-	if n.commandErr != nil {
-		st.Failure = n.commandErr.Error()
+	p, err := n.running()
+	if err != nil {
+		st.Failure = err.Error()
 	}
-	if n.command == nil {
+	if p == nil {
 		return st
 	}
-	st.PID = n.command.pid
+	st.PID = p.pid
 	select {
-	case <-n.command.done:
-		st.Exit, st.Ran = n.command.exit, n.command.ended.Sub(n.command.started)
+	case <-p.done:
+		st.Exit, st.Ran = p.exit, p.ended.Sub(p.started)
 	default:
-		st.Running, st.Ran = true, time.Since(n.command.started)
+		st.Running, st.Ran = true, time.Since(p.started)
 	}
 	return st
 }
@@ -368,8 +398,8 @@ func (n *node) quit(grace time.Duration) {
 		return
 	default:
 	}
-	if n.command != nil {
-		n.command.stop(grace)
+	if p, _ := n.running(); p != nil {
+		p.stop(grace)
 	}
 	close(n.quitting)
 }

@@ -29,6 +29,7 @@ const (
 	opSignal = "signal" // on the connection of opExec
 	opLines  = "lines"  // run command lines one after the other; a reply for each
 	opStatus = "status" // of the node's command
+	opBegin  = "begin"  // start the node's command again, if it has ended
 	opStop   = "stop"   // end the node's command in an orderly way
 	opQuit   = "quit"   // end the node
 )

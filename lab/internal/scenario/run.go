@@ -187,6 +187,8 @@ func (p *play) statement(ctx context.Context, s Statement) (string, error) {
 		return p.seen(s)
 	case "kill":
 		return p.kill(ctx, s)
+	case "start":
+		return "", p.begin(s)
 	}
 	return "", fmt.Errorf("%q is no statement", s.Verb)
 }

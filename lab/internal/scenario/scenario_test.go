@@ -94,6 +94,7 @@ within 1s b true !~ x
 		{"watch w a eth1 192.0.2.0/24,b", `"b"`},
 		{"seen w none", `no watch "w" was started before`},
 		{"kill a", "node a runs nothing"},
+		{"start a", "node a runs nothing"},
 		{"kill c", `no node "c"`},
 		{"limit 3s", `"limit" is no statement`},
 	} {
@@ -232,6 +233,10 @@ ends p
 pause 50ms
 traffic b eth1 in none
 kill b
+fails b pgrep -x sleep
+start b
+run b pgrep -x sleep
+kill b
 `)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -299,8 +304,11 @@ seen u none
 step a command that has ended
 kill b
 kill b
+step a command that runs
+start b
+start b
 `)
-	if err == nil || !strings.Contains(err.Error(), "13 of 14 steps failed") {
+	if err == nil || !strings.Contains(err.Error(), "14 of 15 steps failed") {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	for _, want := range []string{
@@ -308,7 +316,7 @@ kill b
 		"it said to the end:\nhello", "the step has run nothing yet", "outage p 100ms: it is not answered", "lost p 0: at most 0 may be lost",
 		"out none: expected otherwise", "ends s: the connection did not live: status 1",
 		"expected none; the first: 192.0.2.1->192.0.2.2", "seen v some: expected some", "nothing at all was seen", "seen u none: it does not run",
-		"kill b: sleep 3600 killed by signal 9",
+		"kill b: sleep 3600 killed by signal 9", "start b: sleep 3600 runs",
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in\n%s", want, out)

@@ -17,6 +17,7 @@
 //	                                 must end with status 0 and say something that the expression matches; is run again
 //	                                 until it does. With !~ in the place of ~, something that it doesn't match
 //	kill NODE                        the command of the node is killed, as by a crash
+//	start NODE                       the command of the node, which has ended, is started again
 //	pause DURATION
 //
 //	ping NAME NODE ADDRESS           one request every 10 ms, from now to the end
@@ -157,7 +158,7 @@ var shapes = map[string]string{
 	"run": "NODE COMMAND", "fails": "NODE COMMAND", "show": "NODE COMMAND",
 	"within": "DURATION NODE COMMAND ~ REGEXP", "pause": "DURATION",
 	"ping": "NAME NODE ADDRESS", "stream": "NAME NODE NODE ADDRESS RATE", "ends": "NAME",
-	"outage": "NAME DURATION", "lost": "NAME N", "traffic": "NODE INTERFACE in|out none|some", "kill": "NODE",
+	"outage": "NAME DURATION", "lost": "NAME N", "traffic": "NODE INTERFACE in|out none|some", "kill": "NODE", "start": "NODE",
 	"watch": "NAME NODE INTERFACE PREFIX[,PREFIX]...", "seen": "NAME none|some",
 }
 
@@ -203,7 +204,7 @@ func (p *parser) statement(s *Statement, rest string) error {
 		return p.watch(s, words)
 	case "seen":
 		return errors.Join(p.flow(s, words[0], "watch"), s.noneOrSome(words[1]))
-	case "kill":
+	case "kill", "start":
 		if err := p.node(&s.Node, words[0]); err != nil {
 			return err
 		}

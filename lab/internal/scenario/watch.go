@@ -172,3 +172,19 @@ func (p *play) kill(ctx context.Context, s Statement) (string, error) {
 	}
 	return st.String(), nil
 }
+
+// begin starts the command of a node again.
+func (p *play) begin(s Statement) error {
+	st, err := p.lab.Status(s.Node)
+	if err == nil && st.Running {
+		err = fmt.Errorf("%s runs", strings.Join(st.Command, " "))
+	}
+	if err != nil {
+		return err
+	}
+	p.act()
+	if st, err = p.lab.StartCommand(s.Node); err == nil && !st.Running {
+		err = fmt.Errorf("%s %s", strings.Join(st.Command, " "), st)
+	}
+	return err
+}

@@ -137,13 +137,13 @@ func TestAnnounce(t *testing.T) {
 	}
 	bgptest.Eventually(t, 20*time.Second, "routes of both families", func() bool { return len(r4.Routes()) == 2 && len(r6.Routes()) == 1 })
 	want := []bgptest.Route{
-		{Prefix: v4, NextHop: "127.0.0.1", ASPath: []uint32{64500, 64510}, Communities: routes[0].Communities, Large: routes[0].LargeCommunities},
-		{Prefix: routes[1].Prefix, NextHop: "127.0.0.1", ASPath: []uint32{64500}},
+		{Prefix: v4, From: home4, Best: true, NextHop: home4, ASPath: []uint32{64500, 64510}, Communities: routes[0].Communities, Large: routes[0].LargeCommunities},
+		{Prefix: routes[1].Prefix, From: home4, Best: true, NextHop: home4, ASPath: []uint32{64500}},
 	}
 	if got := r4.Routes(); !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
 	}
-	if got, want := r6.Routes(), []bgptest.Route{{Prefix: v6, NextHop: "::1", ASPath: []uint32{64510}}}; !reflect.DeepEqual(got, want) {
+	if got, want := r6.Routes(), []bgptest.Route{{Prefix: v6, From: addr("::1"), Best: true, NextHop: addr("::1"), ASPath: []uint32{64510}}}; !reflect.DeepEqual(got, want) {
 		t.Errorf("IBGP: %+v, want %+v", got, want)
 	}
 	list, err := s.Neighbours()
@@ -294,7 +294,7 @@ func TestLA5_Transit(t *testing.T) {
 	bgptest.Eventually(t, 20*time.Second, "others hear the aggregate and what is outside", func() bool {
 		return slices.Equal(other.Prefixes(), []netip.Prefix{v4, outside})
 	})
-	if got, want := other.Routes()[1], (bgptest.Route{Prefix: outside, NextHop: "127.0.0.1", ASPath: []uint32{64500, 64501}}); !reflect.DeepEqual(got, want) {
+	if got, want := other.Routes()[1], (bgptest.Route{Prefix: outside, From: home4, Best: true, NextHop: home4, ASPath: []uint32{64500, 64501}}); !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 	if got := r.Prefixes(); !slices.Equal(got, []netip.Prefix{v4}) {
