@@ -54,6 +54,7 @@ var importers = []struct {
 	{"mapping/bgp/bgptest", []string{}, "it is for tests"},
 	{"mapping/bgp/speaker", []string{"cmd/xtr", "cmd/mapserver", "benchmarks/..."}, "who links the speaker links all of GoBGP"},
 	{"github.com/google/gopacket/...", []string{"encap/layers", "lab/...", "benchmarks/..."}, "gopacket is for captures and tests"},
+	{"github.com/grpc-ecosystem/...", []string{"api", "api/proto/rest/..."}, "REST is another form of the API, and nothing that others build upon"},
 	{"github.com/prometheus/...", []string{"api"}, "metrics are observed, not sprinkled"},
 	{"github.com/cilium/ebpf/...", []string{"dataplane/bpf", "benchmarks/..."}, "one room knows the kernel's programs and maps"},
 	{"api/proto/...", []string{"api/...", "cmd/lispctl", "lab/...", "benchmarks/..."}, "protobuf stops at the edge"},

@@ -40,6 +40,9 @@ type HTTPConfig struct {
 	Program string
 	// Stats are the counters, as of Admin.
 	Stats func() iter.Seq2[string, uint64]
+	// REST is the path of the socket of Serve, whose calls that only read are
+	// served as REST to whoever can connect; empty: none are.
+	REST string
 	// Observed is what else is shown; see ObserveXTR and ObserveMapServer.
 	Observed Observed
 	// Logger gets what the server has to say; nil discards.
@@ -48,19 +51,27 @@ type HTTPConfig struct {
 
 // ServeHTTP serves /metrics for Prometheus, /livez and /readyz until ctx ends.
 // /livez fails when the control plane does not answer, so that who watches may
-// kill it; /readyz also while it can't do its work, with the reasons. All of it is
-// read-only.
+// kill it; /readyz also while it can't do its work, with the reasons. With REST
+// there are /v1/ and /openapi.json, too. All of it is read-only.
 func ServeHTTP(ctx context.Context, cfg HTTPConfig) error {
 	log := cfg.Logger
 	if log == nil {
 		log = discard()
+	}
+	var calls *rest
+	if cfg.REST != "" {
+		var err error
+		if calls, err = newREST(cfg.REST); err != nil {
+			return err
+		}
+		defer calls.close()
 	}
 	lis, err := new(net.ListenConfig).Listen(ctx, "tcp", cfg.Listen.String())
 	if err != nil {
 		return fmt.Errorf("http: %w", err)
 	}
 	s := &http.Server{
-		Handler:           httpHandler(cfg, log),
+		Handler:           httpHandler(cfg, calls, log),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      2 * time.Minute, // a profile takes its time
@@ -86,7 +97,7 @@ func ServeHTTP(ctx context.Context, cfg HTTPConfig) error {
 	return nil
 }
 
-func httpHandler(cfg HTTPConfig, log *slog.Logger) http.Handler {
+func httpHandler(cfg HTTPConfig, calls *rest, log *slog.Logger) http.Handler {
 	mux, alive := http.NewServeMux(), &liveness{probe: Probe(cfg.Stats)}
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &collector{cfg})
@@ -104,6 +115,10 @@ func httpHandler(cfg HTTPConfig, log *slog.Logger) http.Handler {
 		}
 		answer(w, reasons)
 	})
+	if calls != nil {
+		mux.Handle("/v1/", calls)
+		mux.Handle("/openapi.json", calls)
+	}
 	if cfg.Pprof {
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 		mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)

@@ -34,7 +34,7 @@ func statistics(list ...any) func() iter.Seq2[string, uint64] {
 func request(t *testing.T, cfg HTTPConfig, path string) (int, string) {
 	t.Helper()
 	w := httptest.NewRecorder()
-	httpHandler(cfg, discard()).ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+	httpHandler(cfg, nil, discard()).ServeHTTP(w, httptest.NewRequest("GET", path, nil))
 	b, err := io.ReadAll(w.Result().Body)
 	if err != nil {
 		t.Fatal(err)
@@ -144,7 +144,7 @@ func TestStandsStill(t *testing.T) {
 		cfg := HTTPConfig{Program: "mapserver", Observed: ObserveMapServer(newDatabase()), Stats: func() iter.Seq2[string, uint64] {
 			return func(func(string, uint64) bool) { tries.Add(1); <-stuck }
 		}}
-		h := httpHandler(cfg, discard())
+		h := httpHandler(cfg, nil, discard())
 		for _, path := range []string{"/livez", "/readyz", "/livez"} {
 			w := httptest.NewRecorder()
 			h.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
@@ -175,7 +175,7 @@ func TestHTTPPaths(t *testing.T) {
 		t.Errorf("profiles are not served: %d", status)
 	}
 	w := httptest.NewRecorder()
-	httpHandler(cfg, discard()).ServeHTTP(w, httptest.NewRequest("POST", "/metrics", nil))
+	httpHandler(cfg, nil, discard()).ServeHTTP(w, httptest.NewRequest("POST", "/metrics", nil))
 	if w.Code != http.StatusMethodNotAllowed {
 		t.Errorf("POST: %d", w.Code)
 	}

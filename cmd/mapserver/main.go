@@ -85,7 +85,7 @@ func run(ctx context.Context, path string) (err error) {
 	})
 	if cfg.HTTP.Listen.IsValid() {
 		g.Go(func() error {
-			return api.ServeHTTP(ctx, api.HTTPConfig{Listen: cfg.HTTP.Listen, Pprof: cfg.HTTP.Pprof, Program: "mapserver",
+			return api.ServeHTTP(ctx, api.HTTPConfig{Listen: cfg.HTTP.Listen, Pprof: cfg.HTTP.Pprof, REST: cfg.HTTP.RESTOf(cfg.API), Program: "mapserver",
 				Stats: srv.Stats, Observed: api.ObserveMapServer(srv), Logger: log})
 		})
 	}

@@ -155,7 +155,7 @@ func run(ctx context.Context, path string) error {
 	})
 	if cfg.HTTP.Listen.IsValid() {
 		g.Go(func() error {
-			return api.ServeHTTP(ctx, api.HTTPConfig{Listen: cfg.HTTP.Listen, Pprof: cfg.HTTP.Pprof, Program: "xtr",
+			return api.ServeHTTP(ctx, api.HTTPConfig{Listen: cfg.HTTP.Listen, Pprof: cfg.HTTP.Pprof, REST: cfg.HTTP.RESTOf(cfg.API), Program: "xtr",
 				Stats: concat(x.Stats, plane.Stats, dbs.stats), Observed: api.ObserveXTR(x, fib), Logger: log})
 		})
 	}

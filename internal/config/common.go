@@ -25,6 +25,16 @@ type HTTP struct {
 	Listen netip.AddrPort
 	// Pprof is possible on a loopback address only.
 	Pprof bool
+	// REST is whether calls of the API that only read are served, too.
+	REST bool
+}
+
+// RESTOf returns the socket of a whose calls are served as REST, "" if none are.
+func (h HTTP) RESTOf(a API) string {
+	if !h.REST {
+		return ""
+	}
+	return a.Socket
 }
 
 // Log says what is logged and how.
@@ -65,6 +75,7 @@ func (v value) http(port uint16) (h HTTP) {
 	if h.Pprof && h.Listen.IsValid() && !h.Listen.Addr().IsLoopback() {
 		p.fail("found true with listen: %s; profiles show what is in memory, and are served on a loopback address only", h.Listen)
 	}
+	h.REST = o.get("rest").boolean(false)
 	o.end()
 	return h
 }
