@@ -114,13 +114,19 @@ anything failed.`,
 
 func scenarioCommand() *cobra.Command {
 	var slack float64
+	var containers bool
 	cmd := &cobra.Command{
 		Use:   "scenario [NAME|FILE.scenario]...",
 		Short: "Play what happens to a topology, and check what comes of it",
 		Long: `Build everything, bring a topology up, go through the steps of a script, print
 what was measured, and take it down again. A name is that of a script in lab/;
-without one all of them are played. Ends with status 1 if anything failed.`,
-		Example: `  lab scenario multihoming`,
+without one all of them are played. Ends with status 1 if anything failed.
+
+With --containerlab the topology is deployed by containerlab, on Docker, and
+destroyed afterwards. Both must be in the PATH, and the image eidolon/lab there:
+docker build -f deploy/Dockerfile --target lab -t eidolon/lab .`,
+		Example: `  lab scenario multihoming
+  lab scenario --containerlab multihoming`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if slack < 1 || slack > 100 {
 				return errors.New("--slack wants a number from 1 to 100")
@@ -131,11 +137,12 @@ without one all of them are played. Ends with status 1 if anything failed.`,
 			}
 			var errs []error
 			for _, s := range scripts {
-				errs = append(errs, scenario.Run(cmd.Context(), s, scenario.Options{Out: cmd.OutOrStdout(), Slack: slack}))
+				errs = append(errs, scenario.Run(cmd.Context(), s, scenario.Options{Out: cmd.OutOrStdout(), Slack: slack, Containers: containers}))
 			}
 			return errors.Join(errs...)
 		},
 	}
+	cmd.Flags().BoolVar(&containers, "containerlab", false, "have containerlab deploy the topology, on Docker")
 	cmd.Flags().Float64Var(&slack, "slack", 1, "allow so many times the time that the script allows, on a slow or busy machine")
 	return cmd
 }

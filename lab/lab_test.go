@@ -3,12 +3,15 @@ package main
 import (
 	"bytes"
 	"context"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/goccy/go-yaml"
 	"go.uber.org/goleak"
 
 	"github.com/eidolon-lisp/eidolon/internal/config"
@@ -47,6 +50,53 @@ func TestTopologies(t *testing.T) {
 				if warnings != nil || err != nil {
 					t.Errorf("node %s: %v %v", n.Name, warnings, err)
 				}
+			}
+		}
+	}
+}
+
+// Every topology is one that containerlab deploys without privileges, with the one
+// image that the project builds, and that says whether its daemons live.
+func TestContainers(t *testing.T) {
+	files, err := filepath.Glob("*.clab.yml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	type node struct {
+		Image, Cmd  string
+		Privileged  *bool
+		NetworkMode string         `yaml:"network-mode"`
+		CapAdd      []string       `yaml:"cap-add"`
+		Healthcheck map[string]any `yaml:"healthcheck"`
+		Devices     []string
+	}
+	for _, f := range files {
+		content, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var top struct {
+			Topology struct {
+				Defaults node
+				Nodes    map[string]node
+			}
+		}
+		if err := yaml.Unmarshal(content, &top); err != nil {
+			t.Fatal(err)
+		}
+		d := top.Topology.Defaults
+		if d.Privileged == nil || *d.Privileged || d.NetworkMode != "none" || d.Image != "eidolon/lab:latest" || !slices.Equal(d.CapAdd, []string{"NET_ADMIN", "NET_RAW"}) {
+			t.Errorf("%s: defaults %+v", f, d)
+		}
+		for name, n := range top.Topology.Nodes {
+			daemon, _, _ := strings.Cut(n.Cmd, " ")
+			lives := daemon == "xtr" || daemon == "mapserver"
+			test, _ := n.Healthcheck["test"].([]any)
+			if lives && (len(test) < 2 || test[0] != "CMD" || test[1] != "lispctl") {
+				t.Errorf("%s: node %s runs %s, and its healthcheck is %v", f, name, daemon, n.Healthcheck)
+			}
+			if n.Image != "" || n.Privileged != nil || n.CapAdd != nil || daemon == "xtr" != slices.Contains(n.Devices, "/dev/net/tun") {
+				t.Errorf("%s: node %s: %+v", f, name, n)
 			}
 		}
 	}

@@ -47,6 +47,7 @@ var (
 
 		"image": {use: aside}, "image-pull-policy": {use: aside}, "group": {use: aside},
 		"labels": {use: aside}, "privileged": {use: aside}, "cap-add": {use: aside},
+		"healthcheck": {use: aside},
 
 		"restart-policy":          {notPlayed, "nothing is restarted here"},
 		"license":                 {notPlayed, "only kind linux is played"},
@@ -80,7 +81,6 @@ var (
 		"stages":                  {notPlayed, "all nodes start at once, then the links, then exec"},
 		"dns":                     {notPlayed, "names are in the hosts file of each node"},
 		"certificate":             {notPlayed, "no certificates are made here"},
-		"healthcheck":             {notPlayed, noContainer},
 		"components":              {notPlayed, "only kind linux is played"},
 		"aliases":                 {notPlayed, noMgmt},
 		"position":                {notPlayed, noImage},

@@ -13,15 +13,14 @@ import (
 	"time"
 
 	"github.com/eidolon-lisp/eidolon/lab/internal/applet"
-	"github.com/eidolon-lisp/eidolon/lab/internal/runner"
 )
 
 // flow is a ping or stream that runs.
 type flow struct {
 	name    string
-	process *runner.Process
-	server  *runner.Process // of a stream
-	pings   *pings          // of a ping
+	process process // of the ping, or the sender
+	server  process // of a stream
+	pings   *pings  // of a ping
 	out     *output
 	ended   bool
 }
@@ -53,8 +52,8 @@ func (p *play) startPing(s Statement) error {
 	if f.out, err = collect(f.pings.read); err != nil {
 		return err
 	}
-	f.process, err = p.lab.Start(s.Node, []string{applets + "ping", "-D", "-n", "-i", fmt.Sprint(pingEvery.Seconds()), s.Dst.String()}, nil,
-		[3]*os.File{nil, f.out.writer, f.out.writer}, false)
+	f.process, err = p.lab.Start(s.Node, []string{applets + "ping", "-D", "-n", "-i", fmt.Sprint(pingEvery.Seconds()), s.Dst.String()},
+		f.out.writer, f.out.writer)
 	f.out.writer.Close()
 	if err == nil {
 		p.flows[s.Flow] = f
@@ -79,7 +78,7 @@ func (p *play) startStream(ctx context.Context, s Statement) error {
 	if err != nil {
 		return err
 	}
-	f.server, err = p.lab.Start(s.To, []string{applets + "ttcp", "serve", "-p", port}, nil, [3]*os.File{nil, nil, heard.writer}, false)
+	f.server, err = p.lab.Start(s.To, []string{applets + "ttcp", "serve", "-p", port}, nil, heard.writer)
 	heard.writer.Close()
 	if err != nil {
 		return err
@@ -97,8 +96,8 @@ func (p *play) startStream(ctx context.Context, s Statement) error {
 	if err != nil {
 		return err
 	}
-	f.process, err = p.lab.Start(s.Node, []string{applets + "ttcp", "send", "--json", "-p", port, "-t", "3600", "-r", s.Rate, s.Dst.String()}, nil,
-		[3]*os.File{nil, f.out.writer, f.out.writer}, false)
+	f.process, err = p.lab.Start(s.Node, []string{applets + "ttcp", "send", "--json", "-p", port, "-t", "3600", "-r", s.Rate, s.Dst.String()},
+		f.out.writer, f.out.writer)
 	f.out.writer.Close()
 	f.out.text = said
 	return err
@@ -140,7 +139,7 @@ func (f *flow) end(ctx context.Context) (string, error) {
 
 // abandon ends what is left of a flow.
 func (f *flow) abandon() {
-	for _, p := range []*runner.Process{f.process, f.server} {
+	for _, p := range []process{f.process, f.server} {
 		if p != nil {
 			p.Close()
 		}

@@ -1,17 +1,18 @@
 package scenario
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/eidolon-lisp/eidolon/lab/internal/applet"
+	"github.com/eidolon-lisp/eidolon/lab/internal/clab"
 	"github.com/eidolon-lisp/eidolon/lab/internal/runner"
 )
 
@@ -27,14 +28,15 @@ const (
 
 // Options say how a script is played.
 type Options struct {
-	Out   io.Writer
-	Slack float64 // what the durations that something may take are multiplied with; 0 is 1
+	Out        io.Writer
+	Slack      float64 // what the durations that something may take are multiplied with; 0 is 1
+	Containers bool    // play it with containerlab and Docker
 }
 
 // play is one run of a script.
 type play struct {
 	opts    Options
-	lab     *runner.Lab
+	lab     lab
 	start   time.Time // of the clock that is shown
 	acted   time.Time // when the first command of the step was run
 	flows   map[string]*flow
@@ -58,21 +60,14 @@ func Run(ctx context.Context, s *Script, o Options) (err error) {
 		o.Slack = 1
 	}
 	p := &play{opts: o, start: time.Now(), flows: map[string]*flow{}, watches: map[string]*watch{}}
-	if err := runner.Preflight(s.Topology); err != nil { // before time goes into building
-		return err
+	up := inNamespaces
+	if o.Containers {
+		up = inContainers
 	}
-	binaries, err := runner.Build(ctx, s.Topology, p.say)
-	if err != nil {
+	if p.lab, err = up(ctx, s.Topology, p.say); err != nil {
 		return err
 	}
 	p.start = time.Now()
-	removeStale()
-	p.lab, err = runner.Up(ctx, s.Topology, runner.Options{
-		Name: fmt.Sprintf("%s%s-%d", namePrefix, s.Topology.Name, os.Getpid()), Binaries: binaries, Lifeline: true,
-	})
-	if err != nil {
-		return err
-	}
 	defer func() {
 		for _, f := range p.flows {
 			f.abandon()
@@ -107,7 +102,7 @@ func Run(ctx context.Context, s *Script, o Options) (err error) {
 	if failed == 0 {
 		return nil
 	}
-	fmt.Fprint(o.Out, p.lastWords(), "\n")
+	fmt.Fprint(o.Out, p.lastWords(s.Topology), "\n")
 	return fmt.Errorf("%s: %d of %d steps failed", s.Name, failed, len(p.results))
 }
 
@@ -282,7 +277,11 @@ func (p *play) judge(ctx context.Context, s Statement) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	pings := p.flows[s.Flow].pings
+	f := p.flows[s.Flow]
+	if f == nil {
+		return "", errors.New("it does not run") // its step failed before
+	}
+	pings := f.pings
 	allowed := p.slack(s.Duration) // 0 with lost
 	v := pings.since(begin, time.Now())
 	for s.Verb == "outage" && v.ongoing && v.outage <= allowed {
@@ -371,22 +370,22 @@ func (p *play) table() {
 	t.Flush()
 }
 
-// lastWords is the end of what the daemons and the keeper have said.
-func (p *play) lastWords() string {
-	files := [][2]string{{"the keeper", p.lab.KeeperLog()}}
-	for _, n := range p.lab.Topology.Nodes {
+// lastWords is the end of what the daemons, and the lab itself, have said.
+func (p *play) lastWords(top *clab.Topology) string {
+	nodes := []string{""}
+	for _, n := range top.Nodes {
 		if len(n.Command) > 0 {
-			files = append(files, [2]string{"node " + n.Name, p.lab.LogPath(n.Name)})
+			nodes = append(nodes, n.Name)
 		}
 	}
 	var b strings.Builder
-	for _, f := range files {
-		content, err := os.ReadFile(f[1])
+	for _, n := range nodes {
+		content, err := p.lab.Log(n)
 		if err != nil || len(content) == 0 {
 			continue
 		}
 		lines := strings.Split(strings.TrimRight(string(content), "\n"), "\n")
-		fmt.Fprintf(&b, "\nlast lines of %s:\n", f[0])
+		fmt.Fprintf(&b, "\nlast lines of %s:\n", cmp.Or(n, "the lab"))
 		for _, l := range lines[max(0, len(lines)-15):] {
 			fmt.Fprintf(&b, "  %s\n", l)
 		}

@@ -301,6 +301,12 @@ watch u b eth1 192.0.2.128/25
 seen u none
 step a watch that is over
 seen u none
+step a ping that never begins
+run a false
+ping q a 192.0.2.2
+step what is said of it
+run a true
+lost q 0
 step a command that has ended
 kill b
 kill b
@@ -308,14 +314,14 @@ step a command that runs
 start b
 start b
 `)
-	if err == nil || !strings.Contains(err.Error(), "14 of 15 steps failed") {
+	if err == nil || !strings.Contains(err.Error(), "16 of 17 steps failed") {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	for _, want := range []string{
 		"t.scenario:4: run a false: it ended with status 1", "pass  like expected", "fails a true: it ended with status 0",
 		"it said to the end:\nhello", "the step has run nothing yet", "outage p 100ms: it is not answered", "lost p 0: at most 0 may be lost",
 		"out none: expected otherwise", "ends s: the connection did not live: status 1",
-		"expected none; the first: 192.0.2.1->192.0.2.2", "seen v some: expected some", "nothing at all was seen", "seen u none: it does not run",
+		"expected none; the first: 192.0.2.1->192.0.2.2", "seen v some: expected some", "nothing at all was seen", "seen u none: it does not run", "lost q 0: it does not run",
 		"kill b: sleep 3600 killed by signal 9", "start b: sleep 3600 runs",
 	} {
 		if !strings.Contains(out, want) {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -14,13 +13,11 @@ import (
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
 	"github.com/google/gopacket/pcapgo"
-
-	"github.com/eidolon-lisp/eidolon/lab/internal/runner"
 )
 
 // watch is a capture at an interface, whose frames are looked at.
 type watch struct {
-	process *runner.Process
+	process process
 	frames  *output
 	said    *output // "capturing" first, and the counts at the end
 	sources sources
@@ -61,8 +58,8 @@ func (p *play) startWatch(ctx context.Context, s Statement) error {
 		return err
 	}
 	w.said.text = text
-	w.process, err = p.lab.Start(s.Node, []string{applets + "capture", "-i", s.Interface, "-s", fmt.Sprint(headers), "-w", "-"}, nil,
-		[3]*os.File{nil, w.frames.writer, w.said.writer}, false)
+	w.process, err = p.lab.Start(s.Node, []string{applets + "capture", "-i", s.Interface, "-s", fmt.Sprint(headers), "-w", "-"},
+		w.frames.writer, w.said.writer)
 	w.frames.writer.Close()
 	w.said.writer.Close()
 	if err != nil {
