@@ -47,7 +47,7 @@ type Status struct {
 	PID     int           `json:"pid,omitempty"`     // in the node
 	Running bool          `json:"running"`
 	Exit    int           `json:"exit"`              // if it ended; 128 + the signal if one killed it
-	Ran     time.Duration `json:"ran"`               // until now, or until it ended
+	Ran     time.Duration `json:"ran"`               // until now, or until it ended; 0 where nobody counts
 	Failure string        `json:"failure,omitempty"` // why it could not be started
 }
 
@@ -60,9 +60,17 @@ func (s Status) String() string {
 	case s.Running:
 		return "runs"
 	case s.Exit > 128:
-		return fmt.Sprintf("killed by signal %d (%s) after %s", s.Exit-128, syscall.Signal(s.Exit-128), s.Ran.Round(time.Millisecond))
+		return fmt.Sprintf("killed by signal %d (%s)%s", s.Exit-128, syscall.Signal(s.Exit-128), s.after())
 	}
-	return fmt.Sprintf("ended with status %d after %s", s.Exit, s.Ran.Round(time.Millisecond))
+	return fmt.Sprintf("ended with status %d%s", s.Exit, s.after())
+}
+
+// after says how long it ran, where that is known.
+func (s Status) after() string {
+	if s.Ran == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" after %s", s.Ran.Round(time.Millisecond))
 }
 
 const maxRequest = 128 << 10 // octets
