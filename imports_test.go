@@ -39,6 +39,7 @@ var rules = []rule{
 	{room: "api", never: []string{"dataplane/tun", "dataplane/bpf", "lab/...", "benchmarks/..."}, why: "the API sees planes only through dataplane"},
 	{room: "internal/udp", only: []string{"golang.org/x/net/...", "golang.org/x/sys/..."}, why: "a socket knows no message"},
 	{room: "internal/fanout", only: []string{}, why: "a queue knows nothing of what it carries"},
+	{room: "internal/preflight", only: []string{"internal/config", "golang.org/x/sys/unix"}, why: "a check looks at the machine, and starts nothing of the daemons"},
 	{room: "internal/config", only: []string{"mapping", "mapping/bgp", "mapping/auth", "mapping/wire", "github.com/goccy/go-yaml/..."}, why: "configuration types stop at the edge"},
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/eidolon-lisp/eidolon/api"
 	"github.com/eidolon-lisp/eidolon/internal/config"
 	"github.com/eidolon-lisp/eidolon/internal/daemon"
+	"github.com/eidolon-lisp/eidolon/internal/preflight"
 	"github.com/eidolon-lisp/eidolon/internal/udp"
 	"github.com/eidolon-lisp/eidolon/internal/version"
 	"github.com/eidolon-lisp/eidolon/mapping/boltstore"
@@ -26,9 +27,16 @@ func main() {
 		Name:   "mapserver",
 		Short:  "LISP map-server and map-resolver",
 		Config: "/etc/eidolon/mapserver.yml",
-		Check:  func(path string) (error, error) { return config.Check(path, config.KindMapServer) },
+		Check:  check,
 		Run:    run,
 	}.Main(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+func check(path string, deep bool) (warnings, err error) {
+	if deep {
+		return preflight.Check(path, config.KindMapServer, nil)
+	}
+	return config.Check(path, config.KindMapServer)
 }
 
 func run(ctx context.Context, path string) (err error) {

@@ -24,6 +24,7 @@ import (
 	"github.com/eidolon-lisp/eidolon/dataplane/tun"
 	"github.com/eidolon-lisp/eidolon/internal/config"
 	"github.com/eidolon-lisp/eidolon/internal/daemon"
+	"github.com/eidolon-lisp/eidolon/internal/preflight"
 	"github.com/eidolon-lisp/eidolon/internal/udp"
 	"github.com/eidolon-lisp/eidolon/internal/uplink"
 	"github.com/eidolon-lisp/eidolon/internal/version"
@@ -37,10 +38,17 @@ func main() {
 		Name:     "xtr",
 		Short:    "LISP site edge router (ITR and ETR)",
 		Config:   "/etc/eidolon/xtr.yml",
-		Check:    func(path string) (error, error) { return config.Check(path, config.KindXTR) },
+		Check:    check,
 		Run:      run,
 		Commands: []*cobra.Command{cleanup()},
 	}.Main(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+func check(path string, deep bool) (warnings, err error) {
+	if deep {
+		return preflight.Check(path, config.KindXTR, feasible)
+	}
+	return config.Check(path, config.KindXTR)
 }
 
 // usageRound is how often the control plane hears which entries of the

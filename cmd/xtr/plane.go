@@ -20,6 +20,16 @@ type sitePlane interface {
 	SetLocals([]mapping.EID) error
 }
 
+// feasible says whether a plane of a kind can work on this machine.
+func feasible(kind string) (warning, err error) {
+	if kind == "bpf" {
+		if warning = bpf.Available(); warning != nil {
+			warning = fmt.Errorf("the kernel plane can't work here, so packets would be forwarded by the TUN plane: %w", warning)
+		}
+	}
+	return warning, tun.Available()
+}
+
 // newPlane creates the plane that the configuration asks for, or the TUN plane
 // where the kernel plane can't work.
 func newPlane(cfg *config.XTR, c tun.Config, fib *dataplane.FIB) (sitePlane, error) {

@@ -137,6 +137,7 @@ func (a *ALT) readTunnels(v value) {
 		t.Kind = o.get("kind").enum("gre", "vxlan", "existing")
 		local, remote, id := o.get("local"), o.get("remote"), o.get("id")
 		if t.Kind == "existing" {
+			at.needs(NeedInterface, t.Name)
 			for _, x := range []value{local, remote, id} {
 				if x.given() {
 					o.fail(x.key, "found %s, which an existing tunnel has already", x.name)
@@ -146,6 +147,7 @@ func (a *ALT) readTunnels(v value) {
 			local, remote = o.need("local", "our address in the underlay"), o.need("remote", "the address of the other end in the underlay")
 			var lok, rok bool
 			t.Local, lok = local.rloc()
+			local.needsIP(NeedAddress, t.Local)
 			if t.Remote, rok = remote.rloc(); lok && rok && (t.Local.Is4() != t.Remote.Is4() || t.Local == t.Remote) {
 				remote.fail("found %v for local %v, expected another address of the same family", t.Remote, t.Local)
 			}
@@ -162,6 +164,9 @@ func (a *ALT) readTunnels(v value) {
 			p, ok := x.interfaceAddress()
 			if ok && addresses.add(p.Addr(), x, "address") {
 				t.Addresses = append(t.Addresses, p)
+				if t.Kind == "existing" {
+					x.needsIP(NeedAddress, p.Addr())
+				}
 				a.Config.Listen = append(a.Config.Listen, p.Addr())
 			}
 		}

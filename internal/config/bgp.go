@@ -39,7 +39,8 @@ func (c *XTR) readBGP(v value) {
 	b := new(BGP)
 	b.Config.AS = o.need("as", wantAS).asNumber()
 	b.Config.RouterID, _ = o.need("router_id", "an IPv4 address that no other router has").gateway(netip.Addr.Is4, "an IPv4 address that no other router has")
-	for _, item := range o.get("listen").list("an address of this router") {
+	listen := o.get("listen").list("an address of this router")
+	for _, item := range listen {
 		if ap, ok := item.addrPort(bgp.Port, true); ok {
 			if ap.Port() != bgp.Port {
 				item.fail("found a port, which is that of all addresses; expected port: %d beside listen", ap.Port())
@@ -48,6 +49,11 @@ func (c *XTR) readBGP(v value) {
 		}
 	}
 	b.Config.ListenPort = uint16(o.get("port").integer(1, 65535, bgp.Port))
+	for i, a := range b.Config.Listen {
+		if len(listen) == len(b.Config.Listen) {
+			listen[i].needsAddr(NeedTCP, netip.AddrPortFrom(a, b.Config.ListenPort))
+		}
+	}
 	b.Config.RestartTime = o.get("restart_time").wholeSeconds(time.Second, bgp.MaxRestartTime, 0)
 	b.Config.Neighbours = c.readNeighbours(o.need("neighbours", "a list with at least one router that there is a session with"), len(b.Config.Listen) > 0)
 	b.Announce = c.readAnnounce(o.get("announce"))
@@ -127,6 +133,7 @@ func (c *XTR) readNeighbours(v value, listens bool) (list []bgp.Neighbour) {
 			if n.LocalAddr, ok = l.rloc(); ok && addressed && n.LocalAddr.Is4() != a.Is4() {
 				l.fail("found %v for the neighbour %v, expected an address of the same family", n.LocalAddr, a)
 			}
+			l.needsIP(NeedAddress, n.LocalAddr)
 		}
 		n.HoldTime = o.get("hold_time").wholeSeconds(3*time.Second, 65535*time.Second, bgp.DefaultHoldTime)
 		n.Multihop = uint8(o.get("multihop").integer(2, 255, 0))

@@ -56,9 +56,11 @@ func (l Log) Logger(w io.Writer) *slog.Logger {
 func (v value) api(otherwise string) API {
 	a := API{Socket: otherwise}
 	if o, ok := v.object(); ok {
-		a.Socket = o.get("socket").socketPath(otherwise)
+		v = o.get("socket")
+		a.Socket = v.socketPath(otherwise)
 		o.end()
 	}
+	v.needs(NeedSocket, a.Socket)
 	return a
 }
 
@@ -67,9 +69,9 @@ func (v value) http(port uint16) (h HTTP) {
 	if !ok {
 		return h
 	}
-	if ap, ok := o.need("listen", fmt.Sprintf("the address to listen on, such as 127.0.0.1:%d", port)).addrPort(port, true); ok {
-		h.Listen = ap
-	}
+	listen := o.need("listen", fmt.Sprintf("the address to listen on, such as 127.0.0.1:%d", port))
+	h.Listen, _ = listen.addrPort(port, true)
+	listen.needsAddr(NeedTCP, h.Listen)
 	p := o.get("pprof")
 	h.Pprof = p.boolean(false)
 	if h.Pprof && h.Listen.IsValid() && !h.Listen.Addr().IsLoopback() {
@@ -153,6 +155,7 @@ func (v value) locators(underlay names[netip.Addr], set *locatorSet) []mapping.L
 		locs = append(locs, l)
 		if underlay != nil {
 			underlay[a] = address
+			address.needsIP(NeedLocator, a)
 		}
 	}
 	slices.SortFunc(locs, mapping.Locator.Compare)

@@ -285,6 +285,7 @@ func (v value) secretFile() string {
 		return ""
 	}
 	path := v.r.relative(s)
+	v.needs(NeedKey, path)
 	info, err := os.Stat(path)
 	if err == nil && !info.Mode().IsRegular() {
 		v.fail("%s is not a regular file, expected a file that holds the key", s)

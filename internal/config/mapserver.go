@@ -122,14 +122,17 @@ func (c *MapServer) read(o *object) {
 	listen, seen := o.need("listen", wantListen), make(names[netip.AddrPort])
 	for _, item := range listen.atLeastOne("addresses to listen on") {
 		if ap, ok := item.addrPort(controlPort, true); ok && seen.add(ap, item, "address") {
+			item.needsAddr(NeedUDP, ap)
 			c.Listen = append(c.Listen, ap)
 		}
 	}
 	c.StateDir = "/var/lib/eidolon"
-	if dir := o.get("state_dir"); dir.given() {
+	dir := o.get("state_dir")
+	if dir.given() {
 		c.StateDir = dir.directory()
 		dir.form.otherwise("/var/lib/eidolon")
 	}
+	dir.needs(NeedDirectory, c.StateDir)
 	owners := c.readSites(o.get("sites"))
 	c.readStatic(o.get("static_mappings"), owners)
 

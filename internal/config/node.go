@@ -30,6 +30,7 @@ type reader struct {
 	anchors  map[string]ast.Node
 	errors   Errors
 	warnings Errors
+	needs    []Need
 	items    int
 }
 
@@ -166,10 +167,10 @@ func (r *reader) warn(at *token.Position, format string, args ...any) {
 // result returns what was found wrong, or nil.
 func (r *reader) result() error {
 	if len(r.errors) == 0 {
-		r.warnings.sort()
+		r.warnings.Sort()
 		return nil
 	}
-	r.errors.sort()
+	r.errors.Sort()
 	r.errors = slices.Compact(r.errors)
 	return r.errors
 }

@@ -23,7 +23,9 @@ type Uplink struct {
 
 // uplinkLocator reads a locator that names an interface.
 func (o *object) uplinkLocator() UplinkLocator {
-	l := UplinkLocator{Interface: o.get("interface").interfaceName("")}
+	at := o.get("interface")
+	l := UplinkLocator{Interface: at.interfaceName("")}
+	at.needs(NeedUplink, l.Interface)
 	family := o.get("family").enum("both", "ipv4", "ipv6")
 	l.IPv4, l.IPv6 = family != "ipv6", family != "ipv4"
 	l.Priority = uint8(o.get("priority").integer(0, 255, 1))

@@ -275,6 +275,7 @@ func (c *XTR) read(o *object) {
 	}
 	if dir := o.get("state_dir"); dir.given() {
 		c.StateDir = dir.directory()
+		dir.needs(NeedDirectory, c.StateDir)
 	}
 	c.readUnderlay(o.get("underlay"), o.get("map_versioning"))
 	underlay := make(names[netip.Addr])
@@ -458,6 +459,7 @@ func (c *XTR) readInstances(v value) {
 		if !device.given() {
 			device = iid
 		}
+		device.needs(NeedDevice, in.Device)
 		if iid.given() && iids.add(in.IID, iid, "instance-ID") && devices.add(in.Device, device, "device") {
 			c.Instances = append(c.Instances, in)
 		}
@@ -469,6 +471,7 @@ func (c *XTR) readInstances(v value) {
 		if _, listed := iids[e.IID]; v.given() && !listed {
 			v.fail("instance-ID %d of the %s %s is not in the list", e.IID, what, text(e))
 		}
+		v.needs(NeedDevice, deviceName(e.IID))
 		c.Instances = append(c.Instances, Instance{IID: e.IID, Device: deviceName(e.IID), LISPSec: c.LISPSec, NoMapping: c.NoMapping})
 	}
 	for _, m := range c.DatabaseMappings {
@@ -610,9 +613,12 @@ func (c *XTR) readPlane(v value) {
 	c.Plane = Plane{Kind: "auto", RouteTable: routeTable, SourceCheck: SourceLoose}
 	o, ok := v.object()
 	if !ok {
+		v.needs(NeedPlane, c.Plane.Kind)
 		return
 	}
-	c.Plane.Kind = o.get("kind").enum("auto", "tun", "bpf")
+	kind := o.get("kind")
+	c.Plane.Kind = kind.enum("auto", "tun", "bpf")
+	kind.needs(NeedPlane, c.Plane.Kind)
 	table := o.get("route_table")
 	c.Plane.RouteTable = int(table.integer(1, 1<<31-1, routeTable))
 	if c.Plane.RouteTable >= 253 && c.Plane.RouteTable <= 255 {

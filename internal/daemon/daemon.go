@@ -24,9 +24,10 @@ type Daemon struct {
 	Name, Short string
 	// Config is the default path of the configuration file.
 	Config string
-	// Check reads the file and returns the doubts that did not stop it from
-	// being used, one a line, or everything that is wrong with it.
-	Check func(path string) (warnings error, err error)
+	// Check reads the file and returns the doubts that do not stop it from
+	// being used, one a line, and everything that is wrong with it. If deep, it
+	// looks at the machine too.
+	Check func(path string, deep bool) (warnings, err error)
 	// Run runs until ctx ends; then it cleans up and returns nil.
 	Run func(ctx context.Context, path string) error
 	// Commands are further subcommands.
@@ -65,17 +66,18 @@ func (d Daemon) command() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return d.Run(cmd.Context(), path) },
 	}
+	var deep bool
 	check := &cobra.Command{
 		Use:   "check",
 		Short: "Check the configuration file and say everything that is wrong with it",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			warnings, err := d.Check(path)
-			if err != nil {
-				return err
-			}
+			warnings, err := d.Check(path, deep)
 			if warnings != nil {
 				fmt.Fprintf(cmd.ErrOrStderr(), "%v\n", warnings)
+			}
+			if err != nil {
+				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s is good\n", path)
 			return nil
@@ -84,6 +86,7 @@ func (d Daemon) command() *cobra.Command {
 	for _, c := range []*cobra.Command{run, check} {
 		c.Flags().StringVar(&path, "config", d.Config, "configuration file")
 	}
+	check.Flags().BoolVar(&deep, "deep", false, "look at the machine too: interfaces, addresses, ports, files and the data plane")
 	root.AddCommand(d.Commands...)
 	root.AddCommand(run, check, &cobra.Command{
 		Use:   "version",

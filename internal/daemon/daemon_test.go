@@ -18,7 +18,10 @@ import (
 func TestMainStatusAndOutput(t *testing.T) {
 	d := Daemon{
 		Name: "testd", Short: "a daemon", Config: "/etc/testd.yml",
-		Check: func(path string) (error, error) {
+		Check: func(path string, deep bool) (error, error) {
+			if deep {
+				return errors.New("good.yml:1:1: is down"), errors.New("good.yml:2:2: is taken")
+			}
 			switch path {
 			case "bad.yml":
 				return nil, errors.New("bad.yml:3:5: found 12, expected an address\nbad.yml:9:1: unknown key")
@@ -41,6 +44,7 @@ func TestMainStatusAndOutput(t *testing.T) {
 	}{
 		{"check --config bad.yml", 1, "", "bad.yml:3:5: found 12, expected an address\nbad.yml:9:1: unknown key\n"},
 		{"check --config doubtful.yml", 0, "doubtful.yml is good\n", "doubtful.yml:1:1: unused\n"},
+		{"check --config good.yml --deep", 1, "", "good.yml:1:1: is down\ngood.yml:2:2: is taken\n"},
 		{"check", 0, "/etc/testd.yml is good\n", ""},
 		{"run --config bad.yml", 1, "", "bad.yml:3:5: found 12, expected an address\n"},
 		{"run --config good.yml", 0, "", ""},
