@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime"
+	"syscall"
 
 	"golang.org/x/sync/errgroup"
 
@@ -40,11 +42,16 @@ func check(path string, deep bool) (warnings, err error) {
 }
 
 func run(ctx context.Context, path string) (err error) {
+	hangups := make(chan os.Signal, 1) // before SIGHUP could end the process
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 	cfg, err := config.LoadMapServer(path)
 	if err != nil {
 		return err
 	}
-	log := cfg.Log.Logger(os.Stderr)
+	logs := daemon.NewLogs(os.Stderr, config.Subsystems(config.KindMapServer))
+	logs.Configure(cfg.Log)
+	log := logs.Logger("daemon")
 	for _, w := range cfg.Warnings {
 		log.Warn("configuration", "warning", w.Error())
 	}
@@ -56,12 +63,12 @@ func run(ctx context.Context, path string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	overlay, err := newOverlay(cfg, log)
+	overlay, err := newOverlay(cfg, logs.Logger("alt"))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, overlay.close()) }()
-	sc := serverConfig(cfg, log)
+	sc := serverConfig(cfg, logs.Logger("server"))
 	sc.ALT = overlay.alt()
 	srv, err := server.New(ctx, sc, store)
 	if err != nil {
@@ -84,17 +91,19 @@ func run(ctx context.Context, path string) (err error) {
 	g, ctx := errgroup.WithContext(ctx)
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error { defer stop(); return overlay.run(ctx) })
+	r := &reloader{path: path, first: cfg, logs: logs, log: log}
+	g.Go(func() error { return r.run(ctx, hangups) })
 	g.Go(func() error { daemon.KeepSmall(ctx); return nil })
 	g.Go(func() error { daemon.Supervise(ctx, log, api.Probe(srv.Stats)); return nil })
 	g.Go(func() error { return srv.Run(serving, conn, runtime.GOMAXPROCS(0)) })
 	g.Go(func() error {
-		return api.Serve(ctx, api.Config{Socket: cfg.API.Socket, Logger: log},
+		return api.Serve(ctx, api.Config{Socket: cfg.API.Socket, Logger: logs.Logger("api")},
 			api.Admin("mapserver", srv.Stats), api.Mappings(srv), api.Sites(srv), api.ALT(overlay.view()))
 	})
 	if cfg.HTTP.Listen.IsValid() {
 		g.Go(func() error {
 			return api.ServeHTTP(ctx, api.HTTPConfig{Listen: cfg.HTTP.Listen, Pprof: cfg.HTTP.Pprof, REST: cfg.HTTP.RESTOf(cfg.API), Program: "mapserver",
-				Stats: srv.Stats, Observed: api.ObserveMapServer(srv), Logger: log})
+				Stats: srv.Stats, Observed: api.ObserveMapServer(srv), Logger: logs.Logger("api")})
 		})
 	}
 	return g.Wait()

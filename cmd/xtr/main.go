@@ -68,14 +68,16 @@ func run(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	log := cfg.Log.Logger(os.Stderr)
+	logs := daemon.NewLogs(os.Stderr, config.Subsystems(config.KindXTR))
+	logs.Configure(cfg.Log)
+	log, watching := logs.Logger("daemon"), logs.Logger("uplinks")
 	for _, w := range cfg.Warnings {
 		log.Warn("configuration", "warning", w.Error())
 	}
 	if err := tun.Available(); err != nil {
 		return err
 	}
-	watcher, err := uplink.Open(uplinkConfig(cfg, log))
+	watcher, err := uplink.Open(uplinkConfig(cfg, watching))
 	if err != nil {
 		return err
 	}
@@ -83,7 +85,11 @@ func run(ctx context.Context, path string) error {
 	rlocs := addresses(states)
 
 	fib := dataplane.NewFIB()
-	control := controlConfig(cfg, controlUplinks(states), fib, log)
+	control := controlConfig(cfg, controlUplinks(states), fib, logs.Logger("control"))
+	control.PartLoggers = make(map[string]*slog.Logger)
+	for _, part := range []string{xtr.LogResolve, xtr.LogRegister, xtr.LogProbe, xtr.LogAnswer} {
+		control.PartLoggers[part] = logs.Logger(part)
+	}
 	var plane sitePlane // before x runs, which asks it
 	if cfg.StateDir != "" {
 		f := nonceFloor(filepath.Join(cfg.StateDir, "nonce_floor"))
@@ -92,8 +98,8 @@ func run(ctx context.Context, path string) error {
 		}
 		control.SaveNonceFloor = f.save
 	}
-	dbs := newDatabases(cfg, control.Databases, log)
-	speaks, err := newSpeaker(cfg, dbs.routes, log)
+	dbs := newDatabases(cfg, control.Databases, logs.Logger("bgp"))
+	speaks, err := newSpeaker(cfg, dbs.routes, logs.Logger("bgp"))
 	if err != nil {
 		return errors.Join(err, watcher.Close())
 	}
@@ -109,10 +115,10 @@ func run(ctx context.Context, path string) error {
 	if err != nil {
 		return errors.Join(err, watcher.Close())
 	}
-	u := &uplinks{watcher: watcher, sockets: udp.NewSet(), site: x, log: log}
+	u := &uplinks{watcher: watcher, sockets: udp.NewSet(), site: x, log: watching}
 	defer u.sockets.Close()
 	listening := u.listen(states)
-	plane, err = newPlane(cfg, planeConfig(cfg, rlocs, cpus, log), fib)
+	plane, err = newPlane(cfg, planeConfig(cfg, rlocs, cpus, logs.Logger("plane")), fib)
 	if err != nil {
 		return errors.Join(err, watcher.Close())
 	}
@@ -151,20 +157,20 @@ func run(ctx context.Context, path string) error {
 	g.Go(func() error { return u.run(planeCtx, states, listening) })
 	g.Go(func() error { return watchTraffic(ctx, fib, plane.Unreachable(), u.counters, x) })
 	g.Go(func() error { return dbs.run(ctx) })
-	r := &reloader{path: path, first: cfg, servers: control.MapServers, site: x, databases: dbs, log: log, watch: func(c *config.XTR) {
-		watcher.Configure(uplinkConfig(c, log))
+	r := &reloader{path: path, first: cfg, servers: control.MapServers, site: x, databases: dbs, logs: logs, log: log, watch: func(c *config.XTR) {
+		watcher.Configure(uplinkConfig(c, watching))
 	}}
 	g.Go(func() error { return r.run(ctx, hangups) })
 	g.Go(func() error { daemon.Supervise(ctx, log, api.Probe(x.Stats)); return nil })
 	g.Go(func() error { return pass(ctx, usageRound, fib, plane, x, misses) })
 	g.Go(func() error {
-		return api.Serve(ctx, api.Config{Socket: cfg.API.Socket, Logger: log},
+		return api.Serve(ctx, api.Config{Socket: cfg.API.Socket, Logger: logs.Logger("api")},
 			api.Admin("xtr", concat(x.Stats, plane.Stats, dbs.stats)), api.Router(x, fib), api.BGP(speaks.view(x, dbs.list)))
 	})
 	if cfg.HTTP.Listen.IsValid() {
 		g.Go(func() error {
 			return api.ServeHTTP(ctx, api.HTTPConfig{Listen: cfg.HTTP.Listen, Pprof: cfg.HTTP.Pprof, REST: cfg.HTTP.RESTOf(cfg.API), Program: "xtr",
-				Stats: concat(x.Stats, plane.Stats, dbs.stats), Observed: api.ObserveXTR(x, fib), Logger: log})
+				Stats: concat(x.Stats, plane.Stats, dbs.stats), Observed: api.ObserveXTR(x, fib), Logger: logs.Logger("api")})
 		})
 	}
 	return g.Wait()

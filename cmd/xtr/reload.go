@@ -17,8 +17,8 @@ type site interface {
 }
 
 // reloader applies a changed configuration file to a running xTR: EID-prefixes,
-// locators, their priorities and weights, record TTLs and keys. Everything else
-// needs a restart, and is named.
+// locators, their priorities and weights, record TTLs, keys, and what is logged.
+// Everything else needs a restart, and is named.
 type reloader struct {
 	path  string
 	first *config.XTR // what the xTR was started with
@@ -27,6 +27,7 @@ type reloader struct {
 	site    site
 	// databases takes those of the configuration.
 	databases interface{ SetDatabases([]xtr.Database) error }
+	logs      interface{ Configure(config.Log) }
 	log       *slog.Logger
 	watch     func(*config.XTR) // the uplinks of a configuration
 }
@@ -56,6 +57,7 @@ func (r *reloader) reload() {
 	if keys := r.first.NeedsRestart(next); len(keys) > 0 {
 		r.log.Warn("changes that take effect with a restart only", "keys", keys)
 	}
+	r.logs.Configure(next.Log)
 	r.watch(next)
 	if err := r.databases.SetDatabases(r.mappings(next)); err != nil {
 		r.log.Error("database_mappings not reloaded, the running ones stay", "err", err)

@@ -28,9 +28,11 @@ map_resolvers: [203.0.113.10]
 type recorder struct {
 	databases []xtr.Database
 	servers   []xtr.MapServer
+	logs      config.Log
 }
 
 func (r *recorder) SetDatabases(d []xtr.Database) error { r.databases = d; return nil }
+func (r *recorder) Configure(l config.Log)              { r.logs = l }
 func (r *recorder) SetKeys(m xtr.MapServer) error       { r.servers = append(r.servers, m); return nil }
 
 func TestReload(t *testing.T) {
@@ -70,7 +72,7 @@ func TestReload(t *testing.T) {
 			logger := slog.New(slog.NewTextHandler(&log, nil))
 			control := controlConfig(first, nil, nil, logger)
 			var watched []netip.Addr
-			r := reloader{path: path, first: first, servers: control.MapServers, site: &got, databases: &got, log: logger,
+			r := reloader{path: path, first: first, servers: control.MapServers, site: &got, databases: &got, logs: &got, log: logger,
 				watch: func(c *config.XTR) { watched = uplinkConfig(c, logger).Addresses }}
 			r.reload()
 			found := false
@@ -85,7 +87,7 @@ func TestReload(t *testing.T) {
 				t.Errorf("no line has all of %q:\n%s", c.log, &log)
 			}
 			if c.priority == 0 {
-				if got.databases != nil || got.servers != nil || watched != nil {
+				if got.databases != nil || got.servers != nil || watched != nil || got.logs.Format != "" {
 					t.Errorf("a bad file changed %+v", got)
 				}
 				return
@@ -95,6 +97,9 @@ func TestReload(t *testing.T) {
 			}
 			if len(watched) != 1 || watched[0].String() != c.address {
 				t.Errorf("uplinks with %v are watched", watched)
+			}
+			if got.logs.Format != "text" {
+				t.Errorf("logs %+v", got.logs)
 			}
 			d, l := got.databases[0], got.databases[0].Locators[0]
 			if d.EID.String() != c.eid || l.Priority != c.priority || l.Addr.String() != c.address {

@@ -2,7 +2,6 @@ package config
 
 import (
 	"fmt"
-	"io"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -42,15 +41,19 @@ type Log struct {
 	Level slog.Level
 	// Format is "text" or "json".
 	Format string
+	// Levels are those of subsystems that do not have Level.
+	Levels map[string]slog.Level
 }
 
-// Logger returns a logger that writes to w as configured.
-func (l Log) Logger(w io.Writer) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: l.Level}
-	if l.Format == "json" {
-		return slog.New(slog.NewJSONHandler(w, opts))
+// Subsystems returns the names of what has a log level of its own in a daemon.
+func Subsystems(k Kind) []string {
+	switch k {
+	case KindXTR:
+		return []string{"daemon", "control", "resolve", "register", "probe", "answer", "plane", "uplinks", "bgp", "api"}
+	case KindMapServer:
+		return []string{"daemon", "server", "alt", "api"}
 	}
-	return slog.New(slog.NewTextHandler(w, opts))
+	return nil
 }
 
 func (v value) api(otherwise string) API {
@@ -82,21 +85,33 @@ func (v value) http(port uint16) (h HTTP) {
 	return h
 }
 
-func (v value) log() Log {
+func (v value) log(k Kind) Log {
 	l := Log{Level: slog.LevelInfo, Format: "text"}
 	if o, ok := v.object(); ok {
-		switch o.get("level").enum("info", "debug", "warn", "error") {
-		case "debug":
-			l.Level = slog.LevelDebug
-		case "warn":
-			l.Level = slog.LevelWarn
-		case "error":
-			l.Level = slog.LevelError
-		}
+		l.Level = o.get("level").logLevel()
 		l.Format = o.get("format").enum("text", "json")
+		if levels, ok := o.get("levels").object(); ok {
+			l.Levels = make(map[string]slog.Level)
+			for _, name := range Subsystems(k) {
+				own := levels.get(name)
+				level := own.logLevel()
+				own.form.otherwise("") // log.level
+				if own.given() {
+					l.Levels[name] = level
+				}
+			}
+			levels.end()
+		}
 		o.end()
 	}
 	return l
+}
+
+// logLevel reads the least level that is logged.
+func (v value) logLevel() slog.Level {
+	return map[string]slog.Level{
+		"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,
+	}[v.enum("info", "debug", "warn", "error")]
 }
 
 // maxLocators is what the Locator Count field of a record can say (RFC 9301

@@ -93,11 +93,20 @@ func TestExampleXTR(t *testing.T) {
 		Plane:         Plane{Kind: "auto", RouteTable: 4341, SourceCheck: SourceLoose},
 		API:           API{Socket: "/run/eidolon/xtr.sock"},
 		HTTP:          HTTP{Listen: netip.MustParseAddrPort("127.0.0.1:9341")},
-		Log:           Log{Level: slog.LevelInfo, Format: "text"},
+		Log:           exampleLog(KindXTR),
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n%+v, want\n%+v", got, want)
 	}
+}
+
+// exampleLog has every subsystem.
+func exampleLog(k Kind) Log {
+	l := Log{Level: slog.LevelInfo, Format: "text", Levels: make(map[string]slog.Level)}
+	for _, name := range Subsystems(k) {
+		l.Levels[name] = slog.LevelInfo
+	}
+	return l
 }
 
 func TestExampleHost(t *testing.T) {
@@ -215,7 +224,7 @@ func TestExampleMapServer(t *testing.T) {
 		},
 		API:  API{Socket: "/run/eidolon/mapserver.sock"},
 		HTTP: HTTP{Listen: netip.MustParseAddrPort("127.0.0.1:9342")},
-		Log:  Log{Level: slog.LevelInfo, Format: "text"},
+		Log:  exampleLog(KindMapServer),
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n%+v, want\n%+v", got, want)

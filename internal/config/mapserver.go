@@ -156,7 +156,7 @@ func (c *MapServer) read(o *object) {
 	c.readALT(o.get("alt"))
 	c.API = o.get("api").api("/run/eidolon/mapserver.sock")
 	c.HTTP = o.get("http").http(9342)
-	c.Log = o.get("log").log()
+	c.Log = o.get("log").log(KindMapServer)
 }
 
 // owner is the site that an EID-prefix belongs to.

@@ -9,31 +9,47 @@ import (
 
 // NeedsRestart returns the keys, as they stand in the file, in which next
 // differs from c and that a running xTR does not change: all but
-// database_mappings, locator_sets and uplinks, and the keys of map_servers.
+// database_mappings, locator_sets, uplinks and log, and the keys of map_servers.
 func (c *XTR) NeedsRestart(next *XTR) []string {
 	a, b := *c, *next
 	for _, x := range []*XTR{&a, &b} {
-		x.DatabaseMappings, x.Uplinks, x.Warnings = nil, nil, nil
+		x.DatabaseMappings, x.Uplinks, x.Log, x.Warnings = nil, nil, Log{}, nil
 		x.MapServers = slices.Clone(x.MapServers)
 		for i := range x.MapServers {
 			x.MapServers[i].Keys = nil
 		}
 	}
-	var keys []string
-	va, vb := reflect.ValueOf(a), reflect.ValueOf(b)
+	return different(reflect.ValueOf(a), reflect.ValueOf(b))
+}
+
+// NeedsRestart returns the keys, as they stand in the file, in which next
+// differs from c and that a running map-server does not change: all but log.
+func (c *MapServer) NeedsRestart(next *MapServer) []string {
+	a, b := *c, *next
+	for _, x := range []*MapServer{&a, &b} {
+		x.Log, x.Warnings = Log{}, nil
+	}
+	return different(reflect.ValueOf(a), reflect.ValueOf(b))
+}
+
+// different returns the keys of the fields in which two structs differ.
+func different(va, vb reflect.Value) (keys []string) {
 	for i := range va.NumField() {
-		if !reflect.DeepEqual(va.Field(i).Interface(), vb.Field(i).Interface()) {
-			keys = append(keys, keyName(va.Type().Field(i).Name))
+		key := keyName(va.Type().Field(i).Name)
+		if !reflect.DeepEqual(va.Field(i).Interface(), vb.Field(i).Interface()) && !slices.Contains(keys, key) {
+			keys = append(keys, key)
 		}
 	}
 	return keys
 }
 
-// keyName returns the key in the file of a field of XTR.
+// keyName returns the key in the file of a field of XTR or MapServer.
 func keyName(field string) string {
 	switch field {
 	case "XTRID":
 		return "xtr_id"
+	case "Learned":
+		return fromBGP
 	case "ResolverKeys":
 		return "map_resolvers"
 	case "MapCacheLimit":

@@ -313,7 +313,7 @@ func (c *XTR) read(o *object) {
 	c.readPlane(o.get("plane"))
 	c.API = o.get("api").api("/run/eidolon/xtr.sock")
 	c.HTTP = o.get("http").http(9341)
-	c.Log = o.get("log").log()
+	c.Log = o.get("log").log(KindXTR)
 }
 
 func (c *XTR) readUnderlay(underlay, versioning value) {

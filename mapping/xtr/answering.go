@@ -20,7 +20,7 @@ import (
 // second apart, or no uplink to ask by, end it: so it is known after 13 s at most.
 // It is over when there were answers for some time, longer with each end.
 type answering struct {
-	*core
+	part
 	itr      *itr
 	now      bool // the verdict
 	known    bool // there was one
@@ -45,7 +45,7 @@ type question struct {
 }
 
 func newAnswering(c *core, i *itr) *answering {
-	return &answering{core: c, itr: i, question: make(map[uint64]*question)}
+	return &answering{part: c.part(LogResolve), itr: i, question: make(map[uint64]*question)}
 }
 
 // on reports whether anybody wants to know.

@@ -120,9 +120,20 @@ type Config struct {
 	// Logger gets events; nil discards them. Single packets are counted, and
 	// logged at most at debug level.
 	Logger *slog.Logger
+	// PartLoggers has the loggers of parts of the xTR, by the names below, that do
+	// not use Logger.
+	PartLoggers map[string]*slog.Logger
 	// Rand is the source of Map-Request nonces; crypto/rand by default.
 	Rand io.Reader
 }
+
+// Names of the parts of an xTR in Config.PartLoggers.
+const (
+	LogResolve  = "resolve"  // Map-Requests and what comes of them, subscriptions
+	LogRegister = "register" // Map-Registers and Info-Requests
+	LogProbe    = "probe"    // probes of locators, path MTUs
+	LogAnswer   = "answer"   // answers to others and SMRs
+)
 
 // Database is a database-mapping: an EID-prefix of the site and its locators.
 type Database struct {

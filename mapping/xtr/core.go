@@ -40,6 +40,19 @@ type core struct {
 	logs limiter[counter]
 }
 
+// part is core for one part of the machine, which may have a logger of its own.
+type part struct {
+	*core
+	log *slog.Logger
+}
+
+func (c *core) part(name string) part {
+	if log := c.cfg.PartLoggers[name]; log != nil {
+		return part{c, log}
+	}
+	return part{c, c.log}
+}
+
 func newCore(cfg Config, stats *counters) *core {
 	c := &core{cfg: cfg, log: cfg.Logger, stats: stats, own: cfg.databaseTable(), served: prefixTable(cfg.ProxyETR), logs: newLimiter[counter](logSpacing, 1, int(numCounters))}
 	c.locals = &locals{were: make(map[netip.Addr]bool), steered: make(map[string]steering), stats: stats}

@@ -13,7 +13,7 @@ import (
 // etr answers Map-Requests for the EID-prefixes of the site (RFC 9301 sections
 // 5.3 to 5.5 and 7.1).
 type etr struct {
-	*core
+	part
 	replies limiter[replyKey]
 	probes  limiter[replyKey]
 	credit  credits
@@ -31,7 +31,7 @@ type replyKey struct {
 
 func newETR(c *core) *etr {
 	return &etr{
-		core:    c,
+		part:    c.part(LogAnswer),
 		replies: newLimiter[replyKey](replySpacing, replyBurst, limiterKeys),
 		probes:  newLimiter[replyKey](probeSpacing, probeBurst, limiterKeys),
 		credit:  newCredits(),

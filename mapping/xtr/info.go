@@ -19,7 +19,7 @@ import (
 // Where no map-server answers over any uplink, nothing is concluded, and it is
 // asked once a minute.
 type infos struct {
-	*core
+	part
 	probes *prober
 	reg    *registrar
 	worked time.Time // last Info-Reply
@@ -54,7 +54,9 @@ var infoBody = func() wire.Address {
 	return a
 }()
 
-func newInfos(c *core, p *prober, r *registrar) *infos { return &infos{core: c, probes: p, reg: r} }
+func newInfos(c *core, p *prober, r *registrar) *infos {
+	return &infos{part: c.part(LogRegister), probes: p, reg: r}
+}
 
 // servers returns the map-servers that l can ask.
 func (i *infos) servers(l *localRLOC) []*MapServer {

@@ -77,7 +77,7 @@ type outstanding struct {
 
 // itr asks the mapping system and keeps the map-cache.
 type itr struct {
-	*core
+	part
 	cache     *mapping.Cache
 	changes   []mapping.CacheChange
 	resolvers resolvers
@@ -103,7 +103,7 @@ type itr struct {
 func newITR(c *core) *itr {
 	l := c.cfg.Limits
 	i := &itr{
-		core:      c,
+		part:      c.part(LogResolve),
 		cache:     mapping.NewCache(c.cfg.CacheLimit),
 		resolvers: newResolvers(c.cfg.MapResolvers),
 		later:     make(map[mapping.EID]time.Time),

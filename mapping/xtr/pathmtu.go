@@ -54,7 +54,7 @@ var plateaus = [...]int{576, 1006, 1280, 1320, 1360, 1380, 1400, 1420, 1440, 145
 // largest size that passes is searched for, and then told to the planes: not one
 // too small before, which hosts would remember for minutes.
 type pathMTUs struct {
-	*core
+	part
 	probes *prober
 	tests  map[Path]*mtuTest
 	nonces map[uint64]*mtuTest
@@ -93,7 +93,7 @@ const (
 )
 
 func newPathMTUs(c *core, probes *prober) *pathMTUs {
-	return &pathMTUs{core: c, probes: probes, tests: make(map[Path]*mtuTest), nonces: make(map[uint64]*mtuTest)}
+	return &pathMTUs{part: c.part(LogProbe), probes: probes, tests: make(map[Path]*mtuTest), nonces: make(map[uint64]*mtuTest)}
 }
 
 // inUse takes what the planes use now.

@@ -31,7 +31,7 @@ import (
 // few the path is down. It is tried again every 10 s, and one reply brings it
 // back. A reply is used for reachability only, never to change the mapping.
 type prober struct {
-	*core
+	part
 	cache   *mapping.Cache
 	paths   map[Path]*probed
 	from    map[netip.Addr]int       // number of paths by local end
@@ -88,7 +88,7 @@ type outstandingProbe struct {
 
 func newProber(c *core, cache *mapping.Cache) *prober {
 	return &prober{
-		core:      c,
+		part:      c.part(LogProbe),
 		cache:     cache,
 		paths:     make(map[Path]*probed),
 		from:      make(map[netip.Addr]int),

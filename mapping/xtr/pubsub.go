@@ -68,7 +68,7 @@ func (c *Config) checkPubSub(bad func(string, ...any)) {
 // map-server drops the request as a replay: after subscribeTries the question
 // goes on without a subscription.
 type subscriber struct {
-	*core
+	part
 	itr    *itr
 	table  *mapping.Table[*subscription]
 	timers subscriptionHeap
@@ -109,7 +109,7 @@ type subscription struct {
 
 func newSubscriber(c *core, i *itr) *subscriber {
 	return &subscriber{
-		core: c, itr: i,
+		part: c.part(LogResolve), itr: i,
 		table:   new(mapping.Table[*subscription]),
 		leaving: make(map[uint64]*subscription),
 		refused: newLimiter[mapping.EID](refusedFor, 1, limiterKeys),

@@ -29,7 +29,7 @@ import (
 //
 // Each retransmission goes out of the next uplink.
 type registrar struct {
-	*core
+	part
 	regs  []*registration
 	acks  limiter[netip.AddrPort]
 	last  uint64    // the last nonce used
@@ -77,7 +77,7 @@ const registerOverhead = wire.AuthenticationOffset + 32 + 24
 
 func newRegistrar(c *core) *registrar {
 	r := &registrar{
-		core:  c,
+		part:  c.part(LogRegister),
 		acks:  newLimiter[netip.AddrPort](notifyAckSpacing, notifyAckBurst, len(c.cfg.MapServers)+1),
 		last:  c.cfg.NonceFloor,
 		floor: c.cfg.NonceFloor,

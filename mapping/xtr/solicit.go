@@ -23,7 +23,7 @@ import (
 // The first SMR waits until the map-servers have confirmed the new mapping, for
 // a second at most: who asked earlier would learn the old one again.
 type solicitor struct {
-	*core
+	part
 	heard   map[netip.Addr]time.Time // when packets were decapsulated last
 	cleaned time.Time                // when heard was last full
 
@@ -49,7 +49,7 @@ type solicit struct {
 
 func newSolicitor(c *core) *solicitor {
 	return &solicitor{
-		core:  c,
+		part:  c.part(LogAnswer),
 		heard: make(map[netip.Addr]time.Time),
 		jobs:  make(map[netip.Addr][]*solicit),
 		sent:  newLimiter[replyKey](smrSpacing, 1, limiterKeys),

@@ -1,0 +1,47 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"os"
+
+	"github.com/eidolon-lisp/eidolon/internal/config"
+)
+
+// reloader applies a changed configuration file to a running map-server: what is
+// logged, and how. Everything else needs a restart, and is named.
+type reloader struct {
+	path  string
+	first *config.MapServer // what the map-server was started with
+	logs  interface{ Configure(config.Log) }
+	log   *slog.Logger
+}
+
+// run reloads at each signal until ctx ends.
+func (r *reloader) run(ctx context.Context, signals <-chan os.Signal) error {
+	for {
+		select {
+		case <-signals:
+			r.reload()
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// reload reads the file again. If it is bad, all stays as it is.
+func (r *reloader) reload() {
+	next, err := config.LoadMapServer(r.path)
+	if err != nil {
+		r.log.Error("configuration not reloaded, the running one stays", "err", err)
+		return
+	}
+	for _, w := range next.Warnings {
+		r.log.Warn("configuration", "warning", w.Error())
+	}
+	if keys := r.first.NeedsRestart(next); len(keys) > 0 {
+		r.log.Warn("changes that take effect with a restart only", "keys", keys)
+	}
+	r.logs.Configure(next.Log)
+	r.log.Info("configuration reloaded", "file", r.path)
+}
