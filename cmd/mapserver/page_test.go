@@ -1,0 +1,45 @@
+package main
+
+import (
+	"bytes"
+	"log/slog"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/eidolon-lisp/eidolon/internal/config"
+	"github.com/eidolon-lisp/eidolon/internal/config/configtest"
+)
+
+// TestPageSaysWhatReloads: what docs/configuration.md says of each key is what a
+// reload does.
+func TestPageSaysWhatReloads(t *testing.T) {
+	for _, c := range configtest.Changes(t, "../..", config.KindMapServer, nil,
+		configtest.Base{Example: "mapserver.yml"}, configtest.Base{Example: "mapserver.yml", Edit: func(m map[string]any) {
+			tunnel := m["alt"].(map[string]any)["tunnels"].([]any)[0].(map[string]any)
+			tunnel["addresses"] = []any{"172.16.0.2/29"}
+		}}) {
+		first, err := config.LoadMapServer(c.Before)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		var got, before config.Log
+		r := reloader{path: c.Before, first: first, logs: taken{&before}, log: slog.New(slog.NewTextHandler(&out, nil))}
+		if r.reload(); strings.Contains(out.String(), "restart") {
+			t.Fatalf("%s: the same file is said to be changed: %s", c.Path, &out)
+		}
+		r.path, r.logs = c.After, taken{&got}
+		r.reload()
+		restart := regexp.MustCompile(`restart.* keys="?\[[^]]*\b` + c.Key + `\b`).MatchString(out.String())
+		if applied := !reflect.DeepEqual(got, before); restart == c.AtOnce || applied != c.AtOnce {
+			t.Errorf("%s: the page says at once: %v; restart %v, applied %v:\n%s", c.Path, c.AtOnce, restart, applied, &out)
+		}
+	}
+}
+
+// taken keeps what is to be logged.
+type taken struct{ log *config.Log }
+
+func (x taken) Configure(l config.Log) { *x.log = l }
