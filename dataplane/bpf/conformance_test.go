@@ -40,7 +40,7 @@ func inState(s *dptest.State, fib *dataplane.FIB) (*Plane, error) {
 // The whole plane, programs and slow path, passes the suite on real links.
 func TestConformance(t *testing.T) {
 	f := dptest.Wire(func(s *dptest.State, fib *dataplane.FIB) (dataplane.Plane, error) { return inState(s, fib) })
-	f.Overtakes, f.Unsummed = true, 64
+	f.Overtakes, f.Unsummed = true, 32
 	dptest.Run(t, f)
 }
 

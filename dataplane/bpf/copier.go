@@ -741,15 +741,19 @@ func (c *copier) fold() {
 		for _, m := range c.remotes {
 			c.takeRemote(m)
 		}
-		s := c.fwd.FIB().Snapshot()
-		for a, o := range c.own {
-			was, now := o.told, c.sum(c.t.ownUsages, o.index)
-			o.told = now
-			s.AddLocal(a, dataplane.Traffic{
-				PacketsOut: now.Packets - was.Packets, BytesOut: now.Bytes - was.Bytes,
-				PacketsIn: now.Received - was.Received, BytesIn: now.ReceivedBytes - was.ReceivedBytes,
-			})
+	}
+	// What comes to an address need not be of a mapping.
+	s := c.fwd.FIB().Snapshot()
+	for a, o := range c.own {
+		was, now := o.told, c.sum(c.t.ownUsages, o.index)
+		if now == was {
+			continue
 		}
+		o.told = now
+		s.AddLocal(a, dataplane.Traffic{
+			PacketsOut: now.Packets - was.Packets, BytesOut: now.Bytes - was.Bytes,
+			PacketsIn: now.Received - was.Received, BytesIn: now.ReceivedBytes - was.ReceivedBytes,
+		})
 	}
 	c.bury()
 }

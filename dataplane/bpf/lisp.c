@@ -652,7 +652,10 @@ INLINE int encap(struct __sk_buff *skb, int v6)
 	if (ret != BPF_FIB_LKUP_RET_SUCCESS && ret != BPF_FIB_LKUP_RET_NO_NEIGH)
 		goto slow;
 
-	if (!cfg->unfinished && unfinished(skb, &p, fib.ifindex))
+	/* A super-packet of UDP that comes whole to who decapsulates it in the kernel
+	 * would still be one of a tunnel to that, which then can't take it apart for
+	 * a host's socket. */
+	if ((!cfg->unfinished || (skb->gso_size && p.proto == UDP)) && unfinished(skb, &p, fib.ifindex))
 		goto slow;
 
 	if (p.len < frame && bpf_skb_change_tail(skb, ETH_LEN + p.len, 0))

@@ -120,6 +120,7 @@ type Answer struct {
 
 	Unreachable []dataplane.Path
 	Active      []dataplane.Activity
+	Traffic     map[string]dataplane.Traffic // of mappings, locators and own addresses, by name
 }
 
 func changes(entries []Entry) []mapping.CacheChange {
@@ -230,6 +231,19 @@ func child() error {
 		case "unreachable":
 			for len(p.Unreachable()) > 0 {
 				a.Unreachable = append(a.Unreachable, <-p.Unreachable())
+			}
+		case "traffic":
+			a.Traffic = make(map[string]dataplane.Traffic)
+			fib.Active(nil) // takes what the kernel has counted
+			for e, entry := range fib.Snapshot().All() {
+				a.Traffic[e.String()] = entry.Traffic()
+			}
+			for r := range fib.RLOCs() {
+				packets, bytes := r.Count()
+				a.Traffic[r.Addr().String()] = dataplane.Traffic{PacketsOut: packets, BytesOut: bytes}
+			}
+			for _, own := range cfg.Sources {
+				a.Traffic[own.String()] = fib.Snapshot().LocalTraffic(own)
 			}
 		case "active":
 			a.Active = fib.Active(nil)
