@@ -37,6 +37,7 @@ var rules = []rule{
 	{room: "dataplane", only: []string{"mapping", "encap", "github.com/gaissmai/bart"}, never: []string{"mapping/wire", "mapping/auth"}, why: "planes forward packets; control messages are another room's"},
 	{room: "dataplane/...", never: []string{"mapping/wire", "mapping/auth", "mapping/server", "mapping/xtr", "api"}, why: "planes forward packets; control messages are another room's"},
 	{room: "api", never: []string{"dataplane/tun", "dataplane/bpf", "lab/...", "benchmarks/..."}, why: "the API sees planes only through dataplane"},
+	{room: "api/web", only: []string{}, why: "the page knows HTTP and bounds, and nothing of what its rows say"},
 	{room: "internal/udp", only: []string{"golang.org/x/net/...", "golang.org/x/sys/..."}, why: "a socket knows no message"},
 	{room: "internal/fanout", only: []string{}, why: "a queue knows nothing of what it carries"},
 	{room: "internal/preflight", only: []string{"internal/config", "golang.org/x/sys/unix"}, why: "a check looks at the machine, and starts nothing of the daemons"},

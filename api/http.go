@@ -19,6 +19,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/net/netutil"
+
+	"github.com/eidolon-lisp/eidolon/api/web"
 )
 
 // Limits of the HTTP server.
@@ -45,6 +47,9 @@ type HTTPConfig struct {
 	REST string
 	// Observed is what else is shown; see ObserveXTR and ObserveMapServer.
 	Observed Observed
+	// Page is the web page, to whoever can connect; nil: none. See PageXTR and
+	// PageMapServer.
+	Page *Page
 	// Logger gets what the server has to say; nil discards.
 	Logger *slog.Logger
 }
@@ -52,7 +57,8 @@ type HTTPConfig struct {
 // ServeHTTP serves /metrics for Prometheus, /livez and /readyz until ctx ends.
 // /livez fails when the control plane does not answer, so that who watches may
 // kill it; /readyz also while it can't do its work, with the reasons. With REST
-// there are /v1/ and /openapi.json, too. All of it is read-only.
+// there are /v1/ and /openapi.json, too, and with a page that is at /web/. All of
+// it is read-only.
 func ServeHTTP(ctx context.Context, cfg HTTPConfig) error {
 	log := cfg.Logger
 	if log == nil {
@@ -78,6 +84,10 @@ func ServeHTTP(ctx context.Context, cfg HTTPConfig) error {
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		// What would never end by itself ends when the daemon does.
+		BaseContext: func(net.Listener) context.Context {
+			return context.WithValue(context.Background(), servingKey{}, ctx)
+		},
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(netutil.LimitListener(lis, maxHTTP)) }()
@@ -118,6 +128,10 @@ func httpHandler(cfg HTTPConfig, calls *rest, log *slog.Logger) http.Handler {
 	if calls != nil {
 		mux.Handle("/v1/", calls)
 		mux.Handle("/openapi.json", calls)
+	}
+	if cfg.Page != nil {
+		mux.Handle("/web/", web.Handler(cfg.Page.page(cfg)))
+		mux.Handle("GET /{$}", http.RedirectHandler("/web/", http.StatusFound))
 	}
 	if cfg.Pprof {
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index)

@@ -17,10 +17,18 @@ import (
 	"github.com/eidolon-lisp/eidolon/internal/config"
 	"github.com/eidolon-lisp/eidolon/internal/netns"
 	"github.com/eidolon-lisp/eidolon/lab/internal/clab"
+	"github.com/eidolon-lisp/eidolon/lab/internal/runner"
 	"github.com/eidolon-lisp/eidolon/lab/internal/scenario"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// The test program plays the lab's processes itself where it does not build the
+// program.
+func TestMain(m *testing.M) {
+	if status, internal := runner.Internal(os.Args); internal {
+		os.Exit(status)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // Every topology is one that the runner plays, and what its nodes run is
 // configured by files without faults.

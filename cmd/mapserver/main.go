@@ -101,8 +101,12 @@ func run(ctx context.Context, path string) (err error) {
 			api.Admin("mapserver", srv.Stats), api.Mappings(srv), api.Sites(srv), api.ALT(overlay.view()))
 	})
 	if cfg.HTTP.Listen.IsValid() {
+		var page *api.Page
+		if cfg.HTTP.Page {
+			page = api.PageMapServer(srv)
+		}
 		g.Go(func() error {
-			return api.ServeHTTP(ctx, api.HTTPConfig{Listen: cfg.HTTP.Listen, Pprof: cfg.HTTP.Pprof, REST: cfg.HTTP.RESTOf(cfg.API), Program: "mapserver",
+			return api.ServeHTTP(ctx, api.HTTPConfig{Listen: cfg.HTTP.Listen, Pprof: cfg.HTTP.Pprof, Page: page, REST: cfg.HTTP.RESTOf(cfg.API), Program: "mapserver",
 				Stats: srv.Stats, Observed: api.ObserveMapServer(srv), Logger: logs.Logger("api")})
 		})
 	}

@@ -168,8 +168,12 @@ func run(ctx context.Context, path string) error {
 			api.Admin("xtr", concat(x.Stats, plane.Stats, dbs.stats)), api.Router(x, fib), api.BGP(speaks.view(x, dbs.list)))
 	})
 	if cfg.HTTP.Listen.IsValid() {
+		var page *api.Page
+		if cfg.HTTP.Page {
+			page = api.PageXTR(x, fib)
+		}
 		g.Go(func() error {
-			return api.ServeHTTP(ctx, api.HTTPConfig{Listen: cfg.HTTP.Listen, Pprof: cfg.HTTP.Pprof, REST: cfg.HTTP.RESTOf(cfg.API), Program: "xtr",
+			return api.ServeHTTP(ctx, api.HTTPConfig{Listen: cfg.HTTP.Listen, Pprof: cfg.HTTP.Pprof, Page: page, REST: cfg.HTTP.RESTOf(cfg.API), Program: "xtr",
 				Stats: concat(x.Stats, plane.Stats, dbs.stats), Observed: api.ObserveXTR(x, fib), Logger: logs.Logger("api")})
 		})
 	}

@@ -26,6 +26,8 @@ type HTTP struct {
 	Pprof bool
 	// REST is whether calls of the API that only read are served, too.
 	REST bool
+	// Page is whether there is the web page too.
+	Page bool
 }
 
 // RESTOf returns the socket of a whose calls are served as REST, "" if none are.
@@ -81,6 +83,7 @@ func (v value) http(port uint16) (h HTTP) {
 		p.fail("found true with listen: %s; profiles show what is in memory, and are served on a loopback address only", h.Listen)
 	}
 	h.REST = o.get("rest").boolean(false)
+	h.Page = o.get("page").boolean(false)
 	o.end()
 	return h
 }
