@@ -2,8 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
-	"compress/gzip"
 	"errors"
 	"fmt"
 	"io"
@@ -68,13 +66,9 @@ const (
 // readTable reads a table, perhaps in gzip. The format is told by the first
 // line that is not empty and not a comment (#).
 func readTable(r io.Reader) (*bgpTable, error) {
-	in := bufio.NewReaderSize(r, 1<<16)
-	if magic, _ := in.Peek(2); bytes.Equal(magic, []byte{0x1f, 0x8b}) {
-		z, err := gzip.NewReader(in)
-		if err != nil {
-			return nil, fmt.Errorf("gzip: %w", err)
-		}
-		in = bufio.NewReaderSize(z, 1<<16)
+	in, err := plainReader(r)
+	if err != nil {
+		return nil, err
 	}
 	t := new(bgpTable)
 	lines := bufio.NewScanner(in)

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"iter"
 	"net/netip"
 	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -85,7 +87,7 @@ is repeated; what it has reported as durable survives a crash of the map-server.
 		}
 		defer c.close()
 		started := time.Now()
-		if err := im.run(cmd.Context(), c, table.routes, cmd.ErrOrStderr()); err != nil {
+		if err := putAll(cmd.Context(), c, uint64(len(table.routes)), im.batches(table.routes), cmd.ErrOrStderr()); err != nil {
 			return err
 		}
 		took := time.Since(started)
@@ -183,8 +185,24 @@ func (im *importer) record(rt route) *eidolonv1.Record {
 	}
 }
 
-// run puts all routes. What is durable when it fails is in the error.
-func (im *importer) run(ctx context.Context, c *client, routes []route, w io.Writer) error {
+// batches makes the messages of an import.
+func (im *importer) batches(routes []route) iter.Seq[[]*eidolonv1.Record] {
+	return func(yield func([]*eidolonv1.Record) bool) {
+		for chunk := range slices.Chunk(routes, importBatch) {
+			records := make([]*eidolonv1.Record, len(chunk))
+			for i, rt := range chunk {
+				records[i] = im.record(rt)
+			}
+			if !yield(records) {
+				return
+			}
+		}
+	}
+}
+
+// putAll puts all batches, total records, and shows progress on w. What is durable
+// when it fails is in the error. batches is called by another goroutine.
+func putAll(ctx context.Context, c *client, total uint64, batches iter.Seq[[]*eidolonv1.Record], w io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := eidolonv1.NewMappingServiceClient(c.conn).ImportMappings(ctx)
@@ -192,7 +210,6 @@ func (im *importer) run(ctx context.Context, c *client, routes []route, w io.Wri
 		return explain(err)
 	}
 	var durable atomic.Uint64
-	total := uint64(len(routes))
 	stop := startProgress(w, total, &durable)
 	defer stop()
 
@@ -201,16 +218,10 @@ func (im *importer) run(ctx context.Context, c *client, routes []route, w io.Wri
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
-		for len(routes) > 0 {
-			n := min(importBatch, len(routes))
-			req := &eidolonv1.ImportMappingsRequest{Records: make([]*eidolonv1.Record, n)}
-			for i, rt := range routes[:n] {
-				req.Records[i] = im.record(rt)
-			}
-			if stream.Send(req) != nil {
+		for records := range batches {
+			if stream.Send(&eidolonv1.ImportMappingsRequest{Records: records}) != nil {
 				return
 			}
-			routes = routes[n:]
 		}
 		stream.CloseSend()
 	}()

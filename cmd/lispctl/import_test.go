@@ -138,12 +138,12 @@ func TestImportBreaksOff(t *testing.T) {
 	for i := range 2*importBatch + 5 {
 		routes = append(routes, route{prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32)})
 	}
-	err = im.run(ctx, c, routes, io.Discard)
+	err = putAll(ctx, c, uint64(len(routes)), im.batches(routes), io.Discard)
 	if want := fmt.Sprintf("disk full; %d of %d mappings are durable", importBatch, len(routes)); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("got %v, want %q", err, want)
 	}
 	f.room.Store(int64(len(routes)))
-	if err := im.run(ctx, c, routes, io.Discard); err != nil {
+	if err := putAll(ctx, c, uint64(len(routes)), im.batches(routes), io.Discard); err != nil {
 		t.Fatal(err)
 	}
 	if n := len(slices.Collect(srv.Database(mapping.EID{}))); n != len(routes) {
@@ -151,7 +151,7 @@ func TestImportBreaksOff(t *testing.T) {
 	}
 	stopped, stop := context.WithCancel(ctx)
 	stop()
-	if err := im.run(stopped, c, routes, io.Discard); !errors.Is(err, context.Canceled) {
+	if err := putAll(stopped, c, uint64(len(routes)), im.batches(routes), io.Discard); !errors.Is(err, context.Canceled) {
 		t.Errorf("interrupted: %v", err)
 	}
 }

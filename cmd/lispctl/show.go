@@ -247,7 +247,7 @@ func showMappings(v view) error {
 	if err != nil {
 		return err
 	}
-	l := v.out.list("EID-PREFIX", "ORIGIN", "SITE", "TTL", "LOCATORS", "+XTRS", "+ANSWERED-BY", "+VERSION")
+	l := v.out.list(mappingColumns...)
 	add := func(m *eidolonv1.Mapping) error { return addMapping(l, m) }
 	if v.arg != "" {
 		ctx, cancel := context.WithTimeout(v.ctx, answerTime)
@@ -274,6 +274,8 @@ func showMappings(v view) error {
 	}
 	return l.end()
 }
+
+var mappingColumns = []string{"EID-PREFIX", "ORIGIN", "SITE", "TTL", "LOCATORS", "+XTRS", "+ANSWERED-BY", "+VERSION"}
 
 // addMapping prints a mapping of a map-server.
 func addMapping(l *listing, m *eidolonv1.Mapping) error {
