@@ -22,6 +22,7 @@ is wrong with it, each with file:line:column. Warnings do not make it fail.`,
 		Args: arguments(1, 1),
 	}
 	kind := cmd.Flags().String("kind", "", "whose file it is: xtr or mapserver (default: told by its keys)")
+	completeWords(cmd, "kind", string(config.KindXTR), string(config.KindMapServer))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		file := args[0]
 		k, err := config.ParseKind(*kind)

@@ -72,6 +72,8 @@ Exit codes:
 	f := cmd.Flags()
 	f.StringSliceVar(&files, "config", nil, "configuration file of a daemon, may be repeated (default: those of "+defaultConfig(programXTR)+" and "+defaultConfig(programMapServer)+" that there are)")
 	f.StringVar(&kind, "kind", "", "whose files they are: xtr or mapserver (default: told by their keys)")
+	completeWords(cmd, "kind", string(config.KindXTR), string(config.KindMapServer))
+	completes(cmd, 0, nil)
 	out := formatFlag(cmd, formatText, formatJSON, formatYAML)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if len(files) == 0 {

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -41,6 +43,7 @@ and for TCP, UDP and SCTP the ports.`,
   lispctl explain '[7]2001:db8:2::1' --resolver 203.0.113.10`,
 		Args: arguments(1, 1),
 	}
+	completes(cmd, 1, liveEIDs, programXTR, programMapServer)
 	f := cmd.Flags()
 	f.StringVar(&source, "source", "", "source address of the flow")
 	f.StringVar(&protocol, "protocol", "", "tcp, udp, sctp or a number (default: none, the addresses alone are the flow)")
@@ -49,6 +52,7 @@ and for TCP, UDP and SCTP the ports.`,
 	f.StringSliceVar(&sockets, "socket", nil, "Unix socket of a daemon, may be repeated (default "+defaultSocket(programXTR)+" and "+defaultSocket(programMapServer)+", what there is of them)")
 	f.StringVar(&resolver, "resolver", "", "address of a map-resolver to ask, with or without a port")
 	f.BoolVar(&q.local, "local", false, "ask only daemons of this host")
+	completeWords(cmd, "protocol", slices.Sorted(maps.Keys(protocols))...)
 	out := formatFlag(cmd, formatText, formatJSON, formatYAML)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := q.parse(args[0], source, protocol, resolver); err != nil {

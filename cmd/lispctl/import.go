@@ -66,6 +66,7 @@ is repeated; what it has reported as durable survives a crash of the map-server.
 	f.Uint32Var(&im.ttl, "ttl", mapping.DefaultTTL, "record TTL in minutes")
 	f.BoolVar(&skipBad, "skip-bad", false, "import the good lines even if there are bad ones")
 	socket := socketFlag(cmd, programMapServer)
+	completeWords(cmd, "by", "prefix", "origin")
 	cmd.MarkFlagRequired("locator")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := im.set(locators, by); err != nil {

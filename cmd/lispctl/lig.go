@@ -41,6 +41,7 @@ Exit codes:
   lispctl lig '[7]2001:db8:2::/48' --resolver 2001:db8::10 -o json`,
 		Args: arguments(1, 1),
 	}
+	completes(cmd, 1, liveEIDs, programXTR)
 	f := cmd.Flags()
 	f.StringVar(&resolver, "resolver", "", "address of the map-resolver, with or without a port")
 	f.StringVar(&source, "source", "", "source EID to name in the Map-Request")

@@ -162,6 +162,7 @@ func locatorCommand(use, short, long string, change func(context.Context, eidolo
 	const names = `NAME is the address of a local locator, or an interface for all the locators that
 it has now or gets later. The order holds until it is taken back or the xTR ends.`
 	cmd := &cobra.Command{Use: use, Short: short, Long: strings.TrimSpace(long + "\n\n" + names), Args: arguments(1, 1)}
+	completes(cmd, 1, liveLocators, programXTR)
 	socket := socketFlag(cmd, programXTR)
 	out := formatFlag(cmd, showFormats...)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

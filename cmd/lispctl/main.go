@@ -85,13 +85,13 @@ have two more each.`,
 		Args:              cobra.ArbitraryArgs, // help refuses them
 		SilenceUsage:      true,
 		SilenceErrors:     true,
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
 	root.RunE = help
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())
 	})
-	root.AddCommand(newExplain(), newLig(), newMonitor(), newShow(), newLocator(), newClear(), newMapping(), newImport(), newDecode(), newConfig(), newDoctor(), newVersion())
+	root.AddCommand(newExplain(), newLig(), newMonitor(), newShow(), newLocator(), newClear(), newMapping(), newImport(), newDecode(), newCapture(), newConfig(), newDoctor(), newCompletion(), newVersion())
 	return root
 }
 

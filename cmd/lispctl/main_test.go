@@ -68,9 +68,16 @@ func TestScripts(t *testing.T) {
 			}
 			env.Defer(func() { silent.Close() })
 			env.Setenv("SILENT", silent.LocalAddr().String())
+			// A socket that nobody accepts at.
+			mute, err := net.Listen("unix", filepath.Join(env.WorkDir, "silent.sock"))
+			if err != nil {
+				return err
+			}
+			env.Defer(func() { mute.Close() })
+			env.Setenv("SILENT_SOCK", mute.Addr().String())
 			return h.up()
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exit": exitCode, "watched": watched, "happen": happen, "namespace": namespace, "inside": inside, "fill": fill, "terminal": terminal, "piped": piped},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exit": exitCode, "watched": watched, "happen": happen, "namespace": namespace, "inside": inside, "fill": fill, "terminal": terminal, "piped": piped, "revision": revision, "begin": begin, "ended": ended, "send": send},
 	})
 }
 
@@ -147,6 +154,7 @@ type host struct {
 	key     auth.Key
 	lost    atomic.Uint64 // misses
 	ns      *netns.NS     // of the command namespace
+	capture *capturing    // of the command begin
 }
 
 func (h *host) socket(program string) string { return filepath.Join(h.dir, program+".sock") }

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"maps"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -23,7 +25,7 @@ const importOctets = 4 << 20
 
 func newMapping() *cobra.Command {
 	cmd := group("mapping", "Show and change the mappings of a map-server",
-		newMappingGet(), newMappingPut(), newMappingDelete(), newMappingExport(), newMappingImport())
+		newMappingGet(), newMappingPut(), newMappingDelete(), newMappingExport(), newMappingImport(), newMappingWatch())
 	cmd.Long = `Shows and changes the mappings of a map-server. What is put here stands beside the
 static mappings of the configuration and the registrations of xTRs, survives a
 restart and does not expire. It is answered where neither of the others has the
@@ -40,6 +42,7 @@ EID-prefix that holds it, as a Map-Request would find it. The exit code is 1 whe
 there is none.`,
 		Args: arguments(1, 1),
 	}
+	completes(cmd, 1, liveEIDs, programMapServer)
 	longest := cmd.Flags().Bool("longest-match", false, "the longest EID-prefix that holds the EID")
 	socket := socketFlag(cmd, programMapServer)
 	out := formatFlag(cmd, showFormats...)
@@ -161,23 +164,30 @@ func parseLocator(s string) (*eidolonv1.Locator, error) {
 func newMappingPut() *cobra.Command {
 	var f recordFlags
 	var file string
+	var revision uint64
 	cmd := &cobra.Command{
 		Use:   "put [EID]",
 		Short: "Add or replace mappings",
 		Long: `put adds a mapping or replaces the one that was put for the same EID. With --file
 it puts all records of a file as mapping export writes them, all of them or none;
 for more than 20,000 use mapping import. When it returns they are durable and
-answered.`,
+answered.
+
+With --if-revision it does so only if the revision at which the mapping was put,
+PUT-REVISION of mapping get -o wide, is still this one; 0 if none was put.`,
 		Example: `  lispctl mapping put 10.1.0.0/16 --locator 192.0.2.1=1/60 --locator 192.0.2.2=1/40
   lispctl mapping put '[7]10.2.0.0/16' --action drop --ttl 15
   lispctl mapping put --file mappings.yml`,
 		Args: arguments(0, 1),
 	}
+	completes(cmd, 1, putEIDs, programMapServer)
 	fl := cmd.Flags()
 	fl.StringArrayVar(&f.locators, "locator", nil, "a locator: address, or address=priority/weight (default 1/100); may be repeated")
 	fl.StringVar(&f.action, "action", "", "what an ITR does with packets, for a mapping without locators: "+strings.Join(actions, ", "))
 	fl.Uint32Var(&f.ttl, "ttl", mapping.DefaultTTL, "record TTL in minutes")
 	fl.StringVarP(&file, "file", "f", "", "read the records from a file; - for standard input")
+	fl.Uint64Var(&revision, "if-revision", 0, "only if the mapping was put at this revision; 0: not at all")
+	completeWords(cmd, "action", actions...)
 	socket := socketFlag(cmd, programMapServer)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		var records []*eidolonv1.Record
@@ -185,8 +195,8 @@ answered.`,
 		case (file == "") == (len(args) == 0):
 			return fmt.Errorf("expected either an EID or --file (see %s --help)", cmd.CommandPath())
 		case file != "":
-			if fl.Changed("locator") || fl.Changed("action") || fl.Changed("ttl") {
-				return errors.New("--locator, --action and --ttl are for one EID, and not for --file")
+			if slices.ContainsFunc([]string{"locator", "action", "ttl", "if-revision"}, fl.Changed) {
+				return errors.New("--locator, --action, --ttl and --if-revision are for one EID, and not for --file")
 			}
 			var err error
 			if records, err = openRecords(cmd, file); err != nil {
@@ -203,10 +213,15 @@ answered.`,
 			records = []*eidolonv1.Record{r}
 		}
 		return withMappings(cmd, *socket, nil, func(ctx context.Context, c eidolonv1.MappingServiceClient) error {
-			if _, err := c.PutMappings(ctx, &eidolonv1.PutMappingsRequest{Records: records}); err != nil {
+			req := &eidolonv1.PutMappingsRequest{Records: records}
+			if fl.Changed("if-revision") {
+				req.IfRevisions = []uint64{revision}
+			}
+			resp, err := c.PutMappings(ctx, req)
+			if err != nil {
 				return err
 			}
-			return told(cmd, "%d mappings put", len(records))
+			return told(cmd, "%d mappings put, revision %d", len(records), resp.GetRevision())
 		})
 	}
 	return cmd
@@ -220,21 +235,28 @@ func told(cmd *cobra.Command, format string, args ...any) error {
 
 func newMappingDelete() *cobra.Command {
 	var within string
+	var revision uint64
 	cmd := &cobra.Command{
 		Use:   "delete [EID]...",
 		Short: "Delete mappings that were put",
 		Long: `delete deletes the mappings that were put for these EIDs, all of them or none. With
---within it deletes all that were put for EIDs inside this one and are answered, so
-that an import can be undone; mappings of the configuration and of xTRs stay.`,
+--within it deletes all that were put for EIDs inside this one, so that an import
+can be undone; mappings of the configuration and of xTRs stay. With --if-revision it
+deletes the mapping of one EID only if it was put at this revision.`,
 		Example: `  lispctl mapping delete 10.1.0.0/16 '[7]10.2.0.0/16'
   lispctl mapping delete --within 10.0.0.0/8`,
 		Args: arguments(0, importBatch),
 	}
+	completes(cmd, -1, putEIDs, programMapServer)
 	cmd.Flags().StringVar(&within, "within", "", "all that were put inside of this EID-prefix")
+	cmd.Flags().Uint64Var(&revision, "if-revision", 0, "only if the mapping was put at this revision")
 	socket := socketFlag(cmd, programMapServer)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if (within == "") == (len(args) == 0) {
 			return fmt.Errorf("expected either EIDs or --within (see %s --help)", cmd.CommandPath())
+		}
+		if cmd.Flags().Changed("if-revision") && len(args) != 1 {
+			return errors.New("--if-revision is for one EID")
 		}
 		check := args
 		if within != "" {
@@ -242,10 +264,15 @@ that an import can be undone; mappings of the configuration and of xTRs stay.`,
 		}
 		return withMappings(cmd, *socket, check, func(ctx context.Context, c eidolonv1.MappingServiceClient) error {
 			if within == "" {
-				if _, err := c.DeleteMappings(ctx, &eidolonv1.DeleteMappingsRequest{Eids: args}); err != nil {
+				req := &eidolonv1.DeleteMappingsRequest{Eids: args}
+				if cmd.Flags().Changed("if-revision") {
+					req.IfRevisions = []uint64{revision}
+				}
+				resp, err := c.DeleteMappings(ctx, req)
+				if err != nil {
 					return err
 				}
-				return told(cmd, "%d mappings deleted", len(args))
+				return told(cmd, "%d mappings deleted, revision %d", len(args), resp.GetRevision())
 			}
 			n, err := deleteWithin(cmd.Context(), c, within)
 			if err != nil && n > 0 {
@@ -264,8 +291,12 @@ that an import can be undone; mappings of the configuration and of xTRs stay.`,
 // were, also with an error.
 func deleteWithin(ctx context.Context, c eidolonv1.MappingServiceClient, within string) (deleted int, err error) {
 	var eids []string
-	err = listMappings(ctx, c, &eidolonv1.ListMappingsRequest{Within: within, Origin: eidolonv1.MappingOrigin_MAPPING_ORIGIN_API}, func(m *eidolonv1.Mapping) error {
-		eids = append(eids, m.GetRecord().GetEid())
+	// A static or registered mapping of the same EID goes before one that was
+	// put, so all are looked at.
+	err = listMappings(ctx, c, &eidolonv1.ListMappingsRequest{Within: within}, func(m *eidolonv1.Mapping) error {
+		if m.GetPutRevision() > 0 {
+			eids = append(eids, m.GetRecord().GetEid())
+		}
 		return nil
 	})
 	for ; err == nil && len(eids) > 0; eids = eids[min(len(eids), importBatch):] {
@@ -315,7 +346,9 @@ inside of this EID. mapping import and mapping put --file read them.`,
   lispctl mapping export 10.0.0.0/8 --origin all -o yaml`,
 		Args: arguments(0, 1),
 	}
+	completes(cmd, 1, liveEIDs, programMapServer)
 	origin := cmd.Flags().String("origin", "api", "whose mappings: api, static, registered or all")
+	completeWords(cmd, "origin", slices.Sorted(maps.Keys(origins))...)
 	socket := socketFlag(cmd, programMapServer)
 	out := formatFlag(cmd, formatJSONL, formatJSON, formatYAML)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -32,6 +32,7 @@ says how many, and where.`,
   lispctl monitor 10.2.0.0/16 -o jsonl --socket /run/eidolon/mapserver.sock`,
 		Args: arguments(0, 1),
 	}
+	completes(cmd, 1, liveEIDs, programXTR, programMapServer)
 	socket := socketFlag(cmd, programXTR, programMapServer)
 	count := cmd.Flags().IntP("count", "c", 0, "end after so many events (default: when interrupted)")
 	out := formatFlag(cmd, formatText, formatJSONL)

@@ -36,6 +36,7 @@ const (
 func formatFlag(cmd *cobra.Command, formats ...format) *formatValue {
 	v := &formatValue{format: formats[0], allowed: formats}
 	cmd.Flags().VarP(v, "output", "o", "how to print: "+v.Type())
+	completeWords(cmd, "output", strings.Split(v.Type(), "|")...)
 	return v
 }
 

@@ -80,6 +80,12 @@ func showCommand(use, short, long string, show func(view) error, programs ...str
 	if strings.Contains(use, "[") {
 		cmd.Args = arguments(0, 1)
 	}
+	_, argument, _ := strings.Cut(use, " ")
+	of := map[string]candidate{"[EID]": liveEIDs, "[NAME|EID]": liveSitesAndEIDs, "[PREFIX]": liveStatistics}[argument]
+	if strings.HasPrefix(use, "map-cache") {
+		of = cachedEIDs
+	}
+	completes(cmd, 1, of, programs...)
 	socket := socketFlag(cmd, programs...)
 	out := formatFlag(cmd, showFormats...)
 	every := watchFlag(cmd)
@@ -275,15 +281,18 @@ func showMappings(v view) error {
 	return l.end()
 }
 
-var mappingColumns = []string{"EID-PREFIX", "ORIGIN", "SITE", "TTL", "LOCATORS", "+XTRS", "+ANSWERED-BY", "+VERSION"}
+var mappingColumns = []string{"EID-PREFIX", "ORIGIN", "SITE", "TTL", "LOCATORS", "+XTRS", "+ANSWERED-BY", "+VERSION", "+PUT-REVISION"}
 
 // addMapping prints a mapping of a map-server.
 func addMapping(l *listing, m *eidolonv1.Mapping) error {
-	r, by := m.GetRecord(), "map-server"
+	r, by, put := m.GetRecord(), "map-server", ""
+	if m.GetPutRevision() > 0 {
+		put = fmt.Sprint(m.GetPutRevision())
+	}
 	if m.GetForwarded() {
 		by = "xtr"
 	}
-	return l.add(m, r.GetEid(), originText(m.GetOrigin()), m.GetSite(), ttlText(r.GetRecordTtl()), locatorsText(r), len(m.GetRegistrations()), by, r.GetMapVersion())
+	return l.add(m, r.GetEid(), originText(m.GetOrigin()), m.GetSite(), ttlText(r.GetRecordTtl()), locatorsText(r), len(m.GetRegistrations()), by, r.GetMapVersion(), put)
 }
 
 func showMapCache(v view) error {
@@ -448,6 +457,7 @@ func newClear() *cobra.Command {
 the mapping system again.`,
 		Args: arguments(0, 1),
 	}
+	completes(mapCache, 1, cachedEIDs, programXTR)
 	socket := socketFlag(mapCache, programXTR)
 	mapCache.RunE = func(cmd *cobra.Command, args []string) error {
 		req := &eidolonv1.ClearMapCacheRequest{}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -80,4 +81,18 @@ func openTerminal() (pty, tty *os.File, err error) {
 		pty.Close()
 	}
 	return pty, tty, err
+}
+
+// revision puts the first revision that a watch tells into a variable: revision NAME
+// lispctl mapping watch.
+func revision(ts *testscript.TestScript, neg bool, args []string) {
+	r, w, err := os.Pipe()
+	ts.Check(err)
+	shown(ts, neg, append([]string{"1"}, args[1:]...), r, w, "revision ")
+	_, after, _ := strings.Cut(ts.ReadFile("screen"), "revision ")
+	n, _, whole := strings.Cut(after, "\n")
+	if !whole {
+		ts.Fatalf("no revision: %s", ts.ReadFile("screen"))
+	}
+	ts.Setenv(args[0], n)
 }
