@@ -8,8 +8,6 @@ import (
 	"strings"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	eidolonv1 "github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1"
 	"github.com/eidolon-lisp/eidolon/mapping/alt"
@@ -47,7 +45,7 @@ func (s *altService) register(r grpc.ServiceRegistrar) { eidolonv1.RegisterALTSe
 func (s *altService) GetALT(context.Context, *eidolonv1.GetALTRequest) (*eidolonv1.GetALTResponse, error) {
 	v := s.view
 	if v == nil {
-		return nil, status.Error(codes.FailedPrecondition, "this map-server is in no ALT: its configuration has no alt")
+		return nil, notConfigured("alt", "this map-server is in no ALT: its configuration has no alt")
 	}
 	list, err := v.Neighbours()
 	if err != nil {

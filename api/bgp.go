@@ -6,8 +6,6 @@ import (
 	"slices"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	eidolonv1 "github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1"
 	"github.com/eidolon-lisp/eidolon/mapping/bgp"
@@ -41,7 +39,7 @@ func (s *bgpService) register(r grpc.ServiceRegistrar) { eidolonv1.RegisterBGPSe
 func (s *bgpService) GetBGP(context.Context, *eidolonv1.GetBGPRequest) (*eidolonv1.GetBGPResponse, error) {
 	v := s.view
 	if v == nil {
-		return nil, status.Error(codes.FailedPrecondition, "this xTR speaks no BGP: its configuration has no bgp")
+		return nil, notConfigured("bgp", "this xTR speaks no BGP: its configuration has no bgp")
 	}
 	list, err := v.Neighbours()
 	if err != nil {

@@ -296,6 +296,14 @@ func mapResolverToProto(s xtr.MapResolverStatus) *eidolonv1.MapResolver {
 	}
 }
 
+// originWanted checks an origin that a list is filtered by.
+func originWanted(o eidolonv1.MappingOrigin) *fieldError {
+	if _, ok := eidolonv1.MappingOrigin_name[int32(o)]; !ok {
+		return badField("origin", "found %d, which is no origin", o)
+	}
+	return nil
+}
+
 func originToProto(o server.Origin) eidolonv1.MappingOrigin {
 	switch o {
 	case server.OriginStatic:

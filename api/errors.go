@@ -12,7 +12,6 @@ import (
 
 	"github.com/eidolon-lisp/eidolon/mapping"
 	"github.com/eidolon-lisp/eidolon/mapping/server"
-	"github.com/eidolon-lisp/eidolon/mapping/xtr"
 )
 
 // fieldError is something wrong in a request, with the path of the field:
@@ -38,6 +37,21 @@ func (e *fieldError) within(path string) *fieldError {
 func invalid(e *fieldError) error {
 	return details(codes.InvalidArgument, e.Error(), &errdetails.BadRequest{
 		FieldViolations: []*errdetails.BadRequest_FieldViolation{{Field: e.field, Description: e.err.Error()}},
+	})
+}
+
+// notFound is the status of a request whose field names what is not there.
+func notFound(field, format string, args ...any) error {
+	text := fmt.Sprintf(format, args...)
+	return details(codes.NotFound, text, &errdetails.BadRequest{
+		FieldViolations: []*errdetails.BadRequest_FieldViolation{{Field: field, Description: text}},
+	})
+}
+
+// notConfigured is the status of a call for what the daemon has not.
+func notConfigured(key, text string) error {
+	return details(codes.FailedPrecondition, text, &errdetails.PreconditionFailure{
+		Violations: []*errdetails.PreconditionFailure_Violation{{Type: "CONFIGURATION", Subject: key, Description: text}},
 	})
 }
 
@@ -93,10 +107,6 @@ func failed(doing string, err error) error {
 		code = codes.DeadlineExceeded
 	case errors.Is(err, mapping.ErrStoreClosed):
 		code = codes.Unavailable
-	case errors.Is(err, server.ErrNoMapping), errors.Is(err, xtr.ErrNoLocator):
-		code = codes.NotFound
-	case errors.Is(err, mapping.ErrBadEID):
-		code = codes.InvalidArgument
 	}
 	return status.Errorf(code, "%s: %v", doing, err)
 }

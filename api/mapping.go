@@ -9,8 +9,6 @@ import (
 	"net/netip"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	eidolonv1 "github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1"
 	"github.com/eidolon-lisp/eidolon/internal/fanout"
@@ -63,7 +61,7 @@ func (s *mappings) GetMapping(_ context.Context, req *eidolonv1.GetMappingReques
 		}
 		break // the EID itself would come first
 	}
-	return nil, status.Errorf(codes.NotFound, "there is no mapping for exactly %v", e)
+	return nil, notFound("eid", "there is no mapping for exactly %v", e)
 }
 
 func (s *mappings) LookupMapping(_ context.Context, req *eidolonv1.LookupMappingRequest) (*eidolonv1.LookupMappingResponse, error) {
@@ -73,13 +71,16 @@ func (s *mappings) LookupMapping(_ context.Context, req *eidolonv1.LookupMapping
 	}
 	m, ok := s.db.Lookup(e)
 	if !ok {
-		return nil, status.Errorf(codes.NotFound, "no mapping holds %v", e)
+		return nil, notFound("eid", "no mapping holds %v", e)
 	}
 	return &eidolonv1.LookupMappingResponse{Mapping: mappingToProto(m)}, nil
 }
 
 func (s *mappings) ListMappings(req *eidolonv1.ListMappingsRequest, stream grpc.ServerStreamingServer[eidolonv1.ListMappingsResponse]) error {
 	within, ferr := optionalEID("within", req.GetWithin())
+	if ferr == nil {
+		ferr = originWanted(req.GetOrigin())
+	}
 	if ferr != nil {
 		return invalid(ferr)
 	}

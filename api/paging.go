@@ -97,6 +97,7 @@ func (s *mappings) PageMappings(_ context.Context, req *eidolonv1.PageMappingsRe
 	for _, read := range []func(){
 		func() { f.within, ferr = optionalEID("within", req.GetWithin()) },
 		func() { f.covering, ferr = optionalEID("covering", req.GetCovering()) },
+		func() { ferr = originWanted(f.origin) },
 		func() { after, ferr = f.after(req.GetPageToken()) },
 	} {
 		if read(); ferr != nil {

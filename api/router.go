@@ -2,14 +2,13 @@ package api
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"net/netip"
 	"slices"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	eidolonv1 "github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1"
 	"github.com/eidolon-lisp/eidolon/dataplane"
@@ -134,7 +133,7 @@ func (s *router) LookupMapCache(_ context.Context, req *eidolonv1.LookupMapCache
 	if entry, ok := s.xtr.Lookup(e.IID, e.Prefix.Addr()); ok {
 		return &eidolonv1.LookupMapCacheResponse{Entry: cacheEntryToProto(entry, s.fib.Snapshot())}, nil
 	}
-	return nil, status.Errorf(codes.NotFound, "no map-cache entry holds %v", e)
+	return nil, notFound("eid", "no map-cache entry holds %v", e)
 }
 
 func (s *router) ClearMapCache(_ context.Context, req *eidolonv1.ClearMapCacheRequest) (*eidolonv1.ClearMapCacheResponse, error) {
@@ -229,6 +228,9 @@ func (s *router) steer(name string, change func(name string) error) ([]*eidolonv
 		return nil, invalid(badField("locator", "found nothing, expected the address of a local locator or an interface"))
 	}
 	if err := change(name); err != nil {
+		if errors.Is(err, xtr.ErrNoLocator) {
+			return nil, notFound("locator", "%v", err)
+		}
 		return nil, failed("steer a locator", err)
 	}
 	a, err := netip.ParseAddr(name)

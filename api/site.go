@@ -5,8 +5,6 @@ import (
 	"iter"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	eidolonv1 "github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1"
 	"github.com/eidolon-lisp/eidolon/mapping"
@@ -58,7 +56,7 @@ func (s *sites) ListSites(_ context.Context, req *eidolonv1.ListSitesRequest) (*
 		}
 	}
 	if !found {
-		return nil, status.Errorf(codes.NotFound, "there is no site %q", req.GetName())
+		return nil, notFound("name", "there is no site %q", req.GetName())
 	}
 	return resp, nil
 }

@@ -21,6 +21,62 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// LogLevel is how important a line of the log is.
+type LogLevel int32
+
+const (
+	LogLevel_LOG_LEVEL_UNSPECIFIED LogLevel = 0
+	LogLevel_LOG_LEVEL_DEBUG       LogLevel = 1
+	LogLevel_LOG_LEVEL_INFO        LogLevel = 2
+	LogLevel_LOG_LEVEL_WARN        LogLevel = 3
+	LogLevel_LOG_LEVEL_ERROR       LogLevel = 4
+)
+
+// Enum value maps for LogLevel.
+var (
+	LogLevel_name = map[int32]string{
+		0: "LOG_LEVEL_UNSPECIFIED",
+		1: "LOG_LEVEL_DEBUG",
+		2: "LOG_LEVEL_INFO",
+		3: "LOG_LEVEL_WARN",
+		4: "LOG_LEVEL_ERROR",
+	}
+	LogLevel_value = map[string]int32{
+		"LOG_LEVEL_UNSPECIFIED": 0,
+		"LOG_LEVEL_DEBUG":       1,
+		"LOG_LEVEL_INFO":        2,
+		"LOG_LEVEL_WARN":        3,
+		"LOG_LEVEL_ERROR":       4,
+	}
+)
+
+func (x LogLevel) Enum() *LogLevel {
+	p := new(LogLevel)
+	*p = x
+	return p
+}
+
+func (x LogLevel) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (LogLevel) Descriptor() protoreflect.EnumDescriptor {
+	return file_eidolon_v1_admin_proto_enumTypes[0].Descriptor()
+}
+
+func (LogLevel) Type() protoreflect.EnumType {
+	return &file_eidolon_v1_admin_proto_enumTypes[0]
+}
+
+func (x LogLevel) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use LogLevel.Descriptor instead.
+func (LogLevel) EnumDescriptor() ([]byte, []int) {
+	return file_eidolon_v1_admin_proto_rawDescGZIP(), []int{0}
+}
+
 // GetVersionRequest is empty.
 type GetVersionRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -278,6 +334,347 @@ func (x *Statistic) GetValue() uint64 {
 	return 0
 }
 
+// ReloadRequest is empty.
+type ReloadRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReloadRequest) Reset() {
+	*x = ReloadRequest{}
+	mi := &file_eidolon_v1_admin_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReloadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReloadRequest) ProtoMessage() {}
+
+func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_admin_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReloadRequest.ProtoReflect.Descriptor instead.
+func (*ReloadRequest) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_admin_proto_rawDescGZIP(), []int{5}
+}
+
+// ReloadResponse says what became of it.
+type ReloadResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Doubts about the file that do not keep it from being used.
+	Warnings []string `protobuf:"bytes,1,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// Keys that have changed and take effect with a restart only; until then what
+	// runs is as it was.
+	RestartKeys   []string `protobuf:"bytes,2,rep,name=restart_keys,json=restartKeys,proto3" json:"restart_keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReloadResponse) Reset() {
+	*x = ReloadResponse{}
+	mi := &file_eidolon_v1_admin_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReloadResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReloadResponse) ProtoMessage() {}
+
+func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_admin_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReloadResponse.ProtoReflect.Descriptor instead.
+func (*ReloadResponse) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_admin_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ReloadResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+func (x *ReloadResponse) GetRestartKeys() []string {
+	if x != nil {
+		return x.RestartKeys
+	}
+	return nil
+}
+
+// SubsystemLogLevel is from which level on a part of the daemon logs.
+type SubsystemLogLevel struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name that its lines have as subsystem.
+	Subsystem string `protobuf:"bytes,1,opt,name=subsystem,proto3" json:"subsystem,omitempty"`
+	// Lines below it are left out.
+	Level         LogLevel `protobuf:"varint,2,opt,name=level,proto3,enum=eidolon.v1.LogLevel" json:"level,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubsystemLogLevel) Reset() {
+	*x = SubsystemLogLevel{}
+	mi := &file_eidolon_v1_admin_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubsystemLogLevel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubsystemLogLevel) ProtoMessage() {}
+
+func (x *SubsystemLogLevel) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_admin_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubsystemLogLevel.ProtoReflect.Descriptor instead.
+func (*SubsystemLogLevel) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_admin_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *SubsystemLogLevel) GetSubsystem() string {
+	if x != nil {
+		return x.Subsystem
+	}
+	return ""
+}
+
+func (x *SubsystemLogLevel) GetLevel() LogLevel {
+	if x != nil {
+		return x.Level
+	}
+	return LogLevel_LOG_LEVEL_UNSPECIFIED
+}
+
+// GetLogLevelRequest selects subsystems.
+type GetLogLevelRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name of one; empty for all.
+	Subsystem     string `protobuf:"bytes,1,opt,name=subsystem,proto3" json:"subsystem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetLogLevelRequest) Reset() {
+	*x = GetLogLevelRequest{}
+	mi := &file_eidolon_v1_admin_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetLogLevelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetLogLevelRequest) ProtoMessage() {}
+
+func (x *GetLogLevelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_admin_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetLogLevelRequest.ProtoReflect.Descriptor instead.
+func (*GetLogLevelRequest) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_admin_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *GetLogLevelRequest) GetSubsystem() string {
+	if x != nil {
+		return x.Subsystem
+	}
+	return ""
+}
+
+// GetLogLevelResponse holds their levels.
+type GetLogLevelResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of the documentation.
+	Levels        []*SubsystemLogLevel `protobuf:"bytes,1,rep,name=levels,proto3" json:"levels,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetLogLevelResponse) Reset() {
+	*x = GetLogLevelResponse{}
+	mi := &file_eidolon_v1_admin_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetLogLevelResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetLogLevelResponse) ProtoMessage() {}
+
+func (x *GetLogLevelResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_admin_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetLogLevelResponse.ProtoReflect.Descriptor instead.
+func (*GetLogLevelResponse) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_admin_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *GetLogLevelResponse) GetLevels() []*SubsystemLogLevel {
+	if x != nil {
+		return x.Levels
+	}
+	return nil
+}
+
+// SetLogLevelRequest says what to log.
+type SetLogLevelRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name of a subsystem; empty for all.
+	Subsystem string `protobuf:"bytes,1,opt,name=subsystem,proto3" json:"subsystem,omitempty"`
+	// The new level; required.
+	Level         LogLevel `protobuf:"varint,2,opt,name=level,proto3,enum=eidolon.v1.LogLevel" json:"level,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLogLevelRequest) Reset() {
+	*x = SetLogLevelRequest{}
+	mi := &file_eidolon_v1_admin_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLogLevelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLogLevelRequest) ProtoMessage() {}
+
+func (x *SetLogLevelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_admin_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLogLevelRequest.ProtoReflect.Descriptor instead.
+func (*SetLogLevelRequest) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_admin_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *SetLogLevelRequest) GetSubsystem() string {
+	if x != nil {
+		return x.Subsystem
+	}
+	return ""
+}
+
+func (x *SetLogLevelRequest) GetLevel() LogLevel {
+	if x != nil {
+		return x.Level
+	}
+	return LogLevel_LOG_LEVEL_UNSPECIFIED
+}
+
+// SetLogLevelResponse holds what was set.
+type SetLogLevelResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The levels of the subsystems that were named.
+	Levels        []*SubsystemLogLevel `protobuf:"bytes,1,rep,name=levels,proto3" json:"levels,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLogLevelResponse) Reset() {
+	*x = SetLogLevelResponse{}
+	mi := &file_eidolon_v1_admin_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLogLevelResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLogLevelResponse) ProtoMessage() {}
+
+func (x *SetLogLevelResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_admin_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLogLevelResponse.ProtoReflect.Descriptor instead.
+func (*SetLogLevelResponse) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_admin_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *SetLogLevelResponse) GetLevels() []*SubsystemLogLevel {
+	if x != nil {
+		return x.Levels
+	}
+	return nil
+}
+
 var File_eidolon_v1_admin_proto protoreflect.FileDescriptor
 
 const file_eidolon_v1_admin_proto_rawDesc = "" +
@@ -299,11 +696,36 @@ const file_eidolon_v1_admin_proto_rawDesc = "" +
 	"statistics\"5\n" +
 	"\tStatistic\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value2\xb1\x01\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value\"\x0f\n" +
+	"\rReloadRequest\"O\n" +
+	"\x0eReloadResponse\x12\x1a\n" +
+	"\bwarnings\x18\x01 \x03(\tR\bwarnings\x12!\n" +
+	"\frestart_keys\x18\x02 \x03(\tR\vrestartKeys\"]\n" +
+	"\x11SubsystemLogLevel\x12\x1c\n" +
+	"\tsubsystem\x18\x01 \x01(\tR\tsubsystem\x12*\n" +
+	"\x05level\x18\x02 \x01(\x0e2\x14.eidolon.v1.LogLevelR\x05level\"2\n" +
+	"\x12GetLogLevelRequest\x12\x1c\n" +
+	"\tsubsystem\x18\x01 \x01(\tR\tsubsystem\"L\n" +
+	"\x13GetLogLevelResponse\x125\n" +
+	"\x06levels\x18\x01 \x03(\v2\x1d.eidolon.v1.SubsystemLogLevelR\x06levels\"^\n" +
+	"\x12SetLogLevelRequest\x12\x1c\n" +
+	"\tsubsystem\x18\x01 \x01(\tR\tsubsystem\x12*\n" +
+	"\x05level\x18\x02 \x01(\x0e2\x14.eidolon.v1.LogLevelR\x05level\"L\n" +
+	"\x13SetLogLevelResponse\x125\n" +
+	"\x06levels\x18\x01 \x03(\v2\x1d.eidolon.v1.SubsystemLogLevelR\x06levels*w\n" +
+	"\bLogLevel\x12\x19\n" +
+	"\x15LOG_LEVEL_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fLOG_LEVEL_DEBUG\x10\x01\x12\x12\n" +
+	"\x0eLOG_LEVEL_INFO\x10\x02\x12\x12\n" +
+	"\x0eLOG_LEVEL_WARN\x10\x03\x12\x13\n" +
+	"\x0fLOG_LEVEL_ERROR\x10\x042\x92\x03\n" +
 	"\fAdminService\x12K\n" +
 	"\n" +
 	"GetVersion\x12\x1d.eidolon.v1.GetVersionRequest\x1a\x1e.eidolon.v1.GetVersionResponse\x12T\n" +
-	"\rGetStatistics\x12 .eidolon.v1.GetStatisticsRequest\x1a!.eidolon.v1.GetStatisticsResponseB@Z>github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1;eidolonv1b\x06proto3"
+	"\rGetStatistics\x12 .eidolon.v1.GetStatisticsRequest\x1a!.eidolon.v1.GetStatisticsResponse\x12?\n" +
+	"\x06Reload\x12\x19.eidolon.v1.ReloadRequest\x1a\x1a.eidolon.v1.ReloadResponse\x12N\n" +
+	"\vGetLogLevel\x12\x1e.eidolon.v1.GetLogLevelRequest\x1a\x1f.eidolon.v1.GetLogLevelResponse\x12N\n" +
+	"\vSetLogLevel\x12\x1e.eidolon.v1.SetLogLevelRequest\x1a\x1f.eidolon.v1.SetLogLevelResponseB@Z>github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1;eidolonv1b\x06proto3"
 
 var (
 	file_eidolon_v1_admin_proto_rawDescOnce sync.Once
@@ -317,25 +739,44 @@ func file_eidolon_v1_admin_proto_rawDescGZIP() []byte {
 	return file_eidolon_v1_admin_proto_rawDescData
 }
 
-var file_eidolon_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_eidolon_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_eidolon_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_eidolon_v1_admin_proto_goTypes = []any{
-	(*GetVersionRequest)(nil),     // 0: eidolon.v1.GetVersionRequest
-	(*GetVersionResponse)(nil),    // 1: eidolon.v1.GetVersionResponse
-	(*GetStatisticsRequest)(nil),  // 2: eidolon.v1.GetStatisticsRequest
-	(*GetStatisticsResponse)(nil), // 3: eidolon.v1.GetStatisticsResponse
-	(*Statistic)(nil),             // 4: eidolon.v1.Statistic
+	(LogLevel)(0),                 // 0: eidolon.v1.LogLevel
+	(*GetVersionRequest)(nil),     // 1: eidolon.v1.GetVersionRequest
+	(*GetVersionResponse)(nil),    // 2: eidolon.v1.GetVersionResponse
+	(*GetStatisticsRequest)(nil),  // 3: eidolon.v1.GetStatisticsRequest
+	(*GetStatisticsResponse)(nil), // 4: eidolon.v1.GetStatisticsResponse
+	(*Statistic)(nil),             // 5: eidolon.v1.Statistic
+	(*ReloadRequest)(nil),         // 6: eidolon.v1.ReloadRequest
+	(*ReloadResponse)(nil),        // 7: eidolon.v1.ReloadResponse
+	(*SubsystemLogLevel)(nil),     // 8: eidolon.v1.SubsystemLogLevel
+	(*GetLogLevelRequest)(nil),    // 9: eidolon.v1.GetLogLevelRequest
+	(*GetLogLevelResponse)(nil),   // 10: eidolon.v1.GetLogLevelResponse
+	(*SetLogLevelRequest)(nil),    // 11: eidolon.v1.SetLogLevelRequest
+	(*SetLogLevelResponse)(nil),   // 12: eidolon.v1.SetLogLevelResponse
 }
 var file_eidolon_v1_admin_proto_depIdxs = []int32{
-	4, // 0: eidolon.v1.GetStatisticsResponse.statistics:type_name -> eidolon.v1.Statistic
-	0, // 1: eidolon.v1.AdminService.GetVersion:input_type -> eidolon.v1.GetVersionRequest
-	2, // 2: eidolon.v1.AdminService.GetStatistics:input_type -> eidolon.v1.GetStatisticsRequest
-	1, // 3: eidolon.v1.AdminService.GetVersion:output_type -> eidolon.v1.GetVersionResponse
-	3, // 4: eidolon.v1.AdminService.GetStatistics:output_type -> eidolon.v1.GetStatisticsResponse
-	3, // [3:5] is the sub-list for method output_type
-	1, // [1:3] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	5,  // 0: eidolon.v1.GetStatisticsResponse.statistics:type_name -> eidolon.v1.Statistic
+	0,  // 1: eidolon.v1.SubsystemLogLevel.level:type_name -> eidolon.v1.LogLevel
+	8,  // 2: eidolon.v1.GetLogLevelResponse.levels:type_name -> eidolon.v1.SubsystemLogLevel
+	0,  // 3: eidolon.v1.SetLogLevelRequest.level:type_name -> eidolon.v1.LogLevel
+	8,  // 4: eidolon.v1.SetLogLevelResponse.levels:type_name -> eidolon.v1.SubsystemLogLevel
+	1,  // 5: eidolon.v1.AdminService.GetVersion:input_type -> eidolon.v1.GetVersionRequest
+	3,  // 6: eidolon.v1.AdminService.GetStatistics:input_type -> eidolon.v1.GetStatisticsRequest
+	6,  // 7: eidolon.v1.AdminService.Reload:input_type -> eidolon.v1.ReloadRequest
+	9,  // 8: eidolon.v1.AdminService.GetLogLevel:input_type -> eidolon.v1.GetLogLevelRequest
+	11, // 9: eidolon.v1.AdminService.SetLogLevel:input_type -> eidolon.v1.SetLogLevelRequest
+	2,  // 10: eidolon.v1.AdminService.GetVersion:output_type -> eidolon.v1.GetVersionResponse
+	4,  // 11: eidolon.v1.AdminService.GetStatistics:output_type -> eidolon.v1.GetStatisticsResponse
+	7,  // 12: eidolon.v1.AdminService.Reload:output_type -> eidolon.v1.ReloadResponse
+	10, // 13: eidolon.v1.AdminService.GetLogLevel:output_type -> eidolon.v1.GetLogLevelResponse
+	12, // 14: eidolon.v1.AdminService.SetLogLevel:output_type -> eidolon.v1.SetLogLevelResponse
+	10, // [10:15] is the sub-list for method output_type
+	5,  // [5:10] is the sub-list for method input_type
+	5,  // [5:5] is the sub-list for extension type_name
+	5,  // [5:5] is the sub-list for extension extendee
+	0,  // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_eidolon_v1_admin_proto_init() }
@@ -348,13 +789,14 @@ func file_eidolon_v1_admin_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_eidolon_v1_admin_proto_rawDesc), len(file_eidolon_v1_admin_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   5,
+			NumEnums:      1,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_eidolon_v1_admin_proto_goTypes,
 		DependencyIndexes: file_eidolon_v1_admin_proto_depIdxs,
+		EnumInfos:         file_eidolon_v1_admin_proto_enumTypes,
 		MessageInfos:      file_eidolon_v1_admin_proto_msgTypes,
 	}.Build()
 	File_eidolon_v1_admin_proto = out.File
