@@ -59,7 +59,7 @@ var importers = []struct {
 	{"github.com/grpc-ecosystem/...", []string{"api", "api/proto/rest/..."}, "REST is another form of the API, and nothing that others build upon"},
 	{"github.com/prometheus/...", []string{"api"}, "metrics are observed, not sprinkled"},
 	{"github.com/cilium/ebpf/...", []string{"dataplane/bpf", "benchmarks/..."}, "one room knows the kernel's programs and maps"},
-	{"api/proto/...", []string{"api/...", "cmd/lispctl", "lab/...", "benchmarks/..."}, "protobuf stops at the edge"},
+	{"api/proto/...", []string{"api/...", "cmd/lispctl", "docs/examples/...", "lab/...", "benchmarks/..."}, "protobuf stops at the edge"},
 	{"lab/...", []string{"lab/..."}, "nothing depends on the lab"},
 	{"benchmarks/...", []string{"benchmarks/..."}, "nothing depends on the benchmarks"},
 	{"mapping/server", []string{"api", "cmd/mapserver", "benchmarks/..."}, "the two sides of the protocol meet only on the wire"},
