@@ -98,7 +98,7 @@ func run(ctx context.Context, path string) (err error) {
 	g.Go(func() error { return srv.Run(serving, conn, runtime.GOMAXPROCS(0)) })
 	g.Go(func() error {
 		return api.Serve(ctx, api.Config{Socket: cfg.API.Socket, Logger: logs.Logger("api")},
-			api.Admin("mapserver", srv.Stats), api.Mappings(srv), api.Sites(srv), api.ALT(overlay.view()))
+			api.Controlled("mapserver", api.Controls{Reload: r.reload, Logs: logs}, srv.Stats), api.Mappings(srv), api.Sites(srv), api.ALT(overlay.view()))
 	})
 	if cfg.HTTP.Listen.IsValid() {
 		var page *api.Page

@@ -4,7 +4,9 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"sync"
 
+	"github.com/eidolon-lisp/eidolon/api"
 	"github.com/eidolon-lisp/eidolon/internal/config"
 )
 
@@ -15,6 +17,8 @@ type reloader struct {
 	first *config.MapServer // what the map-server was started with
 	logs  interface{ Configure(config.Log) }
 	log   *slog.Logger
+
+	mu sync.Mutex // a signal and the API may reload at once
 }
 
 // run reloads at each signal until ctx ends.
@@ -22,7 +26,7 @@ func (r *reloader) run(ctx context.Context, signals <-chan os.Signal) error {
 	for {
 		select {
 		case <-signals:
-			r.reload()
+			r.reload() // what came of it is logged
 		case <-ctx.Done():
 			return nil
 		}
@@ -30,18 +34,22 @@ func (r *reloader) run(ctx context.Context, signals <-chan os.Signal) error {
 }
 
 // reload reads the file again. If it is bad, all stays as it is.
-func (r *reloader) reload() {
+func (r *reloader) reload() (done api.Reloaded, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	next, err := config.LoadMapServer(r.path)
 	if err != nil {
 		r.log.Error("configuration not reloaded, the running one stays", "err", err)
-		return
+		return done, err
 	}
 	for _, w := range next.Warnings {
 		r.log.Warn("configuration", "warning", w.Error())
+		done.Warnings = append(done.Warnings, w.Error())
 	}
-	if keys := r.first.NeedsRestart(next); len(keys) > 0 {
-		r.log.Warn("changes that take effect with a restart only", "keys", keys)
+	if done.Restart = r.first.NeedsRestart(next); len(done.Restart) > 0 {
+		r.log.Warn("changes that take effect with a restart only", "keys", done.Restart)
 	}
 	r.logs.Configure(next.Log)
 	r.log.Info("configuration reloaded", "file", r.path)
+	return done, nil
 }

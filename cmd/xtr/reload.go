@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"slices"
+	"sync"
 
+	"github.com/eidolon-lisp/eidolon/api"
 	"github.com/eidolon-lisp/eidolon/internal/config"
 	"github.com/eidolon-lisp/eidolon/mapping"
 	"github.com/eidolon-lisp/eidolon/mapping/xtr"
@@ -30,6 +33,9 @@ type reloader struct {
 	logs      interface{ Configure(config.Log) }
 	log       *slog.Logger
 	watch     func(*config.XTR) // the uplinks of a configuration
+
+	mu      sync.Mutex  // a signal and the API may reload at once
+	running *config.XTR // what was last reloaded; nil: first
 }
 
 // run reloads at each signal until ctx ends.
@@ -37,31 +43,52 @@ func (r *reloader) run(ctx context.Context, signals <-chan os.Signal) error {
 	for {
 		select {
 		case <-signals:
-			r.reload()
+			r.reload() // what came of it is logged
 		case <-ctx.Done():
 			return nil
 		}
 	}
 }
 
-// reload reads the file again. If it is bad, all stays as it is.
-func (r *reloader) reload() {
+// reload reads the file again. If it is bad, or a part of the xTR does not take
+// it, all stays as it is, or is put back.
+func (r *reloader) reload() (done api.Reloaded, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	next, err := config.LoadXTR(r.path)
 	if err != nil {
 		r.log.Error("configuration not reloaded, the running one stays", "err", err)
-		return
+		return done, err
 	}
 	for _, w := range next.Warnings {
 		r.log.Warn("configuration", "warning", w.Error())
+		done.Warnings = append(done.Warnings, w.Error())
 	}
-	if keys := r.first.NeedsRestart(next); len(keys) > 0 {
-		r.log.Warn("changes that take effect with a restart only", "keys", keys)
+	if done.Restart = r.first.NeedsRestart(next); len(done.Restart) > 0 {
+		r.log.Warn("changes that take effect with a restart only", "keys", done.Restart)
 	}
+	if r.running == nil {
+		r.running = r.first
+	}
+	if err := r.use(next); err != nil {
+		if back := r.use(r.running); back != nil {
+			err = fmt.Errorf("%w; nor could all be put back: %w", err, back)
+		}
+		r.log.Error("configuration not reloaded, the running one stays", "err", err)
+		return api.Reloaded{}, err
+	}
+	r.running = next
+	r.log.Info("configuration reloaded", "file", r.path)
+	return done, nil
+}
+
+// use gives the xTR what it takes of a configuration, and stops at the first
+// part that is not taken.
+func (r *reloader) use(next *config.XTR) error {
 	r.logs.Configure(next.Log)
 	r.watch(next)
 	if err := r.databases.SetDatabases(r.mappings(next)); err != nil {
-		r.log.Error("database_mappings not reloaded, the running ones stay", "err", err)
-		return
+		return fmt.Errorf("database_mappings: %w", err)
 	}
 	for _, s := range r.servers {
 		i := slices.IndexFunc(next.MapServers, func(m config.XTRMapServer) bool { return m.Address == s.Addr })
@@ -71,10 +98,10 @@ func (r *reloader) reload() {
 		keys := next.MapServers[i].Keys
 		s.Key, s.OtherKeys = keys[0], keys[1:]
 		if err := r.site.SetKeys(s); err != nil {
-			r.log.Error("keys not reloaded, the running ones stay", "map_server", s.Addr, "err", err)
+			return fmt.Errorf("keys of the map-server %v: %w", s.Addr, err)
 		}
 	}
-	r.log.Info("configuration reloaded", "file", r.path)
+	return nil
 }
 
 // mappings returns the database-mappings of next; on a host, whose EIDs are

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -29,11 +30,26 @@ type recorder struct {
 	databases []xtr.Database
 	servers   []xtr.MapServer
 	logs      config.Log
+	// refuse is what is said to a database-mapping with this EID, and to a key
+	// with this secret.
+	refuse string
 }
 
-func (r *recorder) SetDatabases(d []xtr.Database) error { r.databases = d; return nil }
-func (r *recorder) Configure(l config.Log)              { r.logs = l }
-func (r *recorder) SetKeys(m xtr.MapServer) error       { r.servers = append(r.servers, m); return nil }
+func (r *recorder) SetDatabases(d []xtr.Database) error {
+	if r.refuse != "" && d[0].EID.String() == r.refuse {
+		return errors.New("no such EID")
+	}
+	r.databases = d
+	return nil
+}
+func (r *recorder) Configure(l config.Log) { r.logs = l }
+func (r *recorder) SetKeys(m xtr.MapServer) error {
+	if r.refuse != "" && string(m.Key.Secret) == r.refuse {
+		return errors.New("no such key")
+	}
+	r.servers = append(r.servers, m)
+	return nil
+}
 
 func TestReload(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "xtr.yml")
@@ -109,5 +125,43 @@ func TestReload(t *testing.T) {
 				t.Errorf("key %q", s)
 			}
 		})
+	}
+}
+
+// TestReloadIsAtomic: what is not taken by one part is taken back from all, to
+// what was reloaded before.
+func TestReloadIsAtomic(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "xtr.yml")
+	write := func(edits ...string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(strings.NewReplacer(edits...).Replace(siteFile)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write()
+	first, err := config.LoadXTR(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got recorder
+	var watched []netip.Addr
+	r := reloader{path: path, first: first, servers: controlConfig(first, nil, nil, slog.New(slog.DiscardHandler)).MapServers, site: &got, databases: &got, logs: &got,
+		log: slog.New(slog.DiscardHandler), watch: func(c *config.XTR) { watched = uplinkConfig(c, nil).Addresses }}
+	write("192.0.2.1, priority: 1", "192.0.2.7, priority: 9", "an example key", "the second key")
+	if done, err := r.reload(); err != nil || len(done.Restart) > 0 {
+		t.Fatalf("%+v, %v", done, err)
+	}
+	for want, refuse := range map[string]string{"no such EID": "10.9.0.0/16", "no such key": "the third key of enough octets"} {
+		got.refuse = refuse
+		write("192.0.2.1, priority: 1", "192.0.2.8, priority: 3", "an example key", "the third key", "10.1.0.0/16", "10.9.0.0/16", "map_resolvers:", "log: {level: debug}\nmap_resolvers:")
+		_, err := r.reload()
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "put back") {
+			t.Errorf("%v, want %q", err, want)
+		}
+		d, key := got.databases[0], string(got.servers[len(got.servers)-1].Key.Secret)
+		if d.EID.String() != "10.1.0.0/16" || d.Locators[0].Priority != 9 || key != "the second key of enough octets" || len(watched) != 1 ||
+			watched[0].String() != "192.0.2.7" || got.logs.Level != slog.LevelInfo {
+			t.Errorf("%s: what runs is %+v with the key %q, %v is watched, the log is %+v", want, d, key, watched, got.logs)
+		}
 	}
 }

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+
+	eidolonv1 "github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1"
+)
+
+// TestAdministered steers the program by its API: what is logged, and a reload
+// that keeps what runs where the file is wrong.
+func TestAdministered(t *testing.T) {
+	dir := t.TempDir()
+	path, socket := filepath.Join(dir, "mapserver.yml"), filepath.Join(dir, "s")
+	listen := freePort(t)
+	write := func(more string) {
+		t.Helper()
+		text := fmt.Sprintf("listen: [%q]\nstate_dir: %s\napi: {socket: %s}\n%s", listen, dir, socket, more)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("")
+	start(t, path)
+	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	c := eidolonv1.NewAdminServiceClient(conn)
+	level := func(subsystem string) string {
+		t.Helper()
+		resp, err := c.GetLogLevel(t.Context(), &eidolonv1.GetLogLevelRequest{Subsystem: subsystem})
+		if err != nil || len(resp.GetLevels()) != 1 {
+			t.Fatalf("level of %s: %v, %v", subsystem, resp, err)
+		}
+		return resp.GetLevels()[0].GetLevel().String()
+	}
+	for range 200 {
+		if _, err := c.GetVersion(t.Context(), &eidolonv1.GetVersionRequest{}); err == nil {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if got := level("server"); got != "LOG_LEVEL_INFO" {
+		t.Errorf("at first: %s", got)
+	}
+	if _, err := c.SetLogLevel(t.Context(), &eidolonv1.SetLogLevelRequest{Subsystem: "server", Level: eidolonv1.LogLevel_LOG_LEVEL_DEBUG}); err != nil {
+		t.Fatal(err)
+	}
+	if got := level("server"); got != "LOG_LEVEL_DEBUG" {
+		t.Errorf("set: %s", got)
+	}
+	write("log: {level: wran}\n")
+	_, err = c.Reload(t.Context(), &eidolonv1.ReloadRequest{})
+	if status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), path+":4:") {
+		t.Errorf("a wrong file: %v", err)
+	}
+	if got := level("server"); got != "LOG_LEVEL_DEBUG" {
+		t.Errorf("after a wrong file: %s", got)
+	}
+	write("log: {level: warn}\nreply_rate: {burst: 5}\n")
+	done, err := c.Reload(t.Context(), &eidolonv1.ReloadRequest{})
+	if err != nil || strings.Join(done.GetRestartKeys(), " ") != "reply_rate" {
+		t.Errorf("reload: %v, %v", done, err)
+	}
+	if got := level("server"); got != "LOG_LEVEL_WARN" {
+		t.Errorf("reloaded: %s", got)
+	}
+}
