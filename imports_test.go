@@ -60,10 +60,11 @@ var importers = []struct {
 	{"github.com/prometheus/...", []string{"api"}, "metrics are observed, not sprinkled"},
 	{"github.com/cilium/ebpf/...", []string{"dataplane/bpf", "benchmarks/..."}, "one room knows the kernel's programs and maps"},
 	{"api/proto/...", []string{"api/...", "cmd/lispctl", "docs/examples/...", "lab/...", "benchmarks/..."}, "protobuf stops at the edge"},
+	{"go.opentelemetry.io/...", []string{"internal/tracing"}, "traces are made of what the rooms tell, and one room knows how"},
 	{"lab/...", []string{"lab/..."}, "nothing depends on the lab"},
 	{"benchmarks/...", []string{"benchmarks/..."}, "nothing depends on the benchmarks"},
 	{"mapping/server", []string{"api", "cmd/mapserver", "benchmarks/..."}, "the two sides of the protocol meet only on the wire"},
-	{"mapping/xtr/...", []string{"api", "cmd/xtr", "cmd/lispctl", "mapping/xtr/...", "benchmarks/..."}, "the two sides of the protocol meet only on the wire"},
+	{"mapping/xtr/...", []string{"api", "cmd/xtr", "internal/tracing", "cmd/lispctl", "mapping/xtr/...", "benchmarks/..."}, "the two sides of the protocol meet only on the wire"},
 }
 
 type pkg struct {

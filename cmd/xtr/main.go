@@ -25,6 +25,7 @@ import (
 	"github.com/eidolon-lisp/eidolon/internal/config"
 	"github.com/eidolon-lisp/eidolon/internal/daemon"
 	"github.com/eidolon-lisp/eidolon/internal/preflight"
+	"github.com/eidolon-lisp/eidolon/internal/tracing"
 	"github.com/eidolon-lisp/eidolon/internal/udp"
 	"github.com/eidolon-lisp/eidolon/internal/uplink"
 	"github.com/eidolon-lisp/eidolon/internal/version"
@@ -111,6 +112,14 @@ func run(ctx context.Context, path string) error {
 		speaks.cached(changes)
 	}
 	control.Heard = func() []netip.Addr { return plane.Heard() }
+	if cfg.Tracing != nil {
+		traces, err := tracing.New(ctx, traceConfig(cfg, logs.Logger("daemon")))
+		if err != nil {
+			return errors.Join(err, watcher.Close())
+		}
+		control.OnTraces = traces.Resolved
+		defer closeTraces(traces, log)
+	}
 	x, err := xtr.New(control)
 	if err != nil {
 		return errors.Join(err, watcher.Close())

@@ -94,6 +94,7 @@ func TestExampleXTR(t *testing.T) {
 		API:           API{Socket: "/run/eidolon/xtr.sock"},
 		HTTP:          HTTP{Listen: netip.MustParseAddrPort("127.0.0.1:9341")},
 		Log:           exampleLog(KindXTR),
+		Tracing:       &Tracing{Endpoint: "127.0.0.1:4317", Insecure: true, OneIn: 1},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n%+v, want\n%+v", got, want)

@@ -74,6 +74,8 @@ type XTR struct {
 	API      API
 	HTTP     HTTP
 	Log      Log
+	// Tracing is nil when nothing is traced.
+	Tracing *Tracing
 	// Warnings are doubts that did not stop the file from being used.
 	Warnings Errors
 }
@@ -314,6 +316,7 @@ func (c *XTR) read(o *object) {
 	c.API = o.get("api").api("/run/eidolon/xtr.sock")
 	c.HTTP = o.get("http").http(9341)
 	c.Log = o.get("log").log(KindXTR)
+	c.Tracing = o.get("tracing").tracing()
 }
 
 func (c *XTR) readUnderlay(underlay, versioning value) {

@@ -117,6 +117,11 @@ type Config struct {
 	// as one of the two is known. Without it nobody finds out: it takes a Map-Request
 	// to each of MapResolvers for each 10 s without traffic.
 	OnAnswering func(answers bool)
+	// OnTraces is called, if set, with the questions to the mapping system that
+	// have ended, in order, after OnCache, from the goroutine of Run. It owns what it
+	// gets, but for the records, which are shared and must not be changed. Without
+	// it nothing is kept of them.
+	OnTraces func([]*ResolutionTrace)
 	// Logger gets events; nil discards them. Single packets are counted, and
 	// logged at most at debug level.
 	Logger *slog.Logger

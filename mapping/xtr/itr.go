@@ -51,6 +51,8 @@ type query struct {
 	protected, algorithm int
 	subscribes           int // transmissions that subscribe (RFC 9437)
 	cantSign, replied    bool
+	told                 bool      // Config.OnTraces was
+	begun                time.Time // when ask was called
 	paused               bool      // given up; kept so that nothing is sent for a while
 	at                   time.Time // when to retransmit, or to end the pause
 	seq                  uint64    // order of creation
@@ -81,6 +83,7 @@ type itr struct {
 	cache     *mapping.Cache
 	changes   []mapping.CacheChange
 	resolvers resolvers
+	traces    []*ResolutionTrace // for Config.OnTraces
 	subs      *subscriber
 	heardOf   func(now time.Time) // the mapping system answered
 
@@ -148,7 +151,7 @@ func (i *itr) miss(now time.Time, m Miss) {
 	case !i.spacing.ready(now, eid), !i.spacing.ready(now, space), !i.hosts.ready(now, by), !i.all.ready(now, struct{}{}):
 		i.stats.inc(missesRateLimited)
 		return
-	case i.perHost[by] >= i.cfg.Limits.PendingPerHost, !i.makeRoom(by):
+	case i.perHost[by] >= i.cfg.Limits.PendingPerHost, !i.makeRoom(now, by):
 		i.stats.inc(missesTableFull)
 		return
 	}
@@ -174,7 +177,7 @@ func (i *itr) resolvable(m Miss) bool {
 // makeRoom makes sure that one more query of a host fits in the table. If it
 // is full, the host with the most queries loses its oldest, unless that would
 // be the asking one: who floods pays.
-func (i *itr) makeRoom(by host) bool {
+func (i *itr) makeRoom(now time.Time, by host) bool {
 	if len(i.queries) < i.cfg.Limits.Pending {
 		return true
 	}
@@ -191,6 +194,7 @@ func (i *itr) makeRoom(by host) bool {
 			oldest = q
 		}
 	}
+	i.ended(now, oldest, ResolutionEvicted)
 	i.finish(oldest)
 	i.stats.inc(resolutionsEvicted)
 	return true
@@ -238,7 +242,7 @@ func (i *itr) ask(now time.Time, q *query) {
 	} else {
 		i.refresh++
 	}
-	q.at = now
+	q.at, q.begun = now, now
 	heap.Push(&i.timers, q)
 	i.transmit(now, q)
 }
@@ -361,11 +365,13 @@ func (i *itr) fire(now time.Time, q *query) {
 	q.replied = false
 	switch {
 	case !i.wanted(q):
+		i.ended(now, q, ResolutionNeedless)
 		i.finish(q)
 	case q.tries > maxRetransmits:
 		q.paused = true
 		i.schedule(q, now.Add(pauseAfter))
 		i.stats.inc(resolutionsGivenUp)
+		i.ended(now, q, ResolutionGivenUp)
 		i.log.Debug("no map-reply", "eid", q.eid, "tries", q.tries)
 	default:
 		i.transmit(now, q)

@@ -57,6 +57,9 @@ func (i *itr) answered(now time.Time, o outstanding, by wire.Type, recs []*mappi
 	i.heardOf(now)
 	i.stats.inc(resolutionsAnswered)
 	i.log.Debug(strings.ToLower(by.String())+" received", "eid", scope.EID, "ttl", scope.TTL, "locators", locatorText{scope}, "rtt", rtt, "from", from)
+	if r := i.ended(now, q, ResolutionAnswered); r != nil {
+		r.Answered, r.From, r.Answer, r.By, r.Request = now, from, scope, by, o.n
+	}
 	i.finish(q)
 
 	stale := i.superseded(q.eid, scope.EID, recs)

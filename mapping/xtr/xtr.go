@@ -23,6 +23,7 @@ type XTR struct {
 	onSources   func([]Source, []Path)
 	onPathMTU   func([]PathMTU)
 	onAnswering func(bool)
+	onTraces    func([]*ResolutionTrace)
 	stats       counters
 	wake        chan struct{} // holds a token when there is output to flush
 	telling     sync.Mutex    // held while OnDatabases and OnSources are called, in order
@@ -39,7 +40,7 @@ func New(cfg Config) (*XTR, error) {
 	if err != nil {
 		return nil, fmt.Errorf("xtr configuration: %w", err)
 	}
-	x := &XTR{onCache: c.OnCache, onDatabases: c.OnDatabases, onSources: c.OnSources, onPathMTU: c.OnPathMTU, onAnswering: c.OnAnswering, wake: make(chan struct{}, 1)}
+	x := &XTR{onCache: c.OnCache, onDatabases: c.OnDatabases, onSources: c.OnSources, onPathMTU: c.OnPathMTU, onAnswering: c.OnAnswering, onTraces: c.OnTraces, wake: make(chan struct{}, 1)}
 	x.m = newMachine(c, &x.stats)
 	return x, nil
 }
@@ -232,10 +233,20 @@ func (x *XTR) flush(conn udp.Conn) {
 	mtus := x.m.mtus.found
 	x.m.mtus.found = nil
 	answers, told := x.m.answers.take()
+	traces := x.m.takeTraces()
 	x.mu.Unlock()
 	// The planes learn first: a packet may wait for the mapping.
 	if len(changes) > 0 && x.onCache != nil {
 		x.onCache(changes)
+	}
+	if len(traces) > 0 {
+		now := time.Now()
+		for _, r := range traces {
+			if r.Outcome == ResolutionAnswered {
+				r.Ended = now
+			}
+		}
+		defer x.onTraces(traces) // after what has to be sent
 	}
 	if len(mtus) > 0 && x.onPathMTU != nil {
 		x.onPathMTU(mtus)

@@ -130,7 +130,11 @@ func startSite(t *testing.T, n *testnet.Network, cfg Config) *site {
 		defer s.mu.Unlock()
 		return s.from
 	}
+	also := cfg.OnCache
 	cfg.OnCache = func(changes []mapping.CacheChange) {
+		if also != nil {
+			also(changes)
+		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		for _, c := range changes {

@@ -4,9 +4,15 @@
 package configtest
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"maps"
+	"math/big"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -36,12 +42,12 @@ type tree = map[string]any
 // alternatives are keys of which a mapping has one.
 var alternatives = map[string]string{
 	"key": "key_file", "key_file": "key", "address": "interface", "interface": "address", "locators": "action", "action": "locators",
-	"authentication_key": "authentication_keys", "authentication_keys": "authentication_key",
+	"authentication_key": "authentication_keys", "authentication_keys": "authentication_key", "ca_file": "insecure",
 }
 
 // texts are values for keys that hold some text; most are good for few of them.
 var texts = []any{
-	"other", "other.key", "eth9", "192.0.2.77", "203.0.113.77", "198.51.100.77", "fe80::77", "2001:db8:77::1", "127.0.0.1:9999",
+	"other", "other.key", "ca.pem", "eth9", "192.0.2.77", "203.0.113.77", "198.51.100.77", "fe80::77", "2001:db8:77::1", "127.0.0.1:9999",
 	"10.77.0.0/16", "10.1.77.0/24", "10.4.0.0/16", "2001:db8:77::/48", "2001:db8:e0:77::/64", "172.16.0.3/29", "172.16.0.3", "10.0.0.0/7", "64500:77",
 	"00112233445566778899aabbccddee77", "another text of more than sixteen octets", "50s", "20s", "7ms",
 }
@@ -60,6 +66,7 @@ func Changes(t *testing.T, root string, kind config.Kind, except []string, bases
 			t.Fatal(err)
 		}
 	}
+	authority(t, filepath.Join(dir, "ca.pem"))
 	var before []string
 	var trees []tree
 	for i, b := range bases {
@@ -101,6 +108,23 @@ func Changes(t *testing.T, root string, kind config.Kind, except []string, bases
 		out = append(out, c)
 	}
 	return out
+}
+
+// authority writes the certificate of an authority.
+func authority(t *testing.T, path string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err == nil {
+		err = os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // A Base is an example after an edit of its keys; a nil Edit leaves them.
