@@ -76,6 +76,8 @@ func startPlain(_ context.Context, s *site) error {
 	return errors.Join(s.w.route("core", pfx(leftBlock), f.left, ""), s.w.route("core", pfx(rightBlock), f.right, ""))
 }
 
+const vxlanDevice = "vxlan0"
+
 // startVXLAN is what `ip link add type vxlan id 1 remote ADDRESS dstport 4789`
 // makes.
 func startVXLAN(_ context.Context, s *site) error {
@@ -89,22 +91,22 @@ func startVXLAN(_ context.Context, s *site) error {
 	} {
 		err := s.w.withLink(e.node, "up", func(up netlink.Link) error {
 			e.tunnel.LinkAttrs = netlink.NewLinkAttrs()
-			e.tunnel.Name, e.tunnel.VtepDevIndex = "vxlan0", up.Attrs().Index
+			e.tunnel.Name, e.tunnel.VtepDevIndex = vxlanDevice, up.Attrs().Index
 			e.tunnel.VxlanId, e.tunnel.Port, e.tunnel.Learning, e.tunnel.UDPCSum = 1, 4789, true, true
 			return netlink.LinkAdd(&e.tunnel)
 		})
 		ns := s.w.ns[e.node]
 		if err == nil {
-			err = ns.Up("vxlan0")
+			err = ns.Up(vxlanDevice)
 		}
 		if err == nil {
-			err = ns.AddAddress("vxlan0", pfx(e.addr))
+			err = ns.AddAddress(vxlanDevice, pfx(e.addr))
 		}
 		if err == nil {
 			err = ns.AddRoute(pfx(e.block), addr(e.via), "")
 		}
 		if err != nil {
-			return fmt.Errorf("%s: vxlan0: %w", e.node, err)
+			return fmt.Errorf("%s: %s: %w", e.node, vxlanDevice, err)
 		}
 	}
 	return nil

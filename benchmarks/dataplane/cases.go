@@ -44,7 +44,7 @@ var cases = []testCase{
 	{name: "small", what: "UDP, packets of 64 octets, one flow", unit: kpps, size: 64},
 	{name: "both", what: "UDP, packets of 64 octets, a flow each way, sum", unit: kpps, size: 64, both: true},
 	{name: "rtt", what: "round trip of a UDP packet, median, both hosts on one CPU", unit: micros, rtt: true, onOne: true},
-	{name: "wire", what: "TCP, one flow, segmented in the core", unit: gbps, flows: 1, link: link{segmented: true}},
+	{name: "wire", what: "TCP, one flow, segmented in the core, no GRO", unit: gbps, flows: 1, link: link{segmented: true}},
 	{name: "wire-gro", what: "TCP, one flow, segmented in the core, GRO at the routers", unit: gbps, flows: 1, link: link{segmented: true, gro: true}},
 	{name: "flows", what: "UDP, packets of 64 octets, 10,000 flows to 10,000 EID-prefixes in turn", unit: kpps, size: 64, target: flowTargets},
 	{name: "uniform", what: "UDP, packets of 64 octets, each to one of 200,000 EID-prefixes at random", unit: kpps, size: 64, target: uniformTargets, random: true},

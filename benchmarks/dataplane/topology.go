@@ -151,7 +151,8 @@ type link struct {
 	// frames, made in software, as a network card would on the wire.
 	segmented bool
 	// gro: the routers aggregate what they receive from the core, as with a
-	// network card; veth does not by itself.
+	// network card; veth does not by itself. VXLAN does, after it has decapsulated:
+	// where frames come segmented, it is measured with that and without.
 	gro bool
 }
 
@@ -170,6 +171,9 @@ func (w *world) setLink(l link) error {
 	}
 	for _, node := range []string{"x1", "x2"} {
 		errs = append(errs, w.ns[node].SetOffload("up", unix.ETHTOOL_SGRO, l.gro))
+		if w.withLink(node, vxlanDevice, func(netlink.Link) error { return nil }) == nil {
+			errs = append(errs, w.ns[node].SetOffload(vxlanDevice, unix.ETHTOOL_SGRO, l.gro || !l.segmented))
+		}
 	}
 	return errors.Join(errs...)
 }

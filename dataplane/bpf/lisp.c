@@ -71,6 +71,7 @@ struct lisp {
 
 /* Filled in by user space before the programs are loaded. */
 const volatile __u32 shard_bits = 0;
+const volatile __u32 shard_each = 0; /* no two CPUs have one shard */
 
 /* An inner packet, and what was decided about it. */
 struct packet {
@@ -95,7 +96,10 @@ INLINE struct stats *stats_of_cpu(void)
 
 INLINE void add(__u64 *counter, __u64 n)
 {
-	__sync_fetch_and_add(counter, n);
+	if (shard_each)
+		*counter += n;
+	else
+		__sync_fetch_and_add(counter, n);
 }
 
 INLINE __u32 shard(__u32 index)
@@ -113,6 +117,24 @@ INLINE void touch(__u32 index)
 
 	if (t && !t->entry[index % TOUCH_LINE])
 		t->entry[index % TOUCH_LINE] = 1;
+}
+
+#define MOMENT (50ULL * 1000 * 1000) /* in ns */
+
+/* since_boot is the time, which may be late by a tick of the kernel. */
+INLINE __u64 since_boot(void)
+{
+	__u32 zero = 0;
+	__u64 now = bpf_ktime_get_coarse_ns();
+	struct clock *c = bpf_map_lookup_elem(&clocks, &zero);
+
+	if (!c)
+		return bpf_ktime_get_boot_ns();
+	if (c->until <= now) {
+		c->ahead = bpf_ktime_get_boot_ns() - now;
+		c->until = now + MOMENT;
+	}
+	return now + c->ahead;
 }
 
 INLINE __u32 rotl(__u32 x, int n)
@@ -287,7 +309,7 @@ INLINE int find(struct found *f, __u32 iid, int v6, const __u32 *a, struct stats
 }
 
 /* use returns the entry that was found, unless it has expired. */
-INLINE struct entry *use(const struct found *f)
+INLINE struct entry *use(const struct found *f, __u64 now)
 {
 	__u32 index = f->index;
 	struct entry *e;
@@ -295,7 +317,7 @@ INLINE struct entry *use(const struct found *f)
 	if (!index)
 		return NULL;
 	e = bpf_map_lookup_elem(&entries, &index);
-	if (!e || *(volatile __u64 *)&e->expires <= bpf_ktime_get_boot_ns())
+	if (!e || *(volatile __u64 *)&e->expires <= now)
 		return NULL;
 	return e;
 }
@@ -485,7 +507,52 @@ INLINE __u16 update(__u16 sum, __u16 was, __u16 is)
 	return fold((__u16)~sum + (__u32)(__u16)~was + is);
 }
 
-/* via looks up the way of a packet and sends the frame on it later. */
+/*
+ * next_hop asks the kernel for the way of a packet, and keeps the answer for
+ * MOMENT: the question takes as long as the rest of a program, and longer with
+ * each rule of the operator. A change of the routes is heeded after that time at
+ * the latest, whether a process runs or not. fib is the question, with port the
+ * source port and len the octets of what is asked for, and then the answer.
+ * Without an answer it returns NULL.
+ */
+INLINE struct hop *next_hop(struct __sk_buff *skb, struct bpf_fib_lookup *fib, __u32 port, __u32 len, __u64 now)
+{
+	__u32 kind = (__u32)fib->family << 16 | port, in = fib->ifindex, dst[4], index;
+	struct hop *h;
+	long ret;
+
+	index = mix(mix(mix(kind ^ in, fib->src[0] ^ fib->src[1]), fib->src[2] ^ fib->src[3]), fib->dst[0] ^ fib->dst[1]);
+	index = mix(index, fib->dst[2] ^ fib->dst[3]);
+	index = (index ^ index >> 15) & (HOPS - 1);
+	h = bpf_map_lookup_elem(&hops, &index);
+	if (!h)
+		return NULL;
+	if (h->until > now && h->kind == kind && h->in == in && h->len >= len && h->dst[0] == fib->dst[0] && h->src[0] == fib->src[0] &&
+	    h->dst[1] == fib->dst[1] && h->src[1] == fib->src[1] && h->dst[2] == fib->dst[2] && h->src[2] == fib->src[2] &&
+	    h->dst[3] == fib->dst[3] && h->src[3] == fib->src[3]) {
+		fib->family = h->family;
+		fib->ifindex = h->out;
+		__builtin_memcpy(fib->dst, h->gateway, 16);
+		return h;
+	}
+	__builtin_memcpy(dst, fib->dst, 16);
+	ret = bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
+	if (ret != BPF_FIB_LKUP_RET_SUCCESS && ret != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return NULL;
+	__builtin_memcpy(h->src, fib->src, 16);
+	__builtin_memcpy(h->dst, dst, 16);
+	h->in = in;
+	h->kind = kind;
+	h->len = len;
+	h->out = fib->ifindex;
+	h->family = fib->family;
+	__builtin_memcpy(h->gateway, fib->dst, 16);
+	h->outer[0] = h->outer[1] = h->outer[2] = h->outer[3] = h->outer[4] = 0;
+	h->until = now + MOMENT;
+	return h;
+}
+
+/* leave sends the frame on its way later. */
 INLINE int leave(struct bpf_fib_lookup *fib)
 {
 	struct bpf_redir_neigh nh = {.nh_family = fib->family};
@@ -566,10 +633,9 @@ INLINE int encap(struct __sk_buff *skb, int v6)
 	struct rloc *r;
 	struct sources *s;
 	__u32 remote[4], local[4], outer6, iid, ours;
-	__u64 bytes;
+	__u64 bytes, now;
 	__u16 port;
 	void *data, *end;
-	long ret;
 
 	if (!st || !(cfg = bpf_map_lookup_elem(&settings, &zero)))
 		return TC_ACT_UNSPEC;
@@ -603,7 +669,8 @@ INLINE int encap(struct __sk_buff *skb, int v6)
 	frame = skb->len - ETH_LEN;
 	if (p.ttl <= 1 || p.len > frame || (p.len < frame && skb->gso_size))
 		goto slow;
-	if (!find(&f, iid, v6, p.dst, st) || !(e = use(&f)) || !routed(skb, &f, &p, from))
+	now = since_boot();
+	if (!find(&f, iid, v6, p.dst, st) || !(e = use(&f, now)) || !routed(skb, &f, &p, from))
 		goto slow;
 
 	hash = flow_hash(&p);
@@ -648,8 +715,8 @@ INLINE int encap(struct __sk_buff *skb, int v6)
 	fib.ifindex = skb->ifindex;
 	__builtin_memcpy(fib.src, local, 16);
 	__builtin_memcpy(fib.dst, remote, 16);
-	ret = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
-	if (ret != BPF_FIB_LKUP_RET_SUCCESS && ret != BPF_FIB_LKUP_RET_NO_NEIGH)
+	/* The kernel judges the length of what it has not segmented yet. */
+	if (!next_hop(skb, &fib, port, skb->gso_size ? 0 : skb->len, now))
 		goto slow;
 
 	/* A super-packet of UDP that comes whole to who decapsulates it in the kernel
@@ -770,6 +837,11 @@ INLINE int listed(const struct entry *e, const struct address *outer)
 	}
 }
 
+INLINE int is_own(const struct address *a)
+{
+	return bpf_map_lookup_elem(&own, a) != NULL;
+}
+
 /* inner takes the packet at offset off out of a datagram of port 4341 to one of
  * our locators, of which ours is the index and outer6 tells the family. */
 INLINE int inner(struct __sk_buff *skb, struct stats *st, const struct address *src, __u32 ours, __u32 off, __u8 tos, __u8 ttl, int outer6, int v6)
@@ -783,9 +855,9 @@ INLINE int inner(struct __sk_buff *skb, struct stats *st, const struct address *
 	struct local *to;
 	struct packet p;
 	struct found f;
-	__u8 flags, ecn, known, *seen, one = 1;
-	__u64 flagbits, bytes;
-	long ret;
+	__u8 flags, ecn, known, sender, *seen, one = 1;
+	__u64 flagbits, bytes, now;
+	struct hop *hop;
 
 	if (!cfg || (void *)(lisp + 1) > end)
 		goto slow;
@@ -806,9 +878,10 @@ INLINE int inner(struct __sk_buff *skb, struct stats *st, const struct address *
 	if (!to || to->iid != iid || !routable(v6, p.dst) || !routable(v6, p.src) || local_of(v6, p.src))
 		goto slow;
 
+	now = since_boot();
 	known = find(&f, iid, v6, p.src, st);
 	if (known)
-		e = use(&f);
+		e = use(&f, now);
 	if (cfg->check != CHECK_OFF) {
 		if (known && !f.index)
 			goto slow;
@@ -829,8 +902,13 @@ INLINE int inner(struct __sk_buff *skb, struct stats *st, const struct address *
 	fib.tot_len = segment(skb, &p);
 	__builtin_memcpy(fib.src, p.src, 16);
 	__builtin_memcpy(fib.dst, p.dst, 16);
-	ret = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
-	if (ret != BPF_FIB_LKUP_RET_SUCCESS && ret != BPF_FIB_LKUP_RET_NO_NEIGH)
+	hop = next_hop(skb, &fib, 0, segment(skb, &p), now);
+	if (!hop)
+		goto slow;
+	/* Whether the sender is somebody else, and is noted, is asked as seldom. */
+	sender = hop->outer[0] == src->family && hop->outer[1] == src->addr[0] && hop->outer[2] == src->addr[1] &&
+		 hop->outer[3] == src->addr[2] && hop->outer[4] == src->addr[3];
+	if (!sender && is_own(src))
 		goto slow;
 
 	flagbits = BPF_F_ADJ_ROOM_FIXED_GSO;
@@ -878,9 +956,13 @@ INLINE int inner(struct __sk_buff *skb, struct stats *st, const struct address *
 		touch(f.index);
 	}
 	count_received(&own_usages, ours, size, bytes);
-	seen = bpf_map_lookup_elem(&heard, src);
-	if (!seen && bpf_map_update_elem(&heard, src, &one, BPF_ANY))
-		st->heard_lost++;
+	if (!sender) {
+		seen = bpf_map_lookup_elem(&heard, src);
+		if (!seen && bpf_map_update_elem(&heard, src, &one, BPF_ANY))
+			st->heard_lost++;
+		hop->outer[0] = src->family;
+		__builtin_memcpy(&hop->outer[1], src->addr, 16);
+	}
 	return leave(&fib);
 undone:
 	st->undone++;
@@ -888,11 +970,6 @@ undone:
 slow:
 	st->slow_decap++;
 	return TC_ACT_UNSPEC;
-}
-
-INLINE int is_own(const struct address *a)
-{
-	return bpf_map_lookup_elem(&own, a) != NULL;
 }
 
 /* decap takes what may be a datagram to one of our locators. 1 in the end
@@ -958,8 +1035,7 @@ INLINE int decap(struct __sk_buff *skb, int outer6)
 	mine = bpf_map_lookup_elem(&own, &dst);
 	if (!mine)
 		return 1;
-	if (udp->sum || len != skb->len - ETH_LEN || swap16(udp->len) != len - (outer6 ? IP6_LEN : IP4_LEN) || is_own(&src) ||
-	    !routable(outer6, src.addr))
+	if (udp->sum || len != skb->len - ETH_LEN || swap16(udp->len) != len - (outer6 ? IP6_LEN : IP4_LEN) || !routable(outer6, src.addr))
 		goto slow;
 	version = *(__u8 *)(data + off) >> 4;
 	if (version == 4)

@@ -19,6 +19,12 @@ type lispAddress struct {
 	Addr   [4]uint32
 }
 
+type lispClock struct {
+	_     structs.HostLayout
+	Until uint64
+	Ahead uint64
+}
+
 type lispConfig struct {
 	_          structs.HostLayout
 	Source4    uint32
@@ -50,6 +56,20 @@ type lispEntry struct {
 	Slots   uint32
 	Set     uint32
 	Version uint32
+}
+
+type lispHop struct {
+	_       structs.HostLayout
+	Until   uint64
+	Src     [4]uint32
+	Dst     [4]uint32
+	In      uint32
+	Kind    uint32
+	Len     uint32
+	Out     uint32
+	Family  uint32
+	Gateway [4]uint32
+	Outer   [5]uint32
 }
 
 type lispHost struct {
@@ -139,12 +159,14 @@ type lispUsage struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	lispMapClocks       = "clocks"
 	lispMapCounts       = "counts"
 	lispMapEids4        = "eids4"
 	lispMapEids6        = "eids6"
 	lispMapEntries      = "entries"
 	lispMapGenerations  = "generations"
 	lispMapHeard        = "heard"
+	lispMapHops         = "hops"
 	lispMapHosts        = "hosts"
 	lispMapLocals4      = "locals4"
 	lispMapLocals6      = "locals6"
@@ -161,6 +183,7 @@ const (
 	lispMapVirtuals     = "virtuals"
 	lispProgIngress     = "ingress"
 	lispVarShardBits    = "shard_bits"
+	lispVarShardEach    = "shard_each"
 )
 
 // loadLisp returns the embedded CollectionSpec for lisp.
@@ -212,12 +235,14 @@ type lispProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lispMapSpecs struct {
+	Clocks       *ebpf.MapSpec `ebpf:"clocks"`
 	Counts       *ebpf.MapSpec `ebpf:"counts"`
 	Eids4        *ebpf.MapSpec `ebpf:"eids4"`
 	Eids6        *ebpf.MapSpec `ebpf:"eids6"`
 	Entries      *ebpf.MapSpec `ebpf:"entries"`
 	Generations  *ebpf.MapSpec `ebpf:"generations"`
 	Heard        *ebpf.MapSpec `ebpf:"heard"`
+	Hops         *ebpf.MapSpec `ebpf:"hops"`
 	Hosts        *ebpf.MapSpec `ebpf:"hosts"`
 	Locals4      *ebpf.MapSpec `ebpf:"locals4"`
 	Locals6      *ebpf.MapSpec `ebpf:"locals6"`
@@ -239,6 +264,7 @@ type lispMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type lispVariableSpecs struct {
 	ShardBits *ebpf.VariableSpec `ebpf:"shard_bits"`
+	ShardEach *ebpf.VariableSpec `ebpf:"shard_each"`
 }
 
 // lispObjects contains all objects after they have been loaded into the kernel.
@@ -261,12 +287,14 @@ func (o *lispObjects) Close() error {
 //
 // It can be passed to loadLispObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lispMaps struct {
+	Clocks       *ebpf.Map `ebpf:"clocks"`
 	Counts       *ebpf.Map `ebpf:"counts"`
 	Eids4        *ebpf.Map `ebpf:"eids4"`
 	Eids6        *ebpf.Map `ebpf:"eids6"`
 	Entries      *ebpf.Map `ebpf:"entries"`
 	Generations  *ebpf.Map `ebpf:"generations"`
 	Heard        *ebpf.Map `ebpf:"heard"`
+	Hops         *ebpf.Map `ebpf:"hops"`
 	Hosts        *ebpf.Map `ebpf:"hosts"`
 	Locals4      *ebpf.Map `ebpf:"locals4"`
 	Locals6      *ebpf.Map `ebpf:"locals6"`
@@ -285,12 +313,14 @@ type lispMaps struct {
 
 func (m *lispMaps) Close() error {
 	return _LispClose(
+		m.Clocks,
 		m.Counts,
 		m.Eids4,
 		m.Eids6,
 		m.Entries,
 		m.Generations,
 		m.Heard,
+		m.Hops,
 		m.Hosts,
 		m.Locals4,
 		m.Locals6,
@@ -313,6 +343,7 @@ func (m *lispMaps) Close() error {
 // It can be passed to loadLispObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lispVariables struct {
 	ShardBits *ebpf.Variable `ebpf:"shard_bits"`
+	ShardEach *ebpf.Variable `ebpf:"shard_each"`
 }
 
 // lispPrograms contains all programs after they have been loaded into the kernel.

@@ -78,6 +78,13 @@ func specify(spec *ebpf.CollectionSpec, entries, cache int) error {
 	if err := spec.Variables["shard_bits"].Set(uint32(n)); err != nil {
 		return fmt.Errorf("set shard_bits: %w", err)
 	}
+	each := uint32(0)
+	if cpus, err := ebpf.PossibleCPU(); err == nil && cpus <= 1<<n {
+		each = 1
+	}
+	if err := spec.Variables["shard_each"].Set(each); err != nil {
+		return fmt.Errorf("set shard_each: %w", err)
+	}
 	size := map[string]int{
 		"eids4": entries, "eids6": entries, "entries": entries, "usages": entries << n, "touched": (entries + touchLine - 1) / touchLine,
 		"rloc_usages": maxRLOCs << n, "own_usages": maxOwn << n, "hosts": cache,

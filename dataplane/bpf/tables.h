@@ -17,6 +17,7 @@ enum {
 	PORTS = 16,
 	GENERATIONS = 4096, /* a power of 2 */
 	TOUCH_LINE = 64,
+	HOPS = 1024, /* a power of 2 */
 
 	/* Sizes that user space replaces by what the configuration wants. */
 	DEFAULT_ENTRIES = 1024,
@@ -131,6 +132,27 @@ struct touch {
 	__u8 entry[TOUCH_LINE];
 };
 
+/* What the kernel said of the way of a packet, which the programs do not ask
+ * again at once: see next_hop. It is of one CPU. */
+struct hop {
+	__u64 until; /* in ns since boot */
+	__u32 src[4], dst[4];
+	__u32 in;    /* the interface that the packet came by */
+	__u32 kind;  /* family and source port */
+	__u32 len;   /* this much was not too long */
+	__u32 out;   /* the interface that it leaves by */
+	__u32 family;
+	__u32 gateway[4];
+	__u32 outer[5]; /* who sent the datagram; zeroes: an inner packet of nobody's */
+};
+
+/* How far the time since boot is ahead of the coarse clock, which costs little to
+ * read and stands still while the machine is suspended. */
+struct clock {
+	__u64 until; /* by the coarse clock */
+	__u64 ahead;
+};
+
 #define TABLE(name, kind, k, v, n, f)             \
 	struct {                                  \
 		__uint(type, BPF_MAP_TYPE_##kind); \
@@ -156,6 +178,9 @@ TABLE(eids6, LPM_TRIE, struct eid6, __u32, DEFAULT_ENTRIES, BPF_F_NO_PREALLOC);
 TABLE(hosts, LRU_HASH, struct host, __u64, 65536, 0);
 /* The first is for all, and each of the others for what hashes to it. */
 TABLE(generations, ARRAY, __u32, __u32, GENERATIONS + 1, BPF_F_MMAPABLE);
+
+TABLE(clocks, PERCPU_ARRAY, __u32, struct clock, 1, 0);
+TABLE(hops, PERCPU_ARRAY, __u32, struct hop, HOPS, 0);
 
 TABLE(entries, ARRAY, __u32, struct entry, DEFAULT_ENTRIES, BPF_F_MMAPABLE);
 TABLE(rlocs, ARRAY, __u32, struct rloc, 65536, BPF_F_MMAPABLE);

@@ -379,8 +379,9 @@ func (w *wire) settle(iid uint32, six bool, o *Outcome, timeout time.Duration) e
 	return nil
 }
 
-// chatter is what kernels say to their neighbours: IPv6 about addresses and
-// groups, IPv4 about groups.
+// chatter is what kernels say to their neighbours, IPv6 about addresses and
+// groups, IPv4 about groups, and what a router says of a link-local destination
+// seconds later, when it has looked for it in vain.
 func chatter(b []byte) bool {
 	src, ok := source(b)
 	switch {
@@ -389,6 +390,10 @@ func chatter(b []byte) bool {
 	case src.Is4():
 		const igmp = 2
 		return b[9] == igmp && b[16]>>4 == 14
+	}
+	const icmpv6, unreachable, header, quoted = 58, 1, 40, 40 + 8
+	if b[6] == icmpv6 && len(b) >= quoted+header && b[header] == unreachable && netip.AddrFrom16([16]byte(b[quoted+24:])).IsLinkLocalUnicast() {
+		return true
 	}
 	return src.IsLinkLocalUnicast() || src.IsUnspecified()
 }
