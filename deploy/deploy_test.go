@@ -108,7 +108,7 @@ func TestUnits(t *testing.T) {
 	for _, u := range []struct {
 		file      string
 		threshold int // tenths of the exposure
-	}{{"systemd/mapserver.service", 15}, {"systemd/xtr.service", 25}} {
+	}{{"systemd/mapserver.service", 13}, {"systemd/xtr.service", 22}} {
 		out, err := exec.CommandContext(t.Context(), analyze, "security", "--offline=true", "--no-pager", fmt.Sprintf("--threshold=%d", u.threshold), u.file).CombinedOutput()
 		if err != nil || !bytes.Contains(out, []byte("Overall exposure level")) {
 			t.Errorf("%s: %v\n%s", u.file, err, out)
