@@ -5,10 +5,7 @@ import (
 	_ "embed" // the OpenAPI document
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
-	"net/netip"
-	"strings"
 	"time"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -19,6 +16,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	restv1 "github.com/eidolon-lisp/eidolon/api/proto/rest/eidolon/v1"
+	"github.com/eidolon-lisp/eidolon/api/web"
 )
 
 //go:embed proto/openapi.swagger.json
@@ -80,7 +78,7 @@ func (r *rest) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
 	switch {
-	case !addressed(req.Host):
+	case !web.Addressed(req.Host):
 		// Who makes a name of its own lead here could read with somebody's browser.
 		refuse(w, http.StatusMisdirectedRequest, codes.PermissionDenied, "this is served to who names it by an address, localhost or a name without a dot")
 		return
@@ -111,18 +109,6 @@ func refuse(w http.ResponseWriter, status int, code codes.Code, text string) {
 	w.WriteHeader(status)
 	// It can only fail where nobody reads any more.
 	_ = json.NewEncoder(w).Encode(map[string]any{"code": code, "message": text, "details": []any{}})
-}
-
-// addressed reports whether a Host header has an address, localhost or another
-// name that no DNS of somebody else can have given.
-func addressed(host string) bool {
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
-		return true
-	}
-	return host != "" && !strings.Contains(strings.TrimSuffix(host, "."), ".")
 }
 
 // patient gives each write its time: a stream has no end that could be told

@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"iter"
 	"mime"
+	"net"
 	"net/http"
 	"net/netip"
 	"path"
@@ -150,8 +151,8 @@ func guarded(next http.Handler) http.Handler {
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("X-Frame-Options", "DENY")
 		h.Set("Cache-Control", "no-cache")
-		if !addressed(r.Host) {
-			http.Error(w, "the page is served by address, or as localhost", http.StatusMisdirectedRequest)
+		if !Addressed(r.Host) {
+			http.Error(w, "this is served to who names it by an address, localhost or a name without a dot", http.StatusMisdirectedRequest)
 			return
 		}
 		switch r.Header.Get("Sec-Fetch-Site") {
@@ -166,18 +167,16 @@ func guarded(next http.Handler) http.Handler {
 	})
 }
 
-// addressed reports whether a Host header has an address, or localhost, which is
-// not resolved by others.
-func addressed(host string) bool {
-	if _, err := netip.ParseAddrPort(host); err == nil {
+// Addressed reports whether a Host header has an address, localhost or another
+// name that no DNS of somebody else can have given.
+func Addressed(host string) bool {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
 		return true
 	}
-	if _, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")); err == nil {
-		return true
-	}
-	name, port, given := strings.Cut(host, ":")
-	_, err := strconv.ParseUint(port, 10, 16)
-	return strings.EqualFold(name, "localhost") && (!given || err == nil)
+	return host != "" && !strings.Contains(strings.TrimSuffix(host, "."), ".")
 }
 
 // assets serves the files that are in the binary. They change with it only.
