@@ -165,10 +165,10 @@ func TestNotFound(t *testing.T) {
 // or one of several words something else, and is told which field it was.
 func TestBadFields(t *testing.T) {
 	s, _ := newServer(t, "")
-	conn := serve(t, Mappings(s), Sites(s), Router(&fakeXTR{}, dataplane.NewFIB()))
+	conn := serve(t, Mappings(s), Sites(s), Router(&fakeXTR{}, dataplane.NewFIB()), Traces(dataplane.NewFIB(), false))
 	eids := map[protoreflect.Name]bool{"eid": true, "within": true, "covering": true, "itr_rloc": true, "destination": true, "source": true, "page_token": true}
 	tried := 0
-	for _, file := range []protoreflect.FileDescriptor{eidolonv1.File_eidolon_v1_mapping_proto, eidolonv1.File_eidolon_v1_site_proto, eidolonv1.File_eidolon_v1_router_proto} {
+	for _, file := range []protoreflect.FileDescriptor{eidolonv1.File_eidolon_v1_mapping_proto, eidolonv1.File_eidolon_v1_site_proto, eidolonv1.File_eidolon_v1_router_proto, eidolonv1.File_eidolon_v1_trace_proto} {
 		for i := range file.Services().Len() {
 			service := file.Services().Get(i)
 			for j := range service.Methods().Len() {

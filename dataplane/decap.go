@@ -18,7 +18,8 @@ type Decap struct {
 	used  []*hostQueue // those with packets in this batch
 	c     *Counters
 
-	asks bucket // for mappings of inner sources
+	asks   bucket // for mappings of inner sources
+	traces bucket
 
 	flow   encap.Flow
 	header encap.Header
@@ -62,7 +63,7 @@ type hostQueue struct {
 
 // NewDecap returns a worker that delivers to hosts, by instance-ID.
 func (f *Forwarder) NewDecap(hosts map[uint32]HostWriter) *Decap {
-	d := &Decap{f: f, hosts: make(map[uint32]*hostQueue), c: f.stats.Worker(), asks: newBucket(sourceAsks, sourceAsksBurst)}
+	d := &Decap{f: f, hosts: make(map[uint32]*hostQueue), c: f.stats.Worker(), asks: newBucket(sourceAsks, sourceAsksBurst), traces: newBucket(traceRate, traceBurst)}
 	for iid, h := range hosts {
 		d.hosts[iid] = &hostQueue{host: h, pkts: make([][]byte, 0, MaxBatch)}
 	}
@@ -95,9 +96,12 @@ func (d *Decap) Run(r Receiver) error {
 // Batch checks, edits and delivers packets in order. They are the caller's
 // again when it returns.
 func (d *Decap) Batch(pkts []Packet) {
-	s, now := d.f.fib.Snapshot(), d.f.now()
+	s, t, now := d.f.fib.Snapshot(), d.f.fib.tracer.Load(), d.f.now()
 	d.last.valid, d.outer, d.heard, d.odd = false, netip.Addr{}, netip.Addr{}, 0
 	for i := range pkts {
+		if t != nil && d.traced(t, s, now, &pkts[i]) {
+			continue
+		}
 		if drop := d.packet(s, now, &pkts[i]); drop != NotDropped {
 			d.c.Drop(drop, 1)
 		}
@@ -105,10 +109,7 @@ func (d *Decap) Batch(pkts []Packet) {
 	d.endRun()
 	d.at.received()
 	d.local = netip.Addr{}
-	for _, q := range d.used {
-		d.deliver(q)
-	}
-	d.used = d.used[:0]
+	d.deliverAll()
 	if d.odd > 0 {
 		d.c.Add(HeaderBitsIgnored, d.odd)
 	}

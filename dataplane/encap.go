@@ -33,7 +33,7 @@ type Encap struct {
 	native   bool // the instance's policy is to forward natively
 	releaser bool // empties the hold queue, and so does not hold
 
-	tooBig, unreachable bucket
+	tooBig, unreachable, traces bucket
 
 	hits, misses uint64 // to add to the counters
 	from         batchTally
@@ -76,7 +76,7 @@ type run struct {
 func (f *Forwarder) NewEncap(iid uint32, host HostWriter, under Sender) *Encap {
 	return &Encap{
 		f: f, iid: iid, host: host, under: under, c: f.stats.Worker(), native: slices.Contains(f.native, iid),
-		tooBig: newBucket(icmpRate, icmpBurst), unreachable: newBucket(icmpRate, icmpBurst),
+		tooBig: newBucket(icmpRate, icmpBurst), unreachable: newBucket(icmpRate, icmpBurst), traces: newBucket(traceRate, traceBurst),
 		out:  make([]Packet, 0, 2*MaxBatch),
 		frag: make([]byte, 0, fragmentArena),
 		icmp: make([]byte, 0, encap.MaxICMP),
@@ -116,19 +116,23 @@ func (e *Encap) Run(r HostReader) error {
 // Batch forwards packets in order. They are edited, and the caller's again when
 // Batch returns.
 func (e *Encap) Batch(now time.Time, pkts []HostPacket) {
-	s := e.f.fib.Snapshot()
+	s, t := e.f.fib.Snapshot(), e.f.fib.tracer.Load()
 	for i := range pkts {
-		e.packet(s, now, &pkts[i])
+		if t == nil || !e.traced(t, s, now, &pkts[i]) {
+			e.packet(s, now, &pkts[i])
+		}
 	}
 	e.end()
 }
 
 // release forwards held packets.
 func (e *Encap) release(now time.Time, pkts []heldPacket) {
-	s := e.f.fib.Snapshot()
+	s, t := e.f.fib.Snapshot(), e.f.fib.tracer.Load()
 	for _, p := range pkts {
 		e.one = HostPacket{Buf: p.buf}
-		e.packet(s, now, &e.one)
+		if t == nil || !e.traced(t, s, now, &e.one) {
+			e.packet(s, now, &e.one)
+		}
 	}
 	e.end()
 }

@@ -34,7 +34,8 @@ type LocalEID struct {
 // take a lock, readers of the Snapshot none. All methods may be called from
 // any goroutine.
 type FIB struct {
-	snap atomic.Pointer[Snapshot]
+	snap   atomic.Pointer[Snapshot]
+	tracer atomic.Pointer[Tracer] // nil: none
 
 	mu         sync.Mutex // writers
 	watchers   []chan struct{}

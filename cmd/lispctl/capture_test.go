@@ -19,22 +19,26 @@ import (
 	"github.com/eidolon-lisp/eidolon/mapping/wire"
 )
 
-// capturing is a capture under way.
+// capturing is a capture or a trace under way.
 type capturing struct {
 	cmd         *exec.Cmd
 	out, errors bytes.Buffer
 	read        chan struct{} // closed when errors is whole
 }
 
-// begin starts lispctl in the namespace, and returns when it captures:
-// begin lispctl capture.
+// begin starts lispctl, in the namespace if there is one, and returns when it
+// captures or traces: begin lispctl capture.
 func begin(ts *testscript.TestScript, neg bool, args []string) {
 	h := ts.Value(hostKey{}).(*host)
 	c := &capturing{cmd: exec.Command(args[0], args[1:]...), read: make(chan struct{})}
 	c.cmd.Dir, c.cmd.Stdout = ts.MkAbs("."), &c.out
 	said, err := c.cmd.StderrPipe()
 	ts.Check(err)
-	ts.Check(h.ns.Do(c.cmd.Start))
+	if h.ns != nil {
+		ts.Check(h.ns.Do(c.cmd.Start))
+	} else {
+		ts.Check(c.cmd.Start())
+	}
 	guard := time.AfterFunc(time.Minute, func() { c.cmd.Process.Kill() })
 	ts.Defer(func() { guard.Stop() })
 	lines := bufio.NewReader(said)

@@ -91,7 +91,7 @@ have two more each.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())
 	})
-	root.AddCommand(newExplain(), newLig(), newMonitor(), newShow(), newLocator(), newClear(), newMapping(), newImport(), newDecode(), newCapture(), newConfig(), newDoctor(), newCompletion(), newVersion())
+	root.AddCommand(newExplain(), newTrace(), newLig(), newMonitor(), newShow(), newLocator(), newClear(), newMapping(), newImport(), newDecode(), newCapture(), newConfig(), newDoctor(), newCompletion(), newVersion())
 	return root
 }
 

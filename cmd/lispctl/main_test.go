@@ -124,6 +124,9 @@ func watched(ts *testscript.TestScript, neg bool, args []string) {
 func happen(ts *testscript.TestScript, neg bool, args []string) {
 	h := ts.Value(hostKey{}).(*host)
 	switch args[0] {
+	case "traffic":
+		h.traffic()
+		return
 	case "overflow":
 		h.lost.Store(4)
 		return
@@ -153,6 +156,7 @@ type host struct {
 	made    *madeUpXTR
 	key     auth.Key
 	lost    atomic.Uint64 // misses
+	traffic func()        // has packets go through the xTR
 	ns      *netns.NS     // of the command namespace
 	capture *capturing    // of the command begin
 }
@@ -283,9 +287,17 @@ func (h *host) xtr(ctx context.Context) {
 	for _, e := range x.cache {
 		fib.Apply([]mapping.CacheChange{{EID: e.Record.EID, Record: e.Record, Expires: e.Expires}})
 	}
-	out := dataplane.NewForwarder(fib, dataplane.Config{}).NewEncap(0, dptest.NewHost(), dptest.NewUnderlay())
-	p := dptest.HostPacket(dptest.Flow("10.1.0.5:1000", "10.2.0.9:2000", 17, 1200).Bytes(), 0)
-	out.Batch(now, []dataplane.HostPacket{p, p})
+	forward := dataplane.NewForwarder(fib, dataplane.Config{})
+	out := forward.NewEncap(0, dptest.NewHost(), dptest.NewUnderlay())
+	in := forward.NewDecap(map[uint32]dataplane.HostWriter{0: dptest.NewHost()})
+	packet := func(to string) dataplane.HostPacket {
+		return dptest.HostPacket(dptest.Flow("10.1.0.5:1000", to, 17, 1200).Bytes(), 0)
+	}
+	out.Batch(now, []dataplane.HostPacket{packet("10.2.0.9:2000"), packet("10.2.0.9:2000")})
+	h.traffic = func() {
+		out.Batch(time.Now(), []dataplane.HostPacket{packet("10.2.0.9:2000"), packet("10.99.0.1:2000"), packet("10.2.0.9:53")})
+		in.Batch([]dataplane.Packet{dptest.Flow("10.2.0.9:2000", "10.1.0.5:1000", 17, 100).Lisp(0, "192.0.2.2", "192.0.2.1")})
+	}
 	h.made = x
 	view := &api.BGPView{AS: 64500, RouterID: netip.MustParseAddr("192.0.2.1"),
 		Announce: func() []bgp.Route {
@@ -310,7 +322,7 @@ func (h *host) xtr(ctx context.Context) {
 			}
 		},
 	}
-	h.serve(ctx, programXTR, api.Router(x, fib), api.BGP(view), api.Admin(programXTR, func() iter.Seq2[string, uint64] {
+	h.serve(ctx, programXTR, api.Router(x, fib), api.Traces(fib, true), api.BGP(view), api.Admin(programXTR, func() iter.Seq2[string, uint64] {
 		return func(yield func(string, uint64) bool) {
 			_ = yield("misses", 5) && yield("map_requests_out", 6) && yield("drop_no_source", 0) && yield("drop_too_big", 7) && yield("miss_lost", h.lost.Load())
 		}

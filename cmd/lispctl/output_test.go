@@ -13,6 +13,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	eidolonv1 "github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1"
+	"github.com/eidolon-lisp/eidolon/dataplane"
 	"github.com/eidolon-lisp/eidolon/mapping"
 )
 
@@ -149,6 +150,19 @@ func TestInterval(t *testing.T) {
 		err := i.Set(s)
 		if time.Duration(i) != want || (err == nil) != (want > 0) {
 			t.Errorf("%q is %v, %v; want %v", s, time.Duration(i), err, want)
+		}
+	}
+}
+
+// Every counter that a trace has words for is one of a data plane.
+func TestFates(t *testing.T) {
+	known := make(map[string]bool)
+	for name := range new(dataplane.Stats).All() {
+		known[name] = true
+	}
+	for _, f := range fates {
+		if !known[f.counter] {
+			t.Errorf("there is no counter %s", f.counter)
 		}
 	}
 }

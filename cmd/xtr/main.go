@@ -174,7 +174,7 @@ func run(ctx context.Context, path string) error {
 	g.Go(func() error { return pass(ctx, usageRound, fib, plane, x, misses) })
 	g.Go(func() error {
 		return api.Serve(ctx, api.Config{Socket: cfg.API.Socket, Logger: logs.Logger("api")},
-			api.Controlled("xtr", api.Controls{Reload: r.reload, Logs: logs}, concat(x.Stats, plane.Stats, dbs.stats)), api.Router(x, fib), api.BGP(speaks.view(x, dbs.list)))
+			api.Controlled("xtr", api.Controls{Reload: r.reload, Logs: logs}, concat(x.Stats, plane.Stats, dbs.stats)), api.Router(x, fib), api.Traces(fib, byKernel(plane)), api.BGP(speaks.view(x, dbs.list)))
 	})
 	if cfg.HTTP.Listen.IsValid() {
 		var page *api.Page

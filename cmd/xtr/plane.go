@@ -51,6 +51,12 @@ func newPlane(cfg *config.XTR, c tun.Config, fib *dataplane.FIB) (sitePlane, err
 	return p, nil
 }
 
+// byKernel says whether packets pass without the process seeing them.
+func byKernel(p sitePlane) bool {
+	_, kernel := p.(*bpf.Plane)
+	return kernel
+}
+
 // cleanup is the command that removes what a killed xTR has left.
 func cleanup() *cobra.Command {
 	return &cobra.Command{
