@@ -250,8 +250,9 @@ func (c *capture) run(ctx context.Context, said io.Writer) (err error) {
 	}
 	ctx, enough := context.WithCancel(ctx)
 	defer enough()
+	sockets := c.sockets // which may be closed before the function below has run
 	stop := context.AfterFunc(ctx, func() {
-		for _, s := range c.sockets {
+		for _, s := range sockets {
 			_ = s.file.SetReadDeadline(time.Now())
 		}
 	})

@@ -62,7 +62,9 @@ func ended(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(c.cmd.Process.Signal(os.Interrupt))
 	}
 	<-c.read
-	ts.Check(c.cmd.Wait())
+	if err := c.cmd.Wait(); err != nil {
+		ts.Fatalf("%v: %s", err, &c.errors)
+	}
 	ts.Check(os.WriteFile(ts.MkAbs("out"), c.out.Bytes(), 0o600))
 	ts.Check(os.WriteFile(ts.MkAbs("err"), c.errors.Bytes(), 0o600))
 }

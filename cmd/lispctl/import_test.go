@@ -102,11 +102,11 @@ type failing struct {
 	room atomic.Int64
 }
 
-func (f *failing) Put(ctx context.Context, recs []*mapping.Record) error {
-	if f.room.Add(-int64(len(recs))) < 0 {
-		return errors.New("disk full")
+func (f *failing) Batch(ctx context.Context, ops []server.Op) (uint64, error) {
+	if f.room.Add(-int64(len(ops))) < 0 {
+		return 0, errors.New("disk full")
 	}
-	return f.Server.Put(ctx, recs)
+	return f.Server.Batch(ctx, ops)
 }
 
 // TestImportBreaksOff: an import that fails says how far it got; repeated, it
