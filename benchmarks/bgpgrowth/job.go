@@ -55,6 +55,9 @@ func (j job) String() string {
 
 // done is the row that is the last of the job's, without what is measured.
 func (j job) done() measure.Run {
+	if j.Replay != nil {
+		return j.Replay.row(j)
+	}
 	w := world{job: j}
 	if j.Mapping != nil {
 		return w.row(measure.KindMapping)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/csv"
@@ -8,13 +9,13 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/eidolon-lisp/eidolon/benchmarks/bgpgrowth/dfz"
@@ -47,14 +48,25 @@ func (j job) replay(ctx context.Context, topo dfz.Topology, say func(string, ...
 	if err != nil {
 		return nil, err
 	}
-	r := measure.New(measure.KindReplay, "", "")
-	r.Speakers, r.Seed, r.Source = j.Speakers, j.Seed, f.Name
+	r := j.done()
 	if j.Replay.Mapping {
 		err = j.Replay.mapping(ctx, f, &r, say)
 	} else {
 		err = j.Replay.speakers(ctx, f, topo, &r, say)
 	}
 	return []measure.Run{r}, err
+}
+
+// row is what the row of a replay has before anything is measured.
+func (r *replayJob) row(j job) measure.Run {
+	x := measure.New(measure.KindReplay, "", filepath.Base(r.File))
+	x.Speakers, x.Seed, x.Source = j.Speakers, j.Seed, fmt.Sprintf("%s, %v times as fast", x.Variant, r.Speed)
+	if r.Mapping {
+		x.Cache = float64(r.Watchers)
+	} else {
+		x.MRAI = r.MRAI.Seconds()
+	}
+	return x
 }
 
 // clock waits for the moments of a file.
@@ -143,7 +155,7 @@ func (r *replayJob) speakers(ctx context.Context, f *mrt.File, topo dfz.Topology
 	if total.Updates == 0 {
 		return errors.New("nothing was seen among the speakers")
 	}
-	row.MRAI, row.Seconds = r.MRAI.Seconds(), end.Sub(c.begin).Seconds()
+	row.Seconds = end.Sub(c.begin).Seconds()
 	row.Sessions, row.Edges = float64(sessions), float64(z.Edges())
 	row.Updates, row.Bytes, row.Announced, row.Withdrawn = total.Updates, total.Bytes, total.Announced, total.Withdrawn
 	row.Offered, row.EdgeUpdates, row.EdgeBytes = total.Offered, total.EdgeUpdates, total.EdgeBytes
@@ -350,20 +362,40 @@ func replay(ctx context.Context, o options) error {
 			jobs = append(jobs, base)
 		}
 	}
-	rows, err := replayAll(ctx, jobs)
+	if err := os.MkdirAll(o.out, 0o755); err != nil {
+		return err
+	}
+	file, err := measure.Open(filepath.Join(o.out, "replay-runs.csv"))
 	if err != nil {
 		return err
 	}
-	for i, j := range jobs {
-		x := of[filepath.Base(j.Replay.File)]
-		if j.Replay.Mapping {
-			x.mapping = append(x.mapping, rows[i]...)
-		} else {
-			x.speakers = append(x.speakers, rows[i]...)
+	defer file.Close()
+	want := make(map[measure.Key]measure.Run)
+	for _, j := range jobs {
+		want[j.done().Key()] = j.done()
+	}
+	for _, r := range file.Runs() {
+		if w, ok := want[r.Key()]; ok && (r.Source != w.Source || r.Seed != w.Seed) {
+			return fmt.Errorf("%s has a run of %s with seed %d, expected %s with %d: give another -out", o.out, r.Source, r.Seed, w.Source, w.Seed)
 		}
 	}
-	if err := os.MkdirAll(o.out, 0o755); err != nil {
+	// At the speed of the recording the worlds wait more than they work.
+	if err := measureAll(ctx, jobs, atOnce, file); err != nil {
 		return err
+	}
+	for _, r := range file.Runs() {
+		x := of[r.Variant]
+		switch _, ok := want[r.Key()]; {
+		case !ok:
+		case math.IsNaN(r.MRAI):
+			x.mapping = append(x.mapping, r)
+		default:
+			x.speakers = append(x.speakers, r)
+		}
+	}
+	for _, x := range all { // as in the lists of what is varied
+		slices.SortFunc(x.speakers, func(a, b measure.Run) int { return cmp.Compare(a.MRAI, b.MRAI) })
+		slices.SortFunc(x.mapping, func(a, b measure.Run) int { return cmp.Compare(a.Cache, b.Cache) })
 	}
 	table := replayTable(all)
 	var md strings.Builder
@@ -382,36 +414,6 @@ func replay(ctx context.Context, o options) error {
 	w.Flush()
 	_, err = io.WriteString(os.Stdout, md.String())
 	return errors.Join(err, w.Error(), f.Close())
-}
-
-// replayAll runs jobs, some at the same time: at the speed of the recording they wait
-// more than they work.
-func replayAll(ctx context.Context, jobs []job) ([][]measure.Run, error) {
-	p := newProgress(os.Stderr, len(jobs))
-	defer p.end()
-	rows := make([][]measure.Run, len(jobs))
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	room := make(chan struct{}, atOnce)
-	var wg sync.WaitGroup
-	for i, j := range jobs {
-		room <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-room }()
-			if ctx.Err() != nil {
-				return
-			}
-			p.begin(j.String())
-			var err error
-			if rows[i], err = measureJob(ctx, j, func(now string) { p.say(j.String(), now) }); err != nil {
-				cancel(fmt.Errorf("%v: %w", j, err))
-				return
-			}
-			p.done()
-		})
-	}
-	wg.Wait()
-	return rows, context.Cause(ctx)
 }
 
 // line is one of the table: a quantity, and its value for each file.

@@ -30,7 +30,11 @@ func recording(t *testing.T) string {
 		out.Write(b)
 	}
 	say := func(second, peer uint32, i int, path ...uint32) {
-		p := []*bgp.IPAddrPrefix{bgp.NewIPAddrPrefix(24, fmt.Sprintf("11.0.%d.0", i))}
+		bits := uint8(24)
+		if i == 99 {
+			bits = 32
+		}
+		p := []*bgp.IPAddrPrefix{bgp.NewIPAddrPrefix(bits, fmt.Sprintf("11.0.%d.0", i))}
 		if path == nil {
 			put(second, peer, bgp.NewBGPUpdateMessage(p, nil, nil))
 			return

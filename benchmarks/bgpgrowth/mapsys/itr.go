@@ -158,8 +158,13 @@ func (x *itr) packet(now time.Time, i int, src netip.Addr) bool {
 // miss tells the xTR, as a plane does: what does not fit in the queue is tried again
 // by the host.
 func (x *itr) miss(i int, src netip.Addr) {
+	e := x.sites[i].EID
+	dst := e.Addr().Next()
+	if !e.Contains(dst) { // one host
+		dst = e.Addr()
+	}
 	select {
-	case x.misses <- xtr.Miss{Dst: x.sites[i].EID.Addr().Next(), Src: src}:
+	case x.misses <- xtr.Miss{Dst: dst, Src: src}:
 	default:
 	}
 }

@@ -54,8 +54,8 @@ const (
 	// KindCache is an ITR under traffic to sites that are chosen by a Zipf law.
 	KindCache = "cache"
 	// KindReplay is what a collector recorded, sent to the speakers (the MRAI says
-	// how) or, with no MRAI, as changes of mappings. Rows of this kind are in no
-	// file.
+	// how) or, with no MRAI, as changes of mappings. Variant is the file, and Cache
+	// how many subscribe to each mapping.
 	KindReplay = "replay"
 )
 
