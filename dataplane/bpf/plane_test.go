@@ -619,15 +619,14 @@ func TestCounters(t *testing.T) { sites.Counters(t) }
 // Super-packets go by the programs, and by both planes where one is on either
 // side.
 func TestSuperPackets(t *testing.T) {
-	sites.SuperPackets(t, [2]string{}, func(a sites.Answer) {
-		if a.Stats["encap_bytes"] < 1<<20 || a.Stats["slow_encap"] > 100 || a.Stats["slow_decap"] > 100 {
-			t.Errorf("counters %v", a.Stats)
-		}
-	})
-}
-
-func TestSuperPacketsOfMixedPlanes(t *testing.T) {
-	sites.SuperPackets(t, [2]string{safe, slowOnly}, func(sites.Answer) {})
+	for _, outer6 := range []bool{false, true} {
+		sites.SuperPackets(t, outer6, [2]string{}, func(a sites.Answer) {
+			if a.Stats["encap_bytes"] < 1<<20 || a.Stats["slow_encap"] > 100 || a.Stats["slow_decap"] > 100 {
+				t.Errorf("counters %v", a.Stats)
+			}
+		})
+	}
+	sites.SuperPackets(t, false, [2]string{safe, slowOnly}, func(sites.Answer) {})
 }
 
 func BenchmarkTCP(b *testing.B) { sites.BenchmarkTCP(b) }

@@ -481,7 +481,9 @@ func TestPlaneDoesNotAllocate(t *testing.T) {
 func TestCounters(t *testing.T) { sites.Counters(t) }
 
 func TestSuperPackets(t *testing.T) {
-	sites.SuperPackets(t, [2]string{}, func(a sites.Answer) { onlyDrops(t, a, dataplane.DropTooBig) })
+	for _, outer6 := range []bool{false, true} {
+		sites.SuperPackets(t, outer6, [2]string{}, func(a sites.Answer) { onlyDrops(t, a, dataplane.DropTooBig) })
+	}
 }
 
 func BenchmarkTCP(b *testing.B) { sites.BenchmarkTCP(b) }

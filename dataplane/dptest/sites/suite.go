@@ -201,45 +201,39 @@ func Counters(t *testing.T) {
 // MTU, as a wire does, in segments, which are the same octets at the other end,
 // with and without GRO at the routers. planes are those of the two xTRs (see
 // Config.Plane).
-func SuperPackets(t *testing.T, planes [2]string, look func(Answer)) {
+func SuperPackets(t *testing.T, outer6 bool, planes [2]string, look func(Answer)) {
 	tp := New(t)
-	for _, outer6 := range []bool{false, true} {
-		toA, toB := RLOCA4, RLOCB4
-		if outer6 {
-			toA, toB = RLOCA6, RLOCB6
-		}
-		ca, cb := ConfigA(toB), ConfigB(toA)
-		ca.Plane, cb.Plane = planes[0], planes[1]
-		a, b := Start(t, tp.XTRA, ca), Start(t, tp.XTRB, cb)
-		for _, c := range []struct {
-			name      string
-			wire, gro bool
-		}{{"links that take super-packets", false, false}, {"segmented in the core", true, false}, {"segmented in the core, GRO at the routers", true, true}} {
-			tp.setWire(t, c.wire, c.gro)
-			for _, way := range []struct {
-				from, to, at *netns.NS
-				src, dst     netip.Addr
-			}{
-				{tp.HostA, tp.HostB, tp.XTRB, HostA4, HostB4}, {tp.HostA, tp.HostB, tp.XTRB, HostA6, HostB6},
-				{tp.HostB, tp.HostA, tp.XTRA, HostB4, HostA4}, {tp.HostB, tp.HostA, tp.XTRA, HostB6, HostA6},
-			} {
-				octets, frames := received(t, way.at)
-				Transfer(t, way.from, way.to, way.dst, 512<<10)
-				segmented(t, way.from, way.src, way.to, way.dst)
-				o, f := received(t, way.at)
-				mean := int(o-octets) / int(f-frames)
-				if frame := 1500 + 14; c.wire && (mean > frame || mean < frame/2) || !c.wire && mean < 2*frame {
-					t.Errorf("%s: to %v, outer IPv6 %v: frames of %d octets in the middle", c.name, way.dst, outer6, mean)
-				}
+	toA, toB := RLOCA4, RLOCB4
+	if outer6 {
+		toA, toB = RLOCA6, RLOCB6
+	}
+	ca, cb := ConfigA(toB), ConfigB(toA)
+	ca.Plane, cb.Plane = planes[0], planes[1]
+	a, b := Start(t, tp.XTRA, ca), Start(t, tp.XTRB, cb)
+	for _, c := range []struct {
+		name      string
+		wire, gro bool
+	}{{"links that take super-packets", false, false}, {"segmented in the core", true, false}, {"segmented in the core, GRO at the routers", true, true}} {
+		tp.setWire(t, c.wire, c.gro)
+		for _, way := range []struct {
+			from, to, at *netns.NS
+			src, dst     netip.Addr
+		}{
+			{tp.HostA, tp.HostB, tp.XTRB, HostA4, HostB4}, {tp.HostA, tp.HostB, tp.XTRB, HostA6, HostB6},
+			{tp.HostB, tp.HostA, tp.XTRA, HostB4, HostA4}, {tp.HostB, tp.HostA, tp.XTRA, HostB6, HostA6},
+		} {
+			octets, frames := received(t, way.at)
+			Transfer(t, way.from, way.to, way.dst, 192<<10)
+			segmented(t, way.from, way.src, way.to, way.dst)
+			o, f := received(t, way.at)
+			mean := int(o-octets) / int(f-frames)
+			if frame := 1500 + 14; c.wire && (mean > frame || mean < frame/2) || !c.wire && mean < 2*frame {
+				t.Errorf("%s: to %v, outer IPv6 %v: frames of %d octets in the middle", c.name, way.dst, outer6, mean)
 			}
 		}
-		look(a.State())
-		look(b.State())
-		a.Exit()
-		b.Exit()
-		ForgetPaths(t, tp.HostA)
-		ForgetPaths(t, tp.HostB)
 	}
+	look(a.State())
+	look(b.State())
 }
 
 // setWire makes the links of the core take nothing larger than their MTU, as a
