@@ -6,9 +6,11 @@ import (
 	"math"
 	"path/filepath"
 	"slices"
+	"strconv"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/text"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
 
@@ -31,8 +33,6 @@ func Plots(dir string, runs []measure.Run) error {
 		if p == nil {
 			continue
 		}
-		p.Legend.Top, p.Legend.Left = true, true
-		p.Add(plotter.NewGrid())
 		for _, ext := range []string{".svg", ".png"} {
 			if err := p.Save(18*vg.Centimeter, 12*vg.Centimeter, filepath.Join(dir, name+ext)); err != nil {
 				return fmt.Errorf("plot %s: %w", name, err)
@@ -42,18 +42,53 @@ func Plots(dir string, runs []measure.Run) error {
 	return nil
 }
 
-// add draws points of one kind, and a line through them if lines says so.
-func add(p *plot.Plot, i int, name string, xy plotter.XYs, lines, points bool) error {
-	var thumbs []plot.Thumbnailer
-	if lines {
-		l, err := plotter.NewLine(xy)
-		if err != nil {
-			return err
-		}
-		l.Color, l.Width = colours[i%len(colours)], vg.Points(1.2)
-		p.Add(l)
-		thumbs = append(thumbs, l)
+const usual = vg.Length(1.5) // width of a line
+
+// newPlot returns an empty plot, with its legend at the top left.
+func newPlot(title, x, y string) *plot.Plot {
+	p := plot.New()
+	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, x, y
+	for _, s := range []*text.Style{&p.Title.TextStyle, &p.X.Label.TextStyle, &p.Y.Label.TextStyle, &p.X.Tick.Label, &p.Y.Tick.Label, &p.Legend.TextStyle} {
+		s.Font.Variant = "Sans"
 	}
+	p.Title.TextStyle.Font.Size = vg.Points(13)
+	p.Title.Padding, p.X.Padding, p.Y.Padding = vg.Points(8), 0, 0
+	p.Legend.TextStyle.Font.Size, p.Legend.Padding, p.Legend.ThumbnailWidth = vg.Points(11), vg.Points(3), vg.Points(24)
+	p.Legend.Top, p.Legend.Left, p.Legend.XOffs, p.Legend.YOffs = true, true, vg.Points(8), -vg.Points(4)
+	p.Y.Tick.Marker = grouped{}
+	grid := plotter.NewGrid()
+	grid.Vertical.Color, grid.Horizontal.Color = color.Gray{0xe4}, color.Gray{0xe4}
+	p.Add(grid)
+	return p
+}
+
+// grouped are the usual ticks, with commas between the thousands.
+type grouped struct{}
+
+func (grouped) Ticks(low, high float64) []plot.Tick {
+	ticks := plot.DefaultTicks{}.Ticks(low, high)
+	for i, t := range ticks {
+		if t.Label != "" && high > 1000 {
+			label := strconv.FormatFloat(t.Value, 'f', 0, 64)
+			for n := len(label) - 3; n > 0; n -= 3 {
+				label = label[:n] + "," + label[n:]
+			}
+			ticks[i].Label = label
+		}
+	}
+	return ticks
+}
+
+// add draws a line of some width through points, and the points if points says
+// so.
+func add(p *plot.Plot, i int, name string, xy plotter.XYs, width vg.Length, points bool) error {
+	l, err := plotter.NewLine(xy)
+	if err != nil {
+		return err
+	}
+	l.Color, l.Width = colours[i%len(colours)], width
+	p.Add(l)
+	thumbs := []plot.Thumbnailer{l}
 	if points {
 		s, err := plotter.NewScatter(xy)
 		if err != nil {
@@ -68,14 +103,18 @@ func add(p *plot.Plot, i int, name string, xy plotter.XYs, lines, points bool) e
 }
 
 func yearsPlot([]measure.Run) (*plot.Plot, error) {
-	p := plot.New()
-	p.Title.Text = "IPv4 prefixes in the global table; lines beyond 2026 are a projection"
-	p.X.Label.Text, p.Y.Label.Text = "year", "million prefixes"
+	p := newPlot("IPv4 prefixes in the global table; lines beyond 2026 are a projection", "year", "million prefixes")
+	p.Y.Min = 0
+	var ticks plot.ConstantTicks
+	for y := 1990; y <= 2035; y += 5 {
+		ticks = append(ticks, plot.Tick{Value: float64(y), Label: strconv.Itoa(y)})
+	}
+	p.X.Tick.Marker = ticks
 	var past plotter.XYs
 	for _, x := range Published {
 		past = append(past, plotter.XY{X: x.Year, Y: x.Entries / 1e6})
 	}
-	if err := add(p, 0, "published", past, true, true); err != nil {
+	if err := add(p, 0, "published", past, usual, true); err != nil {
 		return nil, err
 	}
 	shares, last := Decomposed[len(Decomposed)-1], Published[len(Published)-1]
@@ -89,7 +128,7 @@ func yearsPlot([]measure.Run) (*plot.Plot, error) {
 		for y := last.Year; y <= last.Year+10; y++ {
 			xy = append(xy, plotter.XY{X: y, Y: Adoption(last.Entries*math.Pow(1+yearly, y-last.Year), shares, c.moved*(y-last.Year)/10, projectedBlocks, c.keep) / 1e6})
 		}
-		if err := add(p, i+1, c.name+", by "+fmt.Sprintf("%.0f", last.Year+10), xy, true, false); err != nil {
+		if err := add(p, i+1, c.name+", by "+fmt.Sprintf("%.0f", last.Year+10), xy, usual, false); err != nil {
 			return nil, err
 		}
 	}
@@ -112,9 +151,8 @@ func routesPlot(runs []measure.Run) (*plot.Plot, error) {
 	if len(byArm) == 0 {
 		return nil, nil
 	}
-	p := plot.New()
-	p.Title.Text = fmt.Sprintf("Routes in the fullest of %d routers", speakers)
-	p.X.Label.Text, p.Y.Label.Text = "sites", "routes"
+	p := newPlot(fmt.Sprintf("Routes in the fullest of %d routers", speakers), "sites", "routes")
+	p.X.Min, p.Y.Min, p.X.Tick.Marker = 0, 0, grouped{}
 	var arms []string
 	for arm := range byArm {
 		arms = append(arms, arm)
@@ -123,7 +161,11 @@ func routesPlot(runs []measure.Run) (*plot.Plot, error) {
 	for i, arm := range arms {
 		xy := byArm[arm]
 		slices.SortFunc(xy, func(a, b plotter.XY) int { return int(a.X - b.X) })
-		if err := add(p, i, armNames[arm], xy, true, true); err != nil {
+		width := usual
+		if i == 0 {
+			width *= 3 // so that it is seen where another runs along it
+		}
+		if err := add(p, i, armNames[arm], xy, width, true); err != nil {
 			return nil, err
 		}
 	}
@@ -133,15 +175,16 @@ func routesPlot(runs []measure.Run) (*plot.Plot, error) {
 func adoptionPlot(runs []measure.Run) (*plot.Plot, error) {
 	variants := []string{measure.VariantBlocks, measure.VariantOldPI}
 	names := []string{"EIDs out of blocks", "old prefixes kept, announced by proxies"}
-	p := plot.New()
-	p.Title.Text = "Routes in the fullest router while sites move"
-	p.X.Label.Text, p.Y.Label.Text = "share of the sites that have moved", "routes"
+	p := newPlot("Routes in the fullest router while sites move", "of the sites have moved, %", "routes")
+	p.Legend.Top, p.Legend.YOffs = false, vg.Points(4) // below the lines
+	p.X.Min, p.Y.Min = 0, 0
+	p.X.Tick.Marker = plot.ConstantTicks{{Value: 0, Label: "0"}, {Value: 25, Label: "25"}, {Value: 50, Label: "50"}, {Value: 75, Label: "75"}, {Value: 100, Label: "100"}}
 	drawn := false
 	for i, v := range variants {
 		var xy plotter.XYs
 		for _, r := range runs {
 			if r.Kind == measure.KindTable && r.Arm == measure.ArmMixed && r.Variant == v && !math.IsNaN(r.FIBMax) {
-				xy = append(xy, plotter.XY{X: r.Adoption, Y: r.FIBMax})
+				xy = append(xy, plotter.XY{X: 100 * r.Adoption, Y: r.FIBMax})
 			}
 		}
 		if len(xy) == 0 {
@@ -149,13 +192,12 @@ func adoptionPlot(runs []measure.Run) (*plot.Plot, error) {
 		}
 		drawn = true
 		slices.SortFunc(xy, func(a, b plotter.XY) int { return int(math.Copysign(1, a.X-b.X)) })
-		if err := add(p, i, names[i], xy, true, true); err != nil {
+		if err := add(p, i, names[i], xy, usual, true); err != nil {
 			return nil, err
 		}
 	}
 	if !drawn {
 		return nil, nil
 	}
-	p.Y.Min = 0
 	return p, nil
 }
