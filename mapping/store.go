@@ -52,6 +52,8 @@ const (
 	ItemSubscription
 	// ItemRevision is the revision of the whole: there is one, without a key.
 	ItemRevision
+	// ItemSite is a site that the API put. Key: Site.
+	ItemSite
 )
 
 // Item is one thing that a Store keeps. Kind decides which fields make its key
@@ -74,11 +76,14 @@ type Item struct {
 	RLOCs []netip.Addr
 	// At is when a registration was last changed, to the second.
 	At time.Time
-	// Revision is that of the database: of an ItemMapping when it was put, 0
-	// where nobody noted it, and the last one of an ItemRevision.
+	// Revision is that of the database: of an ItemMapping and an ItemSite when
+	// it was put, 0 where nobody noted it, and the last one of an ItemRevision.
 	Revision uint64
 	// Digest is that of the configuration that an ItemRevision was made with.
 	Digest uint64
+	// Value is what an ItemSite is, in a form of the server's own. There are keys
+	// in it.
+	Value []byte
 }
 
 // RegisterFlags are the Map-Register flags that outlive the message.
@@ -110,8 +115,8 @@ type Store interface {
 	// called from several goroutines. After Close it fails with
 	// ErrStoreClosed.
 	Commit(ctx context.Context, changes []Change) error
-	// Items walks every item in an order of the store's choosing, as one
-	// consistent snapshot. A yielded item is the caller's to keep. An item
+	// Items walks every item, sites first and then in an order of the store's
+	// choosing, as one consistent snapshot. A yielded item is the caller's to keep. An item
 	// that can't be read ends the walk with an error that names it.
 	Items(ctx context.Context) iter.Seq2[Item, error]
 	// Close releases the store; it waits for commits that are under way.

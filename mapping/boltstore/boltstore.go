@@ -206,14 +206,14 @@ func upgradeLayout(db *bbolt.DB) error {
 	old := false
 	err := db.View(func(tx *bbolt.Tx) error {
 		b := tx.Bucket(layoutBucket)
-		old = b != nil && slices.Contains([]string{"\x01", "\x02"}, string(b.Get(versionKey)))
+		old = b != nil && slices.Contains([]string{"\x01", "\x02", "\x03"}, string(b.Get(versionKey)))
 		return nil
 	})
 	if err != nil || !old {
 		return err
 	}
 	return db.Update(func(tx *bbolt.Tx) error {
-		for _, kind := range []mapping.ItemKind{mapping.ItemSubscription, mapping.ItemRevision} {
+		for _, kind := range []mapping.ItemKind{mapping.ItemSubscription, mapping.ItemRevision, mapping.ItemSite} {
 			if _, err := tx.CreateBucketIfNotExists(buckets[kind]); err != nil {
 				return fmt.Errorf("create bucket %q: %w", buckets[kind], err)
 			}
@@ -370,6 +370,8 @@ func describe(it *mapping.Item) string {
 		return fmt.Sprintf("subscription of %v to %v", it.By, it.EID)
 	case mapping.ItemRevision:
 		return "revision"
+	case mapping.ItemSite:
+		return fmt.Sprintf("site %q", it.Site)
 	}
 	return fmt.Sprintf("nonce of %v of site %q", it.By, it.Site)
 }
@@ -413,8 +415,8 @@ func apply(tx *bbolt.Tx, batch []*commit) error {
 	return nil
 }
 
-// Items implements mapping.Store. Mappings come first, then registrations,
-// both in the order of EID.Compare, then nonces. A walk reads one snapshot and
+// Items implements mapping.Store. After the sites come mappings, then
+// registrations, both in the order of EID.Compare, then nonces. A walk reads one snapshot and
 // holds no commit up, but it must not call Close.
 func (s *Store) Items(ctx context.Context) iter.Seq2[mapping.Item, error] {
 	return func(yield func(mapping.Item, error) bool) {
@@ -429,8 +431,11 @@ func (s *Store) Items(ctx context.Context) iter.Seq2[mapping.Item, error] {
 			return
 		}
 		defer tx.Rollback()
+		if !s.walk(ctx, tx, mapping.ItemSite, yield) {
+			return
+		}
 		for kind := mapping.ItemMapping; int(kind) < len(buckets); kind++ {
-			if !s.walk(ctx, tx, kind, yield) {
+			if kind != mapping.ItemSite && !s.walk(ctx, tx, kind, yield) {
 				return
 			}
 		}

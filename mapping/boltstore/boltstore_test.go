@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -165,8 +166,8 @@ func TestOpenErrors(t *testing.T) {
 		db.Close()
 	}
 	write("newer", sound)
-	change("newer", func(tx *bbolt.Tx) error { return tx.Bucket(layoutBucket).Put(versionKey, []byte{4}) })
-	refused("newer", ErrVersion, "version [4], this program reads 3")
+	change("newer", func(tx *bbolt.Tx) error { return tx.Bucket(layoutBucket).Put(versionKey, []byte{layoutVersion + 1}) })
+	refused("newer", ErrVersion, fmt.Sprintf("version [%d], this program reads %d", layoutVersion+1, layoutVersion))
 	change("foreign", func(tx *bbolt.Tx) error { _, err := tx.CreateBucket([]byte("peaches")); return err })
 	refused("foreign", ErrVersion, "another program")
 	write("halved", sound)
@@ -401,11 +402,12 @@ func waitFor(t *testing.T, f func() bool) {
 	}
 }
 
-// A file that an earlier version wrote has no revision, or no subscriptions
-// either; it is read, and takes them from then on.
+// A file that an earlier version wrote has no sites, or no revision and no
+// subscriptions either; it is read, and takes them from then on.
 func TestUpgrade(t *testing.T) {
-	t.Run("from 1", func(t *testing.T) { testUpgrade(t, 1, "subscriptions", "revision") })
-	t.Run("from 2", func(t *testing.T) { testUpgrade(t, 2, "revision") })
+	t.Run("from 1", func(t *testing.T) { testUpgrade(t, 1, "subscriptions", "revision", "sites") })
+	t.Run("from 2", func(t *testing.T) { testUpgrade(t, 2, "revision", "sites") })
+	t.Run("from 3", func(t *testing.T) { testUpgrade(t, 3, "sites") })
 }
 
 func testUpgrade(t *testing.T, version byte, missing ...string) {
@@ -440,7 +442,8 @@ func testUpgrade(t *testing.T, version byte, missing ...string) {
 	defer s.Close()
 	sub := mapping.Item{Kind: mapping.ItemSubscription, EID: old.EID, By: mapping.Registrant{XTRID: mapping.XTRID{1}}, Nonce: 5}
 	rev := mapping.Item{Kind: mapping.ItemRevision, Revision: 7}
-	if err := s.Commit(t.Context(), []mapping.Change{{Item: sub}, {Item: rev}}); err != nil {
+	site := mapping.Item{Kind: mapping.ItemSite, Site: "left", Revision: 7}
+	if err := s.Commit(t.Context(), []mapping.Change{{Item: sub}, {Item: rev}, {Item: site}}); err != nil {
 		t.Fatal(err)
 	}
 	var kinds []mapping.ItemKind
@@ -450,13 +453,13 @@ func testUpgrade(t *testing.T, version byte, missing ...string) {
 		}
 		kinds = append(kinds, it.Kind)
 	}
-	if !slices.Equal(kinds, []mapping.ItemKind{mapping.ItemMapping, mapping.ItemSubscription, mapping.ItemRevision}) {
+	if !slices.Equal(kinds, []mapping.ItemKind{mapping.ItemSite, mapping.ItemMapping, mapping.ItemSubscription, mapping.ItemRevision}) {
 		t.Errorf("items of kinds %v after the upgrade", kinds)
 	}
 }
 
 func FuzzDecodeItem(f *testing.F) {
-	for _, kind := range []mapping.ItemKind{mapping.ItemMapping, mapping.ItemRegistration, mapping.ItemNonce, mapping.ItemSubscription, mapping.ItemRevision} {
+	for _, kind := range []mapping.ItemKind{mapping.ItemMapping, mapping.ItemRegistration, mapping.ItemNonce, mapping.ItemSubscription, mapping.ItemRevision, mapping.ItemSite} {
 		it := item(mapping.MustParseEID("[7]10.0.0.0/8"))
 		it.Revision = 9
 		it.Kind, it.Site, it.Nonce, it.At = kind, "left", 7, time.Unix(1_700_000_000, 0)
@@ -472,7 +475,7 @@ func FuzzDecodeItem(f *testing.F) {
 		f.Add(byte(kind), key, value[crcSize:])
 	}
 	f.Fuzz(func(t *testing.T, k byte, key, value []byte) {
-		kind := mapping.ItemMapping + mapping.ItemKind(k)%4
+		kind := mapping.ItemMapping + mapping.ItemKind(k)%6
 		sum := checksum(key, value)
 		b := append([]byte{byte(sum >> 24), byte(sum >> 16), byte(sum >> 8), byte(sum)}, value...)
 		it, err := decodeItem(kind, key, b)

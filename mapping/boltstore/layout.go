@@ -16,12 +16,14 @@ import (
 
 // The layout of the file. There is one bucket for each kind of item:
 //
-//	layout         "version" -> 3, one octet; 2: there are no revisions; 1: nor subscriptions
+//	layout         "version" -> 4, one octet; 3: there are no sites; 2: nor revisions; 1: nor
+//	               subscriptions
 //	mappings       EID -> record, revision 64 (nothing: none was noted)
 //	registrations  EID, registrant -> flags 8, at 64 (seconds since 1970), length of site 16, site, record
 //	nonces         length of site 16, site, key-id 8, registrant -> nonce 64
 //	subscriptions  EID, registrant -> nonce 64, number of ITR-RLOCs 8, ITR-RLOCs (family 8, address)
 //	revision       "database" -> revision 64, digest of the configuration 64
+//	sites          name -> revision 64, what the server says of it
 //
 //	EID         IID 32, family 8 (4 or 6), address, prefix length 8,
 //	            source family 8 (0: any source), source address, length 8
@@ -32,7 +34,7 @@ import (
 // Integers are big-endian, so that keys sort as EID.Compare does. Each value
 // begins with the CRC-32C of key and value: bbolt checks its own pages only in
 // part.
-const layoutVersion = 3
+const layoutVersion = 4
 
 var (
 	layoutBucket = []byte("layout")
@@ -47,6 +49,7 @@ var buckets = [...][]byte{
 	mapping.ItemNonce:        []byte("nonces"),
 	mapping.ItemSubscription: []byte("subscriptions"),
 	mapping.ItemRevision:     []byte("revision"),
+	mapping.ItemSite:         []byte("sites"),
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -80,6 +83,8 @@ func appendKey(b []byte, it *mapping.Item) ([]byte, error) {
 		return appendRegistrant(append(b, it.KeyID), it.By)
 	case mapping.ItemRevision:
 		return append(b, revisionKey...), nil
+	case mapping.ItemSite:
+		return appendSite(b, it.Site)
 	}
 	return b, fmt.Errorf("kind of item %d is not known", it.Kind)
 }
@@ -108,6 +113,9 @@ func appendValue(b []byte, key []byte, it *mapping.Item) ([]byte, error) {
 	case mapping.ItemRevision:
 		b = binary.BigEndian.AppendUint64(b, it.Revision)
 		b = binary.BigEndian.AppendUint64(b, it.Digest)
+	case mapping.ItemSite:
+		b = binary.BigEndian.AppendUint64(b, it.Revision)
+		b = append(b, it.Value...)
 	}
 	if err != nil {
 		return b, err
@@ -360,6 +368,10 @@ func decodeItem(kind mapping.ItemKind, key, value []byte) (mapping.Item, error) 
 	case mapping.ItemRevision:
 		k.b = bytes.TrimPrefix(k.b, revisionKey)
 		it.Revision, it.Digest = v.u64(), v.u64()
+	case mapping.ItemSite:
+		it.Site = k.site()
+		it.Revision = v.u64()
+		it.Value = bytes.Clone(v.take(len(v.b)))
 	}
 	if err := k.end(); err != nil {
 		return it, fmt.Errorf("key: %w", err)

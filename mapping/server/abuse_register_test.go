@@ -393,7 +393,7 @@ func TestAbuse_ManyXTRIDs(t *testing.T) {
 			}
 		}
 	}
-	left := b.s.sites.all[0]
+	left := b.s.sites.Load().all[0]
 	if got := len(left.xtrs); got > maxRegistrants {
 		t.Errorf("%d xTRs are remembered, the limit is %d", got, maxRegistrants)
 	}

@@ -1,12 +1,16 @@
 package server
 
 import (
+	"cmp"
 	"fmt"
 	"iter"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/auth"
 )
 
 // Origin says where a mapping comes from. One EID can have several; the lowest
@@ -38,6 +42,15 @@ func (o Origin) String() string {
 type SiteStatus struct {
 	Name     string
 	Prefixes []PrefixStatus
+	// Keys have no secrets.
+	Keys         []auth.Key
+	MinAlgorithm auth.Algorithm
+	// XTRIDs are those that may register; nil stands for all.
+	XTRIDs []mapping.XTRID
+	// Put is the revision of the database at which the API put it; 0: it is of the
+	// configuration. Shadowed is why a site of the API has no effect.
+	Put      uint64
+	Shadowed string
 	// Registrations counts pairs of EID-prefix and xTR.
 	Registrations int
 	// MaxRegistrations is their limit.
@@ -57,16 +70,20 @@ type PrefixStatus struct {
 	Registered int
 }
 
-// Sites returns the sites in the order of the configuration. It counts
-// registrations by walking the table.
+// Sites returns the sites in the order of the configuration, then those of the
+// API by their names. It counts registrations by walking the table.
 func (s *Server) Sites() []SiteStatus {
-	t := s.table.Load()
-	out := make([]SiteStatus, 0, len(s.sites.all))
-	for _, x := range s.sites.all {
+	t, ss := s.table.Load(), s.sites.Load()
+	out := make([]SiteStatus, 0, len(ss.all)+len(ss.shadowed))
+	for _, x := range ss.all {
+		r := x.rules.Load()
 		st := SiteStatus{
 			Name:             x.name,
+			Keys:             withoutSecrets(r.keys),
+			MinAlgorithm:     atLeast(r.minimum),
+			XTRIDs:           r.xtrIDs,
 			Registrations:    int(x.registrations.Load()),
-			MaxRegistrations: x.maxRegistrations,
+			MaxRegistrations: r.maxRegistrations,
 			Accepted:         x.accepted.Load(),
 			AuthFailures:     x.authFailures.Load(),
 			Refused:          x.refused.Load(),
@@ -74,10 +91,30 @@ func (s *Server) Sites() []SiteStatus {
 		if last := x.lastAccepted.Load(); last != 0 {
 			st.LastRegistration = s.timeOf(last)
 		}
-		for _, p := range x.prefixes {
+		if p := ss.put[x.name]; p != nil && ss.shadowed[x.name] == "" {
+			st.Put = p.revision
+		}
+		for _, p := range r.prefixes {
 			st.Prefixes = append(st.Prefixes, p.status(t))
 		}
 		out = append(out, st)
+	}
+	for _, name := range slices.Sorted(maps.Keys(ss.shadowed)) {
+		p := ss.put[name]
+		st := SiteStatus{Name: name, Keys: withoutSecrets(p.Keys), MinAlgorithm: atLeast(p.MinAlgorithm), XTRIDs: p.XTRIDs,
+			MaxRegistrations: cmp.Or(p.MaxRegistrations, DefaultMaxRegistrations), Put: p.revision, Shadowed: ss.shadowed[name]}
+		for _, sp := range p.Prefixes {
+			st.Prefixes = append(st.Prefixes, PrefixStatus{SitePrefix: sp})
+		}
+		out = append(out, st)
+	}
+	return out
+}
+
+func withoutSecrets(keys []auth.Key) []auth.Key {
+	out := slices.Clone(keys)
+	for i := range out {
+		out[i].Secret = nil
 	}
 	return out
 }

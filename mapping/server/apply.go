@@ -14,6 +14,10 @@ import (
 // apply processes one Map-Register, whole or not at all, and reports whether a
 // Map-Notify is due.
 func (s *Server) apply(now time.Time, ed *mapping.Editor[entry], reg *register) bool {
+	if why := s.revised(reg); why != 0 {
+		s.refuse(now, reg.site, why, reg.src)
+		return false
+	}
 	nonce, digest := reg.msg.Nonce, reg.msg.Auth.Data
 	key := reg.nonceKey()
 	if st := s.nonces[key]; st != nil {
@@ -138,7 +142,7 @@ func (s *Server) fits(ed *mapping.Editor[entry], reg *register) bool {
 			}
 		}
 	}
-	return reg.site.registrations.Load()+added <= int64(reg.site.maxRegistrations)
+	return reg.site.registrations.Load()+added <= int64(reg.site.rules.Load().maxRegistrations)
 }
 
 // applyRecord registers, refreshes or withdraws one record of a Map-Register.

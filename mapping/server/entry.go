@@ -235,9 +235,9 @@ func (s *Server) nodeAt(ed *mapping.Editor[entry], e mapping.EID) *node {
 		n := *v
 		return &n
 	case *plain:
-		return &node{key: e, prefix: s.sites.longest(e), api: v}
+		return &node{key: e, prefix: s.sites.Load().longest(e), api: v}
 	}
-	return &node{key: e, prefix: s.sites.longest(e)}
+	return &node{key: e, prefix: s.sites.Load().longest(e)}
 }
 
 // place puts a changed node where it belongs.

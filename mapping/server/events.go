@@ -137,7 +137,11 @@ func (s *Server) difference(now time.Time, before, after content) (out []Event) 
 			ev.Reason = "another xTR of the site took its place"
 			out = append(out, ev)
 		default:
-			out = append(out, about(EventWithdrawn, x))
+			ev := about(EventWithdrawn, x)
+			if p, why := s.sites.Load().admit(x.eid); why != 0 || p.site != x.site || !p.site.rules.Load().knows(x.by.XTRID) {
+				ev.Reason = "its site does not admit it any more"
+			}
+			out = append(out, ev)
 		}
 	}
 	for _, x := range after.regs {

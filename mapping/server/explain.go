@@ -70,7 +70,7 @@ type Explanation struct {
 func (s *Server) Explain(e mapping.EID, itr netip.Addr) Explanation {
 	x := Explanation{EID: e}
 	t, limit := s.table.Load(), s.maxReply4
-	if p := s.sites.longest(e); p != nil {
+	if p := s.sites.Load().longest(e); p != nil {
 		x.Site, x.Prefix = p.site.name, p.status(t)
 	}
 	if itr.Is6() {

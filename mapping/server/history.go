@@ -132,8 +132,10 @@ func (h *history) resync(after uint64) *ResyncError {
 // beginHistory makes the loaded table the first of the history. Where the
 // configuration is another than that of the last revision, the database may
 // have changed without a change of its own, and is at the next one.
-func (s *Server) beginHistory(ctx context.Context, digest uint64) error {
+func (s *Server) beginHistory(ctx context.Context) error {
 	h := &s.history
+	all, _ := effective(s.sites.Load().configured, s.sites.Load().put)
+	digest := digestOf(all, s.static)
 	switch {
 	case s.store == nil:
 		// No revision of an earlier life is taken for one of this.
@@ -157,15 +159,15 @@ func (s *Server) revisionItem(revision uint64) mapping.Change {
 }
 
 // digestOf tells configurations apart that show another database.
-func digestOf(cfg Config) uint64 {
+func digestOf(sites []Site, static []*mapping.Record) uint64 {
 	h := sha256.New()
-	for _, site := range cfg.Sites {
+	for _, site := range sites {
 		fmt.Fprintf(h, "site %q %v\n", site.Name, site.XTRIDs)
 		for _, p := range site.Prefixes {
 			fmt.Fprintf(h, "prefix %+v\n", p)
 		}
 	}
-	for _, r := range cfg.Static {
+	for _, r := range static {
 		fmt.Fprintf(h, "static %+v\n", *r)
 	}
 	return binary.BigEndian.Uint64(h.Sum(nil))

@@ -69,15 +69,16 @@ func (r *reader) infoKey(m *wire.Info, msg []byte) (auth.Key, bool) {
 	if err != nil {
 		return auth.Key{}, false
 	}
-	p, why := r.s.sites.admit(e)
+	p, why := r.s.sites.Load().admit(e)
 	if why != 0 {
 		return auth.Key{}, false
 	}
-	keys := slices.Clone(p.site.keys)
+	rules := p.site.rules.Load()
+	keys := slices.Clone(rules.keys)
 	for i := range keys {
 		keys[i] = keys[i].ForInfo()
 	}
-	key, err := r.auth.Verify(msg, keys, min(p.site.minimum, auth.SHA256))
+	key, err := r.auth.Verify(msg, keys, min(rules.minimum, auth.SHA256))
 	if err != nil {
 		p.site.authFailures.Add(1)
 		return auth.Key{}, false

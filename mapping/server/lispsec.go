@@ -229,14 +229,16 @@ func (r *reader) secureFor(n *node, local netip.Addr) (etr netip.Addr, data []by
 // key returns the key that x was registered with; after a restart, until its
 // next Map-Register, the first of the site.
 func (x *registration) key() auth.WrapKey {
-	id := x.keyID.Load()
-	for _, k := range x.site.keys {
+	id, keys := x.keyID.Load(), x.site.rules.Load().keys
+	for _, k := range keys {
 		if uint32(k.ID)+1 == id {
 			return auth.WrapKey{ID: k.ID, Secret: k.Secret}
 		}
 	}
-	k := x.site.keys[0]
-	return auth.WrapKey{ID: k.ID, Secret: k.Secret}
+	if len(keys) == 0 {
+		return auth.WrapKey{} // the site has just gone
+	}
+	return auth.WrapKey{ID: keys[0].ID, Secret: keys[0].Secret}
 }
 
 // signEIDAuth returns the EID-AD for e, valid until the next call.

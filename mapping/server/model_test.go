@@ -251,7 +251,7 @@ func TestModel(t *testing.T) {
 					break
 				}
 				k := known{rec: r}
-				switch p := policy[b.s.sites.longest(e).EID]; p {
+				switch p := policy[b.s.sites.Load().longest(e).EID]; p {
 				case ProxyNever:
 					k.forward = true
 				case ProxyAsRegistered:

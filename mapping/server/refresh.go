@@ -39,6 +39,7 @@ const (
 // is not changed any more.
 type standing struct {
 	site   *site
+	rules  *rules
 	keys   []auth.Key // the one that it was signed with
 	nonces nonceKey
 	src    netip.AddrPort
@@ -99,7 +100,7 @@ func (s *Server) remember(t *table, reg *register, notify *datagram) {
 	if slot == nil || reg.reduced {
 		return
 	}
-	e := &standing{site: reg.site, keys: []auth.Key{reg.key}, nonces: reg.nonceKey(), src: reg.src, msg: reg.raw}
+	e := &standing{site: reg.site, rules: reg.site.rules.Load(), keys: []auth.Key{reg.key}, nonces: reg.nonceKey(), src: reg.src, msg: reg.raw}
 	for _, rec := range reg.records {
 		v, _ := t.Get(rec.EID)
 		n, ok := v.(*node)
@@ -135,10 +136,10 @@ func (e *standing) stands(t *table) bool {
 func (r *reader) refresh(now time.Time, msg []byte, src, dst netip.AddrPort) bool {
 	s := r.s
 	e := s.standings.find(msg, src)
-	if e == nil || s.log.Enabled(context.Background(), slog.LevelDebug) {
+	if e == nil || e.rules != e.site.rules.Load() || s.log.Enabled(context.Background(), slog.LevelDebug) {
 		return false
 	}
-	if _, err := r.auth.Verify(msg, e.keys, e.site.minimum); err != nil {
+	if _, err := r.auth.Verify(msg, e.keys, e.rules.minimum); err != nil {
 		return false
 	}
 	if !s.renew(now, e, msg) {
@@ -170,7 +171,7 @@ func (s *Server) renew(now time.Time, e *standing, msg []byte) bool {
 		return false
 	}
 	defer s.mu.Unlock()
-	if e.site.queued.Load() > 0 || len(s.pending) > 0 || !e.stands(s.table.Load()) {
+	if e.rules != e.site.rules.Load() || e.site.queued.Load() > 0 || len(s.pending) > 0 || !e.stands(s.table.Load()) {
 		return false
 	}
 	nonce, digest := binary.BigEndian.Uint64(msg[nonceOffset:]), msg[wire.AuthenticationOffset:]

@@ -106,7 +106,7 @@ func TestRefreshLeavesTheRestToTheWriter(t *testing.T) {
 		"other octets": func(b *bench, msg []byte) []byte { msg[len(msg)-1] ^= 1; return msg },
 		"bad digest":   func(b *bench, msg []byte) []byte { msg[20] ^= 1; return msg },
 		"writer busy":  func(b *bench, msg []byte) []byte { b.s.mu.Lock(); b.t.Cleanup(b.s.mu.Unlock); return msg },
-		"queue":        func(b *bench, msg []byte) []byte { b.s.sites.all[0].queued.Add(1); return msg },
+		"queue":        func(b *bench, msg []byte) []byte { b.s.sites.Load().all[0].queued.Add(1); return msg },
 		"withdrawn": func(b *bench, msg []byte) []byte {
 			b.register(registering{nonce: 5, records: []*mapping.Record{withTTL(0, rec("10.1.0.0/16"))}})
 			return msg

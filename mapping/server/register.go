@@ -15,6 +15,7 @@ import (
 // it holds.
 type register struct {
 	site     *site
+	sites    *sites // those that it was checked by
 	key      auth.Key
 	raw      []byte
 	msg      wire.MapRegister // borrows raw
@@ -45,19 +46,21 @@ func (r *reader) register(now time.Time, msg []byte, src, dst netip.AddrPort) *r
 		s.malformed(now, err, src)
 		return nil
 	}
-	owner, why := s.owner(m.Records)
+	ss := s.sites.Load()
+	owner, why := ss.owner(m.Records)
 	if why != 0 {
 		s.refuse(now, owner, why, src)
 		return nil
 	}
-	key, err := r.auth.Verify(msg, owner.keys, owner.minimum)
+	rules := owner.rules.Load()
+	key, err := r.auth.Verify(msg, rules.keys, rules.minimum)
 	if err != nil {
 		owner.authFailures.Add(1)
 		s.refuse(now, owner, authCounter(err), src)
 		return nil
 	}
 	// From here on the sender is one that the site trusts.
-	reg := &register{site: owner, key: key, raw: bytes.Clone(msg), src: src, dst: dst, octets: onWire(len(msg), src.Addr())}
+	reg := &register{site: owner, sites: ss, key: key, raw: bytes.Clone(msg), src: src, dst: dst, octets: onWire(len(msg), src.Addr())}
 	if err := reg.msg.Decode(reg.raw); err != nil {
 		s.counters.inc(dropMalformed) // can't be: it was decoded before
 		return nil
@@ -66,7 +69,7 @@ func (r *reader) register(now time.Time, msg []byte, src, dst netip.AddrPort) *r
 	if m.HasXTRID && m.XTRID != (mapping.XTRID{}) {
 		reg.by = mapping.Registrant{XTRID: m.XTRID, SiteID: m.SiteID}
 	}
-	if !owner.knows(reg.by.XTRID) {
+	if !rules.knows(reg.by.XTRID) {
 		s.refuse(now, owner, refusedXTRID, src)
 		return nil
 	}
@@ -97,13 +100,13 @@ func (r *reader) register(now time.Time, msg []byte, src, dst netip.AddrPort) *r
 }
 
 // owner returns the one site that all records belong to, or why there is none.
-func (s *Server) owner(recs wire.Records) (owner *site, why counter) {
+func (ss *sites) owner(recs wire.Records) (owner *site, why counter) {
 	for rec := range recs.All() {
 		e, err := rec.EID.EID(rec.MaskLen)
 		if err != nil {
 			return owner, refusedNotIPEID
 		}
-		p, why := s.sites.admit(e)
+		p, why := ss.admit(e)
 		if why != 0 {
 			return owner, why
 		}
@@ -116,6 +119,30 @@ func (s *Server) owner(recs wire.Records) (owner *site, why counter) {
 		return nil, refusedNoRecords
 	}
 	return owner, 0
+}
+
+// revised checks again what a reader found out about reg if the sites have
+// changed since.
+func (s *Server) revised(reg *register) (why counter) {
+	ss := s.sites.Load()
+	if ss == reg.sites {
+		return 0
+	}
+	reg.sites = ss
+	now := reg.site.rules.Load()
+	switch owner, why := ss.owner(reg.msg.Records); {
+	case why != 0:
+		return why
+	case owner != reg.site:
+		return refusedNoSite
+	case reg.key.Algorithm < now.minimum:
+		return refusedAlgorithm
+	case !now.has(reg.key):
+		return refusedUnknownKey
+	case !now.knows(reg.by.XTRID):
+		return refusedXTRID
+	}
+	return 0
 }
 
 func authCounter(err error) counter {

@@ -283,7 +283,7 @@ func TestS2_ForgottenXTRs(t *testing.T) {
 		b.s.tick(t.Context(), b.now)
 		b = b.restart(twoSites())
 	}
-	if got := len(b.s.sites.all[0].xtrs); got != maxRegistrants {
+	if got := len(b.s.sites.Load().all[0].xtrs); got != maxRegistrants {
 		t.Errorf("%d registrants after a restart, want %d", got, maxRegistrants)
 	}
 	if b.register(registering{src: source(0), records: records}) == nil {

@@ -82,7 +82,7 @@ func (s *Server) superseded(owner *site, k nonceKey, nonce uint64) bool {
 	if st == nil {
 		return false
 	}
-	for _, key := range owner.keys {
+	for _, key := range owner.rules.Load().keys {
 		o := s.nonces[nonceKey{site: k.site, by: k.by, key: key.ID}]
 		if o != nil && o.seen > st.seen && nonce <= o.nonce {
 			return true

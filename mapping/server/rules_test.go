@@ -384,7 +384,7 @@ func failedAuthentication(t *testing.T) {
 		}
 	}
 	drop("another secret", b.encode(registering{key: auth.Key{ID: 1, Algorithm: auth.SHA256HKDF, Secret: []byte("guess")}, records: []*mapping.Record{rec("10.1.0.0/16", "192.0.2.1")}}))
-	if len(b.s.expiry) > 0 || len(b.s.nonces) > 0 || b.store.commitCount() > 0 || b.s.sites.all[0].authFailures.Load() == 0 {
+	if len(b.s.expiry) > 0 || len(b.s.nonces) > 0 || b.store.commitCount() > 0 || b.s.sites.Load().all[0].authFailures.Load() == 0 {
 		t.Error("a Map-Register that was dropped left something")
 	}
 	if b.notify(b.deliver(good, etr1, local4), leftKey) == nil {
@@ -491,7 +491,7 @@ func TestS6_NoKey(t *testing.T) {
 		}
 	}
 	b := newBench(t, twoSites(), nil)
-	b.s.sites.all[0].keys = nil
+	b.s.sites.Load().all[0].rules.Store(new(rules))
 	b.wantDrop("without keys", refusedUnknownKey, b.deliver(b.encode(registering{records: []*mapping.Record{rec("10.1.0.0/16", "192.0.2.1")}}), etr1, local4), 0)
 }
 

@@ -26,7 +26,7 @@ type Server struct {
 	clock        func() time.Time
 	epoch        time.Time
 	seed         maphash.Seed
-	sites        sites
+	sites        atomic.Pointer[sites]
 	store        mapping.Store // nil: nothing is kept
 	send4, send6 bool
 	maxReply4    int
@@ -39,6 +39,7 @@ type Server struct {
 	wake          chan struct{}
 	security      security
 	alt           *alt.Router // nil: none
+	static        []*mapping.Record
 
 	// Safe for several goroutines.
 	table      atomic.Pointer[table]
@@ -104,6 +105,8 @@ func keyOf(it *mapping.Item) itemKey {
 		return itemKey{kind: it.Kind, eid: it.EID, by: it.By}
 	case mapping.ItemRevision:
 		return itemKey{kind: it.Kind}
+	case mapping.ItemSite:
+		return itemKey{kind: it.Kind, site: it.Site}
 	}
 	return itemKey{kind: it.Kind, by: it.By, site: it.Site, id: it.KeyID}
 }
@@ -120,7 +123,6 @@ func New(ctx context.Context, cfg Config, store mapping.Store) (*Server, error) 
 		log:        cfg.Logger,
 		clock:      cfg.Now,
 		seed:       maphash.MakeSeed(),
-		sites:      newSites(cfg.Sites),
 		store:      store,
 		maxReply4:  cfg.MaxReply4,
 		maxReply6:  cfg.MaxReply6,
@@ -130,6 +132,7 @@ func New(ctx context.Context, cfg Config, store mapping.Store) (*Server, error) 
 		credits:    newCredits(),
 		security:   newSecurity(cfg.LISPSec),
 		alt:        cfg.ALT,
+		static:     cfg.Static,
 		refusals:   rate.NewLimiter(5, 20),
 		nonces:     make(map[nonceKey]*nonceState),
 		standings:  newStandings(),
@@ -165,40 +168,56 @@ func New(ctx context.Context, cfg Config, store mapping.Store) (*Server, error) 
 	s.send6 = len(cfg.Listen) == 0 || slices.ContainsFunc(cfg.Listen, func(a netip.AddrPort) bool { return a.Addr().Is6() })
 	s.epoch = s.clock()
 	s.notices, s.writer = newNotices(s, cfg.PubSub.Rate), s.newReader()
-	if err := s.load(ctx, cfg.Static); err != nil {
+	if err := s.load(ctx, cfg.Sites); err != nil {
 		return nil, fmt.Errorf("load the database of the map-server: %w", err)
 	}
-	if err := s.beginHistory(ctx, digestOf(cfg)); err != nil {
+	if err := s.beginHistory(ctx); err != nil {
 		return nil, fmt.Errorf("load the database of the map-server: %w", err)
 	}
 	return s, nil
 }
 
 // load builds the first table.
-func (s *Server) load(ctx context.Context, static []*mapping.Record) error {
+func (s *Server) load(ctx context.Context, configured []Site) error {
 	// However many items there are, nobody reads the table yet.
 	const everything = 1 << 30
 	ed := new(table).Edit(everything)
-	for _, site := range s.sites.all {
-		for _, p := range site.prefixes {
-			place(ed, &node{key: p.EID, prefix: p, configured: true})
+	put := make(map[string]*putSite)
+	begin := func() {
+		s.beginSites(configured, put)
+		for e, p := range s.sites.Load().table.All() {
+			place(ed, &node{key: e, prefix: p, configured: true})
 		}
-	}
-	for _, r := range static {
-		n := s.nodeAt(ed, r.EID)
-		n.static = r.Clone()
-		normalise(n.static)
-		place(ed, n)
+		for _, r := range s.static {
+			n := s.nodeAt(ed, r.EID)
+			n.static = r.Clone()
+			normalise(n.static)
+			place(ed, n)
+		}
 	}
 	if s.store != nil {
 		for it, err := range s.store.Items(ctx) {
 			if err != nil {
 				return err
 			}
+			if it.Kind == mapping.ItemSite { // these come first
+				x, err := decodeSite(it.Site, it.Value)
+				if err != nil {
+					return fmt.Errorf("site %q: %w", it.Site, err)
+				}
+				put[it.Site] = &putSite{x, it.Revision}
+				continue
+			}
+			if s.sites.Load() == nil {
+				begin()
+			}
 			if err := s.restore(ed, it); err != nil {
 				return err
 			}
 		}
+	}
+	if s.sites.Load() == nil {
+		begin()
 	}
 	s.table.Store(ed.Table())
 	s.pendingLen.Store(int64(len(s.pending)))
@@ -220,8 +239,8 @@ func (s *Server) restore(ed *mapping.Editor[entry], it mapping.Item) error {
 		}
 		s.mappings.Add(1)
 	case mapping.ItemRegistration:
-		p, why := s.sites.admit(it.EID)
-		if why != 0 || p.site.name != it.Site || !p.site.knows(it.By.XTRID) {
+		p, why := s.sites.Load().admit(it.EID)
+		if why != 0 || p.site.name != it.Site || !p.site.rules.Load().knows(it.By.XTRID) {
 			s.log.Info("registration dropped: the configuration does not admit it any more", "eid", it.EID, "site", it.Site, "xtr", it.By)
 			s.remove(it)
 			return nil
@@ -240,7 +259,7 @@ func (s *Server) restore(ed *mapping.Editor[entry], it mapping.Item) error {
 		k := nonceKey{site: it.Site, by: it.By, key: it.KeyID}
 		s.nonces[k] = &nonceState{nonce: it.Nonce}
 		s.heard(k, it.Nonce)
-		if site := s.sites.byName[it.Site]; site != nil && it.By != (mapping.Registrant{}) {
+		if site := s.sites.Load().byName[it.Site]; site != nil && it.By != (mapping.Registrant{}) {
 			site.xtrs = append(site.xtrs, k)
 		}
 	case mapping.ItemSubscription:

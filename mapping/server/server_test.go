@@ -86,6 +86,8 @@ func (m *memStore) Items(context.Context) iter.Seq2[mapping.Item, error] {
 	m.mu.Lock()
 	items := slices.Collect(maps.Values(m.items))
 	m.mu.Unlock()
+	sites := func(it mapping.Item) int { return map[bool]int{true: 0, false: 1}[it.Kind == mapping.ItemSite] }
+	slices.SortStableFunc(items, func(a, b mapping.Item) int { return sites(a) - sites(b) })
 	return func(yield func(mapping.Item, error) bool) {
 		for _, it := range items {
 			if it.Record != nil {
@@ -500,7 +502,7 @@ func (b *bench) check() {
 	if n != len(b.s.expiry) {
 		b.t.Errorf("%d registrations in the table, %d in the expiry queue", n, len(b.s.expiry))
 	}
-	for _, x := range b.s.sites.all {
+	for _, x := range b.s.sites.Load().all {
 		if got := x.registrations.Load(); got != perSite[x] {
 			b.t.Errorf("site %s counts %d registrations, has %d", x.name, got, perSite[x])
 		}

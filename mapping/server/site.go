@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"cmp"
 	"slices"
 	"sync/atomic"
@@ -10,15 +11,14 @@ import (
 	"github.com/eidolon-lisp/eidolon/mapping/auth"
 )
 
-// site is a configured site with what counts for it.
+// site is a site with what counts for it. It stays the same when its rules
+// change.
 type site struct {
 	// Constant.
-	name             string
-	keys             []auth.Key
-	minimum          auth.Algorithm
-	xtrIDs           []mapping.XTRID // nil: all
-	prefixes         []*sitePrefix
-	maxRegistrations int
+	name string
+
+	// rules are replaced under Server.mu, read by anybody.
+	rules atomic.Pointer[rules]
 
 	// Written under Server.mu, read by anybody.
 	registrations atomic.Int64
@@ -36,9 +36,27 @@ type site struct {
 	refused      atomic.Uint64
 }
 
-// knows reports whether the xTR with this ID may register for x.
-func (x *site) knows(id mapping.XTRID) bool {
-	return x.xtrIDs == nil || slices.Contains(x.xtrIDs, id)
+// rules say who may register what for a site. They are not changed any more.
+type rules struct {
+	keys             []auth.Key // none: the site is gone
+	minimum          auth.Algorithm
+	xtrIDs           []mapping.XTRID // nil: all
+	prefixes         []*sitePrefix
+	maxRegistrations int
+}
+
+// knows reports whether the xTR with this ID may register.
+func (r *rules) knows(id mapping.XTRID) bool {
+	return r.xtrIDs == nil || slices.Contains(r.xtrIDs, id)
+}
+
+// has reports whether k is one of the keys.
+func (r *rules) has(k auth.Key) bool {
+	return slices.ContainsFunc(r.keys, func(x auth.Key) bool { return sameKey(x, k) })
+}
+
+func sameKey(a, b auth.Key) bool {
+	return a.ID == b.ID && a.Algorithm == b.Algorithm && bytes.Equal(a.Secret, b.Secret)
 }
 
 type sitePrefix struct {
@@ -46,35 +64,64 @@ type sitePrefix struct {
 	site *site
 }
 
-// sites is the configured EID-prefixes.
+// sites is the EID-prefixes of all sites that may register. It is not changed
+// any more.
 type sites struct {
 	all    []*site
 	byName map[string]*site
 	table  *mapping.Table[*sitePrefix]
+
+	// configured are the sites of the configuration, put those of the API, of
+	// which shadowed ones have no effect, for a reason.
+	configured []Site
+	put        map[string]*putSite
+	shadowed   map[string]string
 }
 
-func newSites(cfg []Site) sites {
-	ss := sites{byName: make(map[string]*site, len(cfg)), table: new(mapping.Table[*sitePrefix])}
-	ed := ss.table.Edit(len(cfg))
+// newSites makes what serves cfg, and the rules that its sites get. What is as it
+// was in old, sites of the same name and their EID-prefixes, is the same there.
+func newSites(old *sites, cfg []Site) (*sites, map[*site]*rules) {
+	ss := &sites{byName: make(map[string]*site, len(cfg))}
+	ed, all := new(mapping.Table[*sitePrefix]).Edit(len(cfg)), make(map[*site]*rules, len(cfg))
 	for _, c := range cfg {
-		s := &site{name: c.Name, keys: c.Keys, minimum: c.MinAlgorithm, xtrIDs: c.XTRIDs, maxRegistrations: c.MaxRegistrations}
-		if s.maxRegistrations == 0 {
-			s.maxRegistrations = DefaultMaxRegistrations
+		s := old.byName[c.Name]
+		if s == nil {
+			s = &site{name: c.Name}
+		}
+		r := &rules{keys: c.Keys, minimum: c.MinAlgorithm, xtrIDs: c.XTRIDs, maxRegistrations: c.MaxRegistrations}
+		if r.maxRegistrations == 0 {
+			r.maxRegistrations = DefaultMaxRegistrations
 		}
 		for _, p := range c.Prefixes {
-			sp := &sitePrefix{p, s}
-			s.prefixes = append(s.prefixes, sp)
+			sp, ok := old.table.Get(p.EID)
+			if !ok || sp.site != s || sp.SitePrefix != p {
+				sp = &sitePrefix{p, s}
+			}
+			r.prefixes = append(r.prefixes, sp)
 			ed.Insert(p.EID, sp)
 		}
+		if was := s.rules.Load(); was != nil && was.same(r) {
+			r = was
+		}
+		all[s] = r
 		ss.all = append(ss.all, s)
 		ss.byName[s.name] = s
 	}
 	ss.table = ed.Table()
-	return ss
+	return ss, all
+}
+
+func (r *rules) same(o *rules) bool {
+	return slices.EqualFunc(r.keys, o.keys, sameKey) && r.minimum == o.minimum && r.maxRegistrations == o.maxRegistrations &&
+		slices.Equal(r.prefixes, o.prefixes) && r.sameXTRs(o)
+}
+
+func (r *rules) sameXTRs(o *rules) bool {
+	return slices.Equal(r.xtrIDs, o.xtrIDs) && (r.xtrIDs == nil) == (o.xtrIDs == nil)
 }
 
 // longest returns the longest configured EID-prefix that covers e, or nil.
-func (ss sites) longest(e mapping.EID) *sitePrefix {
+func (ss *sites) longest(e mapping.EID) *sitePrefix {
 	var best *sitePrefix
 	for _, p := range ss.table.Covering(e) {
 		if best == nil || cmp.Or(
@@ -88,7 +135,7 @@ func (ss sites) longest(e mapping.EID) *sitePrefix {
 
 // admit returns the configured EID-prefix under which e may be registered, or
 // why it may not (RFC 9301 section 8.2).
-func (ss sites) admit(e mapping.EID) (*sitePrefix, counter) {
+func (ss *sites) admit(e mapping.EID) (*sitePrefix, counter) {
 	p := ss.longest(e)
 	switch {
 	case p == nil:

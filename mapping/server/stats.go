@@ -201,7 +201,7 @@ func (s *Server) Stats() iter.Seq2[string, uint64] {
 			}
 		}
 		var registrations int64
-		for _, x := range s.sites.all {
+		for _, x := range s.sites.Load().all {
 			registrations += x.registrations.Load()
 		}
 		s.mu.Lock()

@@ -53,6 +53,9 @@ func items(t *testing.T, s mapping.Store) []mapping.Item {
 		if err != nil {
 			t.Fatalf("items: %v", err)
 		}
+		if it.Kind == mapping.ItemSite && len(out) > 0 && out[len(out)-1].Kind != mapping.ItemSite {
+			t.Errorf("site %q comes after others", it.Site)
+		}
 		out = append(out, it)
 	}
 	sortItems(out)
@@ -72,7 +75,7 @@ func equal(a, b mapping.Item) bool {
 		return false
 	}
 	return a.Kind == b.Kind && a.EID == b.EID && a.By == b.By && a.Site == b.Site && a.KeyID == b.KeyID &&
-		a.Flags == b.Flags && a.Nonce == b.Nonce && slices.Equal(a.RLOCs, b.RLOCs) && a.At.Equal(b.At) && a.Revision == b.Revision && a.Digest == b.Digest
+		a.Flags == b.Flags && a.Nonce == b.Nonce && slices.Equal(a.RLOCs, b.RLOCs) && a.At.Equal(b.At) && a.Revision == b.Revision && a.Digest == b.Digest && bytes.Equal(a.Value, b.Value)
 }
 
 // want fails the test when the store does not hold exactly these items.
@@ -151,5 +154,7 @@ func everyKind() []mapping.Item {
 		{Kind: mapping.ItemSubscription, EID: full, By: xtr, Nonce: 7, RLOCs: []netip.Addr{rloc4.RLOC, rloc6.RLOC}},
 		{Kind: mapping.ItemSubscription, EID: sourced, By: xtr, Nonce: 1<<64 - 1},
 		{Kind: mapping.ItemRevision, Revision: 1<<63 + 1, Digest: 1<<64 - 1},
+		{Kind: mapping.ItemSite, Site: "a site with a long name, spaces and Ünicode", Revision: 1<<63 + 2, Value: []byte("{\x00}")},
+		{Kind: mapping.ItemSite, Site: "left", Revision: 1},
 	}
 }

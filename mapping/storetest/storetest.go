@@ -101,6 +101,9 @@ func testReplace(t *testing.T, open Open) {
 		case mapping.ItemRevision:
 			it.Revision++
 			it.Digest--
+		case mapping.ItemSite:
+			it.Revision++
+			it.Value = append(it.Value, "more"...)
 		default:
 			it.Record = record(it.EID, locator("203.0.113.77"), locator("2001:db8::77"))
 			it.Flags ^= mapping.ProxyReply
