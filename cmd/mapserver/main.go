@@ -91,7 +91,7 @@ func run(ctx context.Context, path string) (err error) {
 	g, ctx := errgroup.WithContext(ctx)
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error { defer stop(); return overlay.run(ctx) })
-	r := &reloader{path: path, first: cfg, logs: logs, log: log}
+	r := &reloader{path: path, first: cfg, sites: srv, logs: logs, log: log}
 	g.Go(func() error { return r.run(ctx, hangups) })
 	g.Go(func() error { daemon.KeepSmall(ctx); return nil })
 	g.Go(func() error { daemon.Supervise(ctx, log, api.Probe(srv.Stats)); return nil })
@@ -123,10 +123,16 @@ func serverConfig(cfg *config.MapServer, log *slog.Logger) server.Config {
 		LISPSec:     server.LISPSec(cfg.LISPSec),
 		Logger:      log,
 	}
+	c.Sites = sitesOf(cfg)
 	c.PubSub = server.PubSub{MaxPerXTR: cfg.PubSub.MaxPerXTR, Rate: cfg.PubSub.Rate}
 	for _, x := range cfg.PubSub.Subscribers {
 		c.PubSub.Subscribers = append(c.PubSub.Subscribers, server.Subscriber(x))
 	}
+	return c
+}
+
+// sitesOf returns the sites of a file as the server has them.
+func sitesOf(cfg *config.MapServer) (sites []server.Site) {
 	policies := map[config.ProxyReply]server.ProxyPolicy{
 		config.ProxyReplyAsRegistered: server.ProxyAsRegistered,
 		config.ProxyReplyAlways:       server.ProxyAlways,
@@ -147,7 +153,7 @@ func serverConfig(cfg *config.MapServer, log *slog.Logger) server.Config {
 				Requests:            requests[p.RequestPolicy],
 			})
 		}
-		c.Sites = append(c.Sites, site)
+		sites = append(sites, site)
 	}
-	return c
+	return sites
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"log/slog"
 	"reflect"
 	"regexp"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/eidolon-lisp/eidolon/internal/config"
 	"github.com/eidolon-lisp/eidolon/internal/config/configtest"
+	"github.com/eidolon-lisp/eidolon/mapping/server"
 )
 
 // TestPageSaysWhatReloads: what docs/configuration.md says of each key is what a
@@ -25,12 +27,12 @@ func TestPageSaysWhatReloads(t *testing.T) {
 			t.Fatal(err)
 		}
 		var out bytes.Buffer
-		var got, before config.Log
-		r := reloader{path: c.Before, first: first, logs: taken{&before}, log: slog.New(slog.NewTextHandler(&out, nil))}
+		var got, before taken
+		r := reloader{path: c.Before, first: first, sites: &before, logs: &before, log: slog.New(slog.NewTextHandler(&out, nil))}
 		if r.reload(); strings.Contains(out.String(), "restart") {
 			t.Fatalf("%s: the same file is said to be changed: %s", c.Path, &out)
 		}
-		r.path, r.logs = c.After, taken{&got}
+		r.path, r.sites, r.logs = c.After, &got, &got
 		r.reload()
 		restart := regexp.MustCompile(`restart.* keys="?\[[^]]*\b` + c.Key + `\b`).MatchString(out.String())
 		if applied := !reflect.DeepEqual(got, before); restart == c.AtOnce || applied != c.AtOnce {
@@ -39,7 +41,15 @@ func TestPageSaysWhatReloads(t *testing.T) {
 	}
 }
 
-// taken keeps what is to be logged.
-type taken struct{ log *config.Log }
+// taken keeps what a reload gives to a running map-server.
+type taken struct {
+	log   config.Log
+	sites []server.Site
+}
 
-func (x taken) Configure(l config.Log) { *x.log = l }
+func (x *taken) Configure(l config.Log) { x.log = l }
+
+func (x *taken) SetSites(_ context.Context, sites []server.Site) error {
+	x.sites = sites
+	return nil
+}

@@ -8,15 +8,20 @@ import (
 
 	"github.com/eidolon-lisp/eidolon/api"
 	"github.com/eidolon-lisp/eidolon/internal/config"
+	"github.com/eidolon-lisp/eidolon/mapping/server"
 )
 
-// reloader applies a changed configuration file to a running map-server: what is
-// logged, and how. Everything else needs a restart, and is named.
+// reloader applies a changed configuration file to a running map-server: its
+// sites, and what is logged, and how. Everything else needs a restart, and is
+// named.
 type reloader struct {
 	path  string
 	first *config.MapServer // what the map-server was started with
-	logs  interface{ Configure(config.Log) }
-	log   *slog.Logger
+	sites interface {
+		SetSites(context.Context, []server.Site) error
+	}
+	logs interface{ Configure(config.Log) }
+	log  *slog.Logger
 
 	mu sync.Mutex // a signal and the API may reload at once
 }
@@ -48,6 +53,10 @@ func (r *reloader) reload() (done api.Reloaded, err error) {
 	}
 	if done.Restart = r.first.NeedsRestart(next); len(done.Restart) > 0 {
 		r.log.Warn("changes that take effect with a restart only", "keys", done.Restart)
+	}
+	if err := r.sites.SetSites(context.Background(), sitesOf(next)); err != nil {
+		r.log.Error("configuration not reloaded, the running one stays", "err", err)
+		return api.Reloaded{}, err
 	}
 	r.logs.Configure(next.Log)
 	r.log.Info("configuration reloaded", "file", r.path)

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"os"
@@ -11,10 +13,11 @@ import (
 
 	"github.com/eidolon-lisp/eidolon/internal/config"
 	"github.com/eidolon-lisp/eidolon/internal/daemon"
+	"github.com/eidolon-lisp/eidolon/mapping/server"
 )
 
-// TestReload: what is logged changes at once, the rest is named, and a bad file
-// changes nothing.
+// TestReload: what is logged changes at once, and so do the sites; the rest is
+// named, and a bad file, or one that the server refuses, changes nothing.
 func TestReload(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "mapserver.yml")
 	write := func(text string) {
@@ -28,10 +31,14 @@ func TestReload(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	srv, err := server.New(t.Context(), serverConfig(first, nil), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var out bytes.Buffer
 	logs := daemon.NewLogs(&out, config.Subsystems(config.KindMapServer))
 	logs.Configure(first.Log)
-	r := reloader{path: path, first: first, logs: logs, log: logs.Logger("daemon")}
+	r := reloader{path: path, first: first, sites: srv, logs: logs, log: logs.Logger("daemon")}
 	for _, x := range []struct {
 		text          string
 		server, alt   slog.Level
@@ -51,4 +58,26 @@ func TestReload(t *testing.T) {
 			t.Errorf("%q: logged %s", x.text, &out)
 		}
 	}
+	const key = "{key_id: 1, key: a key of more than sixteen octets}"
+	sites := func(more string) string {
+		return "listen: [192.0.2.1]\nlog: {level: warn}\nsites:\n  - name: a\n    authentication_keys: [" + key + "]\n    eid_prefixes: [{prefix: 10.1.0.0/16}]\n" + more
+	}
+	write(sites(""))
+	if done, err := r.reload(); err != nil || len(done.Restart) > 0 || len(srv.Sites()) != 1 {
+		t.Fatalf("a site more: %+v, %v, %d sites", done, err, len(srv.Sites()))
+	}
+	broken := errors.New("the store is full")
+	write(sites("") + "  - name: b\n    authentication_keys: [" + key + "]\n    eid_prefixes: [{prefix: 10.2.0.0/16}]\n")
+	r.sites = refusing{broken}
+	if done, err := r.reload(); !errors.Is(err, broken) || done.Restart != nil {
+		t.Errorf("a store that is full: %+v, %v", done, err)
+	}
+	r.sites = srv
+	if _, err := r.reload(); err != nil || len(srv.Sites()) != 2 {
+		t.Errorf("another site: %v, %d sites", err, len(srv.Sites()))
+	}
 }
+
+type refusing struct{ err error }
+
+func (x refusing) SetSites(context.Context, []server.Site) error { return x.err }

@@ -23,11 +23,12 @@ func (c *XTR) NeedsRestart(next *XTR) []string {
 }
 
 // NeedsRestart returns the keys, as they stand in the file, in which next
-// differs from c and that a running map-server does not change: all but log.
+// differs from c and that a running map-server does not change: all but sites and
+// log.
 func (c *MapServer) NeedsRestart(next *MapServer) []string {
 	a, b := *c, *next
 	for _, x := range []*MapServer{&a, &b} {
-		x.Log, x.Warnings = Log{}, nil
+		x.Sites, x.Log, x.Warnings = nil, Log{}, nil
 	}
 	return different(reflect.ValueOf(a), reflect.ValueOf(b))
 }
