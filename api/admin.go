@@ -45,3 +45,19 @@ func (a *admin) GetStatistics(_ context.Context, req *eidolonv1.GetStatisticsReq
 	}
 	return resp, nil
 }
+
+// JoinStats returns a function that walks the statistics of several, one after
+// the other.
+func JoinStats(stats ...func() iter.Seq2[string, uint64]) func() iter.Seq2[string, uint64] {
+	return func() iter.Seq2[string, uint64] {
+		return func(yield func(string, uint64) bool) {
+			for _, s := range stats {
+				for name, v := range s() {
+					if !yield(name, v) {
+						return
+					}
+				}
+			}
+		}
+	}
+}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"strings"
+	"sync"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
@@ -45,6 +47,9 @@ type Logs interface {
 type controlled struct {
 	*admin
 	controls Controls
+	// setting is held while levels change, so that the audit log knows what was
+	// there before.
+	setting sync.Mutex
 }
 
 // Controlled is Admin with controls.
@@ -55,11 +60,12 @@ func Controlled(program string, c Controls, stats ...func() iter.Seq2[string, ui
 
 func (c *controlled) register(r grpc.ServiceRegistrar) { eidolonv1.RegisterAdminServiceServer(r, c) }
 
-func (c *controlled) Reload(_ context.Context, _ *eidolonv1.ReloadRequest) (*eidolonv1.ReloadResponse, error) {
+func (c *controlled) Reload(ctx context.Context, _ *eidolonv1.ReloadRequest) (*eidolonv1.ReloadResponse, error) {
 	done, err := c.controls.Reload()
 	if err != nil {
 		return nil, notReloaded(err)
 	}
+	callOf(ctx).changed("configuration", nil, &eidolonv1.ReloadResponse{RestartKeys: done.Restart})
 	return &eidolonv1.ReloadResponse{Warnings: done.Warnings, RestartKeys: done.Restart}, nil
 }
 
@@ -105,8 +111,20 @@ func (c *controlled) levels(name string) (out []*eidolonv1.SubsystemLogLevel) {
 	return out
 }
 
-func (c *controlled) SetLogLevel(_ context.Context, req *eidolonv1.SetLogLevelRequest) (*eidolonv1.SetLogLevelResponse, error) {
-	if c.levels(req.GetSubsystem()) == nil {
+// levelNames are levels as the audit log tells them.
+func levelNames(list []*eidolonv1.SubsystemLogLevel) map[string]string {
+	names := make(map[string]string, len(list))
+	for _, l := range list {
+		names[l.GetSubsystem()] = strings.ToLower(strings.TrimPrefix(l.GetLevel().String(), "LOG_LEVEL_"))
+	}
+	return names
+}
+
+func (c *controlled) SetLogLevel(ctx context.Context, req *eidolonv1.SetLogLevelRequest) (*eidolonv1.SetLogLevelResponse, error) {
+	c.setting.Lock()
+	defer c.setting.Unlock()
+	before := c.levels(req.GetSubsystem())
+	if before == nil {
 		return nil, notFound("subsystem", "there is no subsystem %q", req.GetSubsystem())
 	}
 	for level, p := range levelsToProto {
@@ -114,7 +132,9 @@ func (c *controlled) SetLogLevel(_ context.Context, req *eidolonv1.SetLogLevelRe
 			if err := c.controls.Logs.SetLevel(req.GetSubsystem(), level); err != nil {
 				return nil, notFound("subsystem", "%v", err)
 			}
-			return &eidolonv1.SetLogLevelResponse{Levels: c.levels(req.GetSubsystem())}, nil
+			after := c.levels(req.GetSubsystem())
+			callOf(ctx).changed("log levels", levelNames(before), levelNames(after))
+			return &eidolonv1.SetLogLevelResponse{Levels: after}, nil
 		}
 	}
 	return nil, invalid(badField("level", "found %v, expected one of LOG_LEVEL_DEBUG, LOG_LEVEL_INFO, LOG_LEVEL_WARN and LOG_LEVEL_ERROR", req.GetLevel()))

@@ -7,6 +7,7 @@ import (
 	"io"
 	"iter"
 	"net/netip"
+	"sync"
 
 	"google.golang.org/grpc"
 
@@ -26,6 +27,8 @@ type Database interface {
 	Database(e mapping.EID) iter.Seq[server.MappingStatus]
 	// Batch changes the mappings of the API durably, all or none.
 	Batch(ctx context.Context, ops []server.Op) (revision uint64, err error)
+	// APIMapping returns the mapping that was put for exactly e.
+	APIMapping(e mapping.EID) (*mapping.Record, bool)
 	// Snapshot returns the database at one moment, and Follow what changes
 	// after a revision.
 	Snapshot() server.Snapshot
@@ -43,6 +46,9 @@ var _ Database = (*server.Server)(nil)
 type mappings struct {
 	eidolonv1.UnimplementedMappingServiceServer
 	db Database
+	// changing is held while mappings change, so that the audit log knows what
+	// was there before.
+	changing sync.Mutex
 }
 
 // Mappings is the MappingService of a map-server.
@@ -113,11 +119,33 @@ func (s *mappings) PutMappings(ctx context.Context, req *eidolonv1.PutMappingsRe
 	if ferr := conditions(ops, req.GetIfRevisions()); ferr != nil {
 		return nil, invalid(ferr)
 	}
-	revision, err := s.db.Batch(ctx, ops)
+	revision, err := s.batch(ctx, ops)
 	if err != nil {
 		return nil, batchFailed("put mappings", err, "records[%d].eid", "if_revisions[%d]")
 	}
 	return &eidolonv1.PutMappingsResponse{Revision: revision}, nil
+}
+
+// batch changes mappings and audits it.
+func (s *mappings) batch(ctx context.Context, ops []server.Op) (revision uint64, err error) {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	eids, before := make([]mapping.EID, len(ops)), make([]*mapping.Record, len(ops))
+	for i, op := range ops {
+		if eids[i] = op.EID; op.Record != nil {
+			eids[i] = op.Record.EID
+		}
+		before[i], _ = s.db.APIMapping(eids[i])
+	}
+	if revision, err = s.db.Batch(ctx, ops); err != nil {
+		return 0, err
+	}
+	after := make([]*mapping.Record, len(ops))
+	for i, e := range eids {
+		after[i], _ = s.db.APIMapping(e)
+	}
+	callOf(ctx).changedMappings(eids, before, after)
+	return revision, nil
 }
 
 func putOps(recs []*mapping.Record) []server.Op {
@@ -153,7 +181,7 @@ func (s *mappings) DeleteMappings(ctx context.Context, req *eidolonv1.DeleteMapp
 	if ferr != nil {
 		return nil, invalid(ferr)
 	}
-	revision, err := s.db.Batch(ctx, ops)
+	revision, err := s.batch(ctx, ops)
 	if err != nil {
 		return nil, batchFailed("delete mappings", err, "eids[%d]", "if_revisions[%d]")
 	}
@@ -195,7 +223,7 @@ func (s *mappings) BatchMappings(ctx context.Context, req *eidolonv1.BatchMappin
 		}
 		first[e] = i
 	}
-	revision, err := s.db.Batch(ctx, ops)
+	revision, err := s.batch(ctx, ops)
 	if err != nil {
 		return nil, batchFailed("change mappings", err, "operations[%d]", "operations[%d].if_revision")
 	}
@@ -232,7 +260,7 @@ func (s *mappings) ImportMappings(stream grpc.BidiStreamingServer[eidolonv1.Impo
 		if ferr != nil {
 			return invalid(ferr)
 		}
-		if _, err := s.db.Batch(stream.Context(), putOps(recs)); err != nil {
+		if _, err := s.batch(stream.Context(), putOps(recs)); err != nil {
 			return batchFailed("put mappings", err, "records[%d].eid", "")
 		}
 		durable += uint64(len(recs))

@@ -15,6 +15,7 @@ import (
 // gauges are the statistics that may fall, with what they are; all others are
 // counters.
 var gauges = map[string]string{
+	"api_connections":      "connections to the API",
 	"alt_routes":           "routes of the ALT that neighbours announced",
 	"eids":                 "EID-prefixes in the table",
 	"mappings":             "mappings put over the API",

@@ -98,10 +98,10 @@ type servingKey struct{}
 // untilStopped gives each stream a context that knows serving, so that one that
 // would never end by itself ends when the daemon does; calls that do something
 // are given time by Serve.
-func untilStopped(serving context.Context) grpc.ServerOption {
-	return grpc.StreamInterceptor(func(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+func untilStopped(serving context.Context) grpc.StreamServerInterceptor {
+	return func(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 		return handler(srv, servedStream{ss, context.WithValue(ss.Context(), servingKey{}, serving)})
-	})
+	}
 }
 
 // servedStream is a stream with a context of its own.

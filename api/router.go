@@ -6,6 +6,7 @@ import (
 	"iter"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -54,6 +55,9 @@ type router struct {
 	eidolonv1.UnimplementedRouterServiceServer
 	xtr XTR
 	fib Forwarding
+	// steering is held while orders change, so that the audit log knows what was
+	// there before.
+	steering sync.Mutex
 }
 
 // Router is the RouterService of an xTR that forwards by fib.
@@ -136,7 +140,7 @@ func (s *router) LookupMapCache(_ context.Context, req *eidolonv1.LookupMapCache
 	return nil, notFound("eid", "no map-cache entry holds %v", e)
 }
 
-func (s *router) ClearMapCache(_ context.Context, req *eidolonv1.ClearMapCacheRequest) (*eidolonv1.ClearMapCacheResponse, error) {
+func (s *router) ClearMapCache(ctx context.Context, req *eidolonv1.ClearMapCacheRequest) (*eidolonv1.ClearMapCacheResponse, error) {
 	within, ferr := optionalEID("within", req.GetWithin())
 	if ferr != nil {
 		return nil, invalid(ferr)
@@ -147,6 +151,14 @@ func (s *router) ClearMapCache(_ context.Context, req *eidolonv1.ClearMapCacheRe
 			resp.Removed++
 		}
 	}
+	what := "map-cache"
+	if within.IsValid() {
+		what += " within " + within.String()
+	}
+	type entries struct {
+		Entries uint32 `json:"entries"`
+	}
+	callOf(ctx).changed(what, entries{resp.Removed}, entries{})
 	return resp, nil
 }
 
@@ -190,23 +202,23 @@ func (s *router) ListLocalLocators(context.Context, *eidolonv1.ListLocalLocators
 	return &eidolonv1.ListLocalLocatorsResponse{LocalLocators: localLocatorsToProto(s.xtr.LocalLocators(), s.fib.Snapshot())}, nil
 }
 
-func (s *router) DrainLocator(_ context.Context, req *eidolonv1.DrainLocatorRequest) (*eidolonv1.DrainLocatorResponse, error) {
-	named, err := s.steer(req.GetLocator(), func(name string) error { return s.xtr.DrainLocator(name, true) })
+func (s *router) DrainLocator(ctx context.Context, req *eidolonv1.DrainLocatorRequest) (*eidolonv1.DrainLocatorResponse, error) {
+	named, err := s.steer(ctx, req.GetLocator(), func(name string) error { return s.xtr.DrainLocator(name, true) })
 	if err != nil {
 		return nil, err
 	}
 	return &eidolonv1.DrainLocatorResponse{LocalLocators: named}, nil
 }
 
-func (s *router) UndrainLocator(_ context.Context, req *eidolonv1.UndrainLocatorRequest) (*eidolonv1.UndrainLocatorResponse, error) {
-	named, err := s.steer(req.GetLocator(), func(name string) error { return s.xtr.DrainLocator(name, false) })
+func (s *router) UndrainLocator(ctx context.Context, req *eidolonv1.UndrainLocatorRequest) (*eidolonv1.UndrainLocatorResponse, error) {
+	named, err := s.steer(ctx, req.GetLocator(), func(name string) error { return s.xtr.DrainLocator(name, false) })
 	if err != nil {
 		return nil, err
 	}
 	return &eidolonv1.UndrainLocatorResponse{LocalLocators: named}, nil
 }
 
-func (s *router) SetLocator(_ context.Context, req *eidolonv1.SetLocatorRequest) (*eidolonv1.SetLocatorResponse, error) {
+func (s *router) SetLocator(ctx context.Context, req *eidolonv1.SetLocatorRequest) (*eidolonv1.SetLocatorResponse, error) {
 	priority, ferr := optionalOctet("priority", req.Priority)
 	if ferr != nil {
 		return nil, invalid(ferr)
@@ -215,7 +227,7 @@ func (s *router) SetLocator(_ context.Context, req *eidolonv1.SetLocatorRequest)
 	if ferr != nil {
 		return nil, invalid(ferr)
 	}
-	named, err := s.steer(req.GetLocator(), func(name string) error { return s.xtr.SetLocator(name, priority, weight) })
+	named, err := s.steer(ctx, req.GetLocator(), func(name string) error { return s.xtr.SetLocator(name, priority, weight) })
 	if err != nil {
 		return nil, err
 	}
@@ -223,23 +235,49 @@ func (s *router) SetLocator(_ context.Context, req *eidolonv1.SetLocatorRequest)
 }
 
 // steer changes the local locators of a name and returns what they are then.
-func (s *router) steer(name string, change func(name string) error) ([]*eidolonv1.LocalLocator, error) {
+func (s *router) steer(ctx context.Context, name string, change func(name string) error) ([]*eidolonv1.LocalLocator, error) {
 	if name == "" {
 		return nil, invalid(badField("locator", "found nothing, expected the address of a local locator or an interface"))
 	}
+	s.steering.Lock()
+	defer s.steering.Unlock()
+	before := s.orders(name)
 	if err := change(name); err != nil {
 		if errors.Is(err, xtr.ErrNoLocator) {
 			return nil, notFound("locator", "%v", err)
 		}
 		return nil, failed("steer a locator", err)
 	}
+	callOf(ctx).changed("locator "+name, before, s.orders(name))
+	return localLocatorsToProto(s.named(name), s.fib.Snapshot()), nil
+}
+
+// named returns the local locators of an address or interface.
+func (s *router) named(name string) []xtr.LocalLocator {
 	a, err := netip.ParseAddr(name)
-	return localLocatorsToProto(slices.DeleteFunc(s.xtr.LocalLocators(), func(l xtr.LocalLocator) bool {
+	return slices.DeleteFunc(s.xtr.LocalLocators(), func(l xtr.LocalLocator) bool {
 		if err == nil {
 			return l.Addr != a.Unmap()
 		}
 		return l.Uplink != name
-	}), s.fib.Snapshot()), nil
+	})
+}
+
+// order is what an operator wants of a local locator; nil is as configured.
+type order struct {
+	Address  netip.Addr `json:"address"`
+	Drained  bool       `json:"drained"`
+	Priority *uint8     `json:"priority"`
+	Weight   *uint8     `json:"weight"`
+}
+
+// orders returns what operators want of the local locators of a name.
+func (s *router) orders(name string) []order {
+	list := []order{}
+	for _, l := range s.named(name) {
+		list = append(list, order{l.Addr, l.Drained, l.SetPriority, l.SetWeight})
+	}
+	return list
 }
 
 // flowFromProto reads the flow of a request as the data plane sees it.

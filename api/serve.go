@@ -18,6 +18,8 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
+
+	"github.com/eidolon-lisp/eidolon/internal/config"
 )
 
 // Limits of our own.
@@ -29,6 +31,8 @@ const (
 	maxBatch = 20_000
 	// listBatch is how many entries a list sends in one message.
 	listBatch = 256
+	// maxHeaders bounds the headers of a call, in octets.
+	maxHeaders = 16 << 10
 	// maxStreams bounds the calls under way on one connection.
 	maxStreams = 64
 	// stopGrace is how long calls may go on after the end was asked for.
@@ -49,6 +53,9 @@ type Config struct {
 	// Socket is the path of the Unix socket. Its directory is made, with mode
 	// 0755, when it does not exist. The socket gets mode 0660.
 	Socket string
+	// Access says who may call, and where else services are served. With nil
+	// they are on the socket only, and changes are told in the log.
+	Access *Access
 	// Logger gets refused peers; nil discards.
 	Logger *slog.Logger
 }
@@ -58,14 +65,15 @@ type Service interface {
 	register(grpc.ServiceRegistrar)
 }
 
-// Serve serves on a Unix socket until ctx ends; then calls under way have a
-// few seconds to end and the socket is removed. It also serves the standard
-// health service and reflection. A socket that is left over from a process
-// that was killed is replaced; one that answers is ErrInUse, and anything else
-// at that path is an error.
+// Serve serves on a Unix socket, and on TCP with TLS where its Access has that,
+// until ctx ends; then calls under way have a few seconds to end and the socket
+// is removed. It also serves the standard health service and reflection. A
+// socket that is left over from a process that was killed is replaced; one that
+// answers is ErrInUse, and anything else at that path is an error.
 //
-// Only root, the user that the process runs as, and members of the group that
-// the socket belongs to are served.
+// On the socket only root, the user that the process runs as, and members of the
+// group that it belongs to are served, and may call everything; over TCP the users
+// of the Access, each as far as its roles go.
 func Serve(ctx context.Context, cfg Config, services ...Service) error {
 	log := cfg.Logger
 	if log == nil {
@@ -75,12 +83,27 @@ func Serve(ctx context.Context, cfg Config, services ...Service) error {
 	if err != nil {
 		return fmt.Errorf("API socket %s: %w", cfg.Socket, err)
 	}
+	access := cfg.Access
+	if access == nil {
+		if access, err = NewAccess(config.API{}, log); err != nil {
+			lis.Close()
+			return err
+		}
+	}
+	listeners, err := access.listen(ctx, lis)
+	if err != nil {
+		return err
+	}
 	s := grpc.NewServer(
-		grpc.Creds(&peerCredentials{uid: uint32(os.Geteuid()), gid: gid, log: log}),
-		untilStopped(ctx),
+		grpc.Creds(&transport{peerCredentials{uid: uint32(os.Geteuid()), gid: gid, log: log}, access}),
+		grpc.InTapHandle(access.admit),
+		grpc.ChainUnaryInterceptor(access.unary),
+		grpc.ChainStreamInterceptor(access.stream, untilStopped(ctx)),
 		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxHeaderListSize(maxHeaders),
 		grpc.MaxConcurrentStreams(maxStreams),
-		grpc.ConnectionTimeout(10*time.Second),
+		grpc.ConnectionTimeout(handshakeTime),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second, MaxConnectionIdle: 30 * time.Minute}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 	)
 	for _, service := range services {
@@ -92,6 +115,12 @@ func Serve(ctx context.Context, cfg Config, services ...Service) error {
 	}
 	healthv1.RegisterHealthServer(s, healthy)
 	reflection.Register(s)
+	if err := undeclared(s.GetServiceInfo()); err != nil {
+		for _, l := range listeners {
+			l.Close()
+		}
+		return err
+	}
 
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -108,10 +137,21 @@ func Serve(ctx context.Context, cfg Config, services ...Service) error {
 		defer hard.Stop()
 		s.GracefulStop()
 	})
-	if err := s.Serve(lis); err != nil && ctx.Err() == nil {
-		return fmt.Errorf("API socket %s: %w", cfg.Socket, err)
+	failures := make(chan error, len(listeners))
+	for _, l := range listeners {
+		wg.Go(func() {
+			if err := s.Serve(l); err != nil && ctx.Err() == nil {
+				failures <- fmt.Errorf("API on %v: %w", l.Addr(), err)
+				s.Stop()
+				return
+			}
+			failures <- nil
+		})
 	}
-	return nil
+	for range listeners {
+		err = errors.Join(err, <-failures)
+	}
+	return err
 }
 
 // listen makes the socket and returns the group that it belongs to.

@@ -87,18 +87,23 @@ func run(ctx context.Context, path string) (err error) {
 		}
 		return err
 	}
+	access, err := api.NewAccess(cfg.API, logs.Logger("api"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, access.Close()) }()
 	log.Info("mapserver is up", "listen", fmt.Sprint(conn.Addrs()), "sites", len(cfg.Sites), "version", version.Get().String())
 	g, ctx := errgroup.WithContext(ctx)
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error { defer stop(); return overlay.run(ctx) })
-	r := &reloader{path: path, first: cfg, sites: srv, logs: logs, log: log}
+	r := &reloader{path: path, first: cfg, sites: srv, access: access, logs: logs, log: log}
 	g.Go(func() error { return r.run(ctx, hangups) })
 	g.Go(func() error { daemon.KeepSmall(ctx); return nil })
 	g.Go(func() error { daemon.Supervise(ctx, log, api.Probe(srv.Stats)); return nil })
 	g.Go(func() error { return srv.Run(serving, conn, runtime.GOMAXPROCS(0)) })
 	g.Go(func() error {
-		return api.Serve(ctx, api.Config{Socket: cfg.API.Socket, Logger: logs.Logger("api")},
-			api.Controlled("mapserver", api.Controls{Reload: r.reload, Logs: logs}, srv.Stats), api.Mappings(srv), api.Sites(srv), api.ALT(overlay.view()))
+		return api.Serve(ctx, api.Config{Socket: cfg.API.Socket, Access: access, Logger: logs.Logger("api")},
+			api.Controlled("mapserver", api.Controls{Reload: r.reload, Logs: logs}, srv.Stats, access.Stats), api.Mappings(srv), api.Sites(srv), api.ALT(overlay.view()))
 	})
 	if cfg.HTTP.Listen.IsValid() {
 		var page *api.Page
@@ -107,7 +112,7 @@ func run(ctx context.Context, path string) (err error) {
 		}
 		g.Go(func() error {
 			return api.ServeHTTP(ctx, api.HTTPConfig{Listen: cfg.HTTP.Listen, Pprof: cfg.HTTP.Pprof, Page: page, REST: cfg.HTTP.RESTOf(cfg.API), Program: "mapserver",
-				Stats: srv.Stats, Observed: api.ObserveMapServer(srv), Logger: logs.Logger("api")})
+				Stats: api.JoinStats(srv.Stats, access.Stats), Observed: api.ObserveMapServer(srv), Logger: logs.Logger("api")})
 		})
 	}
 	return g.Wait()

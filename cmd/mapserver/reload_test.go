@@ -38,7 +38,8 @@ func TestReload(t *testing.T) {
 	var out bytes.Buffer
 	logs := daemon.NewLogs(&out, config.Subsystems(config.KindMapServer))
 	logs.Configure(first.Log)
-	r := reloader{path: path, first: first, sites: srv, logs: logs, log: logs.Logger("daemon")}
+	var who callers
+	r := reloader{path: path, first: first, sites: srv, access: &who, logs: logs, log: logs.Logger("daemon")}
 	for _, x := range []struct {
 		text          string
 		server, alt   slog.Level
@@ -62,22 +63,42 @@ func TestReload(t *testing.T) {
 	sites := func(more string) string {
 		return "listen: [192.0.2.1]\nlog: {level: warn}\nsites:\n  - name: a\n    authentication_keys: [" + key + "]\n    eid_prefixes: [{prefix: 10.1.0.0/16}]\n" + more
 	}
-	write(sites(""))
+	write(sites("api: {audit_file: one}\n"))
 	if done, err := r.reload(); err != nil || len(done.Restart) > 0 || len(srv.Sites()) != 1 {
 		t.Fatalf("a site more: %+v, %v, %d sites", done, err, len(srv.Sites()))
 	}
 	broken := errors.New("the store is full")
-	write(sites("") + "  - name: b\n    authentication_keys: [" + key + "]\n    eid_prefixes: [{prefix: 10.2.0.0/16}]\n")
+	write(sites("") + "  - name: b\n    authentication_keys: [" + key + "]\n    eid_prefixes: [{prefix: 10.2.0.0/16}]\napi: {audit_file: two}\n")
 	r.sites = refusing{broken}
 	if done, err := r.reload(); !errors.Is(err, broken) || done.Restart != nil {
 		t.Errorf("a store that is full: %+v, %v", done, err)
 	}
-	r.sites = srv
-	if _, err := r.reload(); err != nil || len(srv.Sites()) != 2 {
-		t.Errorf("another site: %v, %d sites", err, len(srv.Sites()))
+	if filepath.Base(who.api.AuditFile) != "one" {
+		t.Errorf("after that the audit log is %q", who.api.AuditFile)
+	}
+	r.sites, who.err = srv, errors.New("no such directory")
+	if _, err := r.reload(); !errors.Is(err, who.err) || len(srv.Sites()) != 1 {
+		t.Errorf("an audit log that can't be: %v, %d sites", err, len(srv.Sites()))
+	}
+	who.err = nil
+	if _, err := r.reload(); err != nil || len(srv.Sites()) != 2 || filepath.Base(who.api.AuditFile) != "two" {
+		t.Errorf("another site: %v, %d sites, the audit log is %q", err, len(srv.Sites()), who.api.AuditFile)
 	}
 }
 
 type refusing struct{ err error }
 
 func (x refusing) SetSites(context.Context, []server.Site) error { return x.err }
+
+// callers are who may call the API.
+type callers struct {
+	api config.API
+	err error
+}
+
+func (c *callers) Reload(a config.API) error {
+	if c.err == nil {
+		c.api = a
+	}
+	return c.err
+}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -78,6 +77,11 @@ func run(ctx context.Context, path string) error {
 	if err := tun.Available(); err != nil {
 		return err
 	}
+	access, err := api.NewAccess(cfg.API, logs.Logger("api"))
+	if err != nil {
+		return err
+	}
+	defer access.Close()
 	watcher, err := uplink.Open(uplinkConfig(cfg, watching))
 	if err != nil {
 		return err
@@ -166,15 +170,15 @@ func run(ctx context.Context, path string) error {
 	g.Go(func() error { return u.run(planeCtx, states, listening) })
 	g.Go(func() error { return watchTraffic(ctx, fib, plane.Unreachable(), u.counters, x) })
 	g.Go(func() error { return dbs.run(ctx) })
-	r := &reloader{path: path, first: cfg, servers: control.MapServers, site: x, databases: dbs, logs: logs, log: log, watch: func(c *config.XTR) {
+	r := &reloader{path: path, first: cfg, servers: control.MapServers, site: x, databases: dbs, access: access, logs: logs, log: log, watch: func(c *config.XTR) {
 		watcher.Configure(uplinkConfig(c, watching))
 	}}
 	g.Go(func() error { return r.run(ctx, hangups) })
 	g.Go(func() error { daemon.Supervise(ctx, log, api.Probe(x.Stats)); return nil })
 	g.Go(func() error { return pass(ctx, usageRound, fib, plane, x, misses) })
 	g.Go(func() error {
-		return api.Serve(ctx, api.Config{Socket: cfg.API.Socket, Logger: logs.Logger("api")},
-			api.Controlled("xtr", api.Controls{Reload: r.reload, Logs: logs}, concat(x.Stats, plane.Stats, dbs.stats)), api.Router(x, fib), api.Traces(fib, byKernel(plane)), api.BGP(speaks.view(x, dbs.list)))
+		return api.Serve(ctx, api.Config{Socket: cfg.API.Socket, Access: access, Logger: logs.Logger("api")},
+			api.Controlled("xtr", api.Controls{Reload: r.reload, Logs: logs}, api.JoinStats(x.Stats, plane.Stats, dbs.stats, access.Stats)), api.Router(x, fib), api.Traces(fib, byKernel(plane)), api.BGP(speaks.view(x, dbs.list)))
 	})
 	if cfg.HTTP.Listen.IsValid() {
 		var page *api.Page
@@ -183,7 +187,7 @@ func run(ctx context.Context, path string) error {
 		}
 		g.Go(func() error {
 			return api.ServeHTTP(ctx, api.HTTPConfig{Listen: cfg.HTTP.Listen, Pprof: cfg.HTTP.Pprof, Page: page, REST: cfg.HTTP.RESTOf(cfg.API), Program: "xtr",
-				Stats: concat(x.Stats, plane.Stats, dbs.stats), Observed: api.ObserveXTR(x, fib), Logger: logs.Logger("api")})
+				Stats: api.JoinStats(x.Stats, plane.Stats, dbs.stats, access.Stats), Observed: api.ObserveXTR(x, fib), Logger: logs.Logger("api")})
 		})
 	}
 	return g.Wait()
@@ -219,20 +223,6 @@ func pass(ctx context.Context, every time.Duration, fib *dataplane.FIB, plane da
 			x.PathMTUs(pathMTUs(fib))
 		case <-ctx.Done():
 			return nil
-		}
-	}
-}
-
-func concat(seqs ...func() iter.Seq2[string, uint64]) func() iter.Seq2[string, uint64] {
-	return func() iter.Seq2[string, uint64] {
-		return func(yield func(string, uint64) bool) {
-			for _, seq := range seqs {
-				for name, v := range seq() {
-					if !yield(name, v) {
-						return
-					}
-				}
-			}
 		}
 	}
 }

@@ -23,7 +23,7 @@ type reloaded struct {
 func reloadFrom(first *config.XTR, path string) (got reloaded) {
 	var out bytes.Buffer
 	log := slog.New(slog.NewTextHandler(&out, nil))
-	r := reloader{path: path, first: first, servers: controlConfig(first, nil, nil, log).MapServers, site: &got.recorder, databases: &got.recorder, logs: &got.recorder, log: log,
+	r := reloader{path: path, first: first, servers: controlConfig(first, nil, nil, log).MapServers, site: &got.recorder, databases: &got.recorder, access: &got.recorder, logs: &got.recorder, log: log,
 		watch: func(c *config.XTR) { got.uplinks = uplinkConfig(c, nil) }}
 	r.reload()
 	got.log = out.String()
@@ -53,7 +53,7 @@ func TestPageSaysWhatReloads(t *testing.T) {
 		m["underlay"], m["map_versioning"] = "trusted", true
 	}
 	// Names by which others mean something can't change alone.
-	for _, c := range configtest.Changes(t, "../..", config.KindXTR, []string{"locator_sets[].name", "instances[].iid"},
+	for _, c := range configtest.Changes(t, "../..", config.KindXTR, append([]string{"locator_sets[].name", "instances[].iid"}, configtest.OfUsers...),
 		configtest.Base{Example: "xtr.yml", Edit: site}, configtest.Base{Example: "xtr.yml", Edit: versions},
 		configtest.Base{Example: "xtr.yml", Edit: second}, configtest.Base{Example: "xtr.yml", Edit: silent}, configtest.Base{Example: "host.yml"}) {
 		first, err := config.LoadXTR(c.Before)

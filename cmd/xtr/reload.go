@@ -30,6 +30,7 @@ type reloader struct {
 	site    site
 	// databases takes those of the configuration.
 	databases interface{ SetDatabases([]xtr.Database) error }
+	access    interface{ Reload(config.API) error } // who may call the API
 	logs      interface{ Configure(config.Log) }
 	log       *slog.Logger
 	watch     func(*config.XTR) // the uplinks of a configuration
@@ -86,6 +87,9 @@ func (r *reloader) reload() (done api.Reloaded, err error) {
 // part that is not taken.
 func (r *reloader) use(next *config.XTR) error {
 	r.logs.Configure(next.Log)
+	if err := r.access.Reload(next.API); err != nil {
+		return err
+	}
 	r.watch(next)
 	if err := r.databases.SetDatabases(r.mappings(next)); err != nil {
 		return fmt.Errorf("database_mappings: %w", err)

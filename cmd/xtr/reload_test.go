@@ -30,6 +30,7 @@ type recorder struct {
 	databases []xtr.Database
 	servers   []xtr.MapServer
 	logs      config.Log
+	api       config.API
 	// refuse is what is said to a database-mapping with this EID, and to a key
 	// with this secret.
 	refuse string
@@ -42,7 +43,8 @@ func (r *recorder) SetDatabases(d []xtr.Database) error {
 	r.databases = d
 	return nil
 }
-func (r *recorder) Configure(l config.Log) { r.logs = l }
+func (r *recorder) Configure(l config.Log)    { r.logs = l }
+func (r *recorder) Reload(a config.API) error { r.api = a; return nil }
 func (r *recorder) SetKeys(m xtr.MapServer) error {
 	if r.refuse != "" && string(m.Key.Secret) == r.refuse {
 		return errors.New("no such key")
@@ -88,7 +90,7 @@ func TestReload(t *testing.T) {
 			logger := slog.New(slog.NewTextHandler(&log, nil))
 			control := controlConfig(first, nil, nil, logger)
 			var watched []netip.Addr
-			r := reloader{path: path, first: first, servers: control.MapServers, site: &got, databases: &got, logs: &got, log: logger,
+			r := reloader{path: path, first: first, servers: control.MapServers, site: &got, databases: &got, access: &got, logs: &got, log: logger,
 				watch: func(c *config.XTR) { watched = uplinkConfig(c, logger).Addresses }}
 			r.reload()
 			found := false
@@ -145,7 +147,7 @@ func TestReloadIsAtomic(t *testing.T) {
 	}
 	var got recorder
 	var watched []netip.Addr
-	r := reloader{path: path, first: first, servers: controlConfig(first, nil, nil, slog.New(slog.DiscardHandler)).MapServers, site: &got, databases: &got, logs: &got,
+	r := reloader{path: path, first: first, servers: controlConfig(first, nil, nil, slog.New(slog.DiscardHandler)).MapServers, site: &got, databases: &got, access: &got, logs: &got,
 		log: slog.New(slog.DiscardHandler), watch: func(c *config.XTR) { watched = uplinkConfig(c, nil).Addresses }}
 	write("192.0.2.1, priority: 1", "192.0.2.7, priority: 9", "an example key", "the second key")
 	if done, err := r.reload(); err != nil || len(done.Restart) > 0 {

@@ -11,13 +11,6 @@ import (
 	"github.com/eidolon-lisp/eidolon/mapping/wire"
 )
 
-// API is where a daemon's gRPC services listen.
-type API struct {
-	// Socket is the path of the Unix socket; a relative one has been
-	// resolved against the directory of the file.
-	Socket string
-}
-
 // HTTP says where metrics and health are told.
 type HTTP struct {
 	// Listen is invalid when nothing is told over HTTP.
@@ -56,17 +49,6 @@ func Subsystems(k Kind) []string {
 		return []string{"daemon", "server", "alt", "api"}
 	}
 	return nil
-}
-
-func (v value) api(otherwise string) API {
-	a := API{Socket: otherwise}
-	if o, ok := v.object(); ok {
-		v = o.get("socket")
-		a.Socket = v.socketPath(otherwise)
-		o.end()
-	}
-	v.needs(NeedSocket, a.Socket)
-	return a
 }
 
 func (v value) http(port uint16) (h HTTP) {

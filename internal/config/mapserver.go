@@ -154,7 +154,7 @@ func (c *MapServer) read(o *object) {
 	c.readLISPSec(o.get("lisp_sec"))
 	c.readPubSub(o.get("pubsub"))
 	c.readALT(o.get("alt"))
-	c.API = o.get("api").api("/run/eidolon/mapserver.sock")
+	c.API = o.get("api").api("/run/eidolon/mapserver.sock", 9344)
 	c.HTTP = o.get("http").http(9342)
 	c.Log = o.get("log").log(KindMapServer)
 }

@@ -9,11 +9,13 @@ import (
 
 // NeedsRestart returns the keys, as they stand in the file, in which next
 // differs from c and that a running xTR does not change: all but
-// database_mappings, locator_sets, uplinks and log, and the keys of map_servers.
+// database_mappings, locator_sets, uplinks, log and who may call the API, and the
+// keys of map_servers.
 func (c *XTR) NeedsRestart(next *XTR) []string {
 	a, b := *c, *next
 	for _, x := range []*XTR{&a, &b} {
 		x.DatabaseMappings, x.Uplinks, x.Log, x.Warnings = nil, nil, Log{}, nil
+		x.API = x.API.restart()
 		x.MapServers = slices.Clone(x.MapServers)
 		for i := range x.MapServers {
 			x.MapServers[i].Keys = nil
@@ -23,12 +25,13 @@ func (c *XTR) NeedsRestart(next *XTR) []string {
 }
 
 // NeedsRestart returns the keys, as they stand in the file, in which next
-// differs from c and that a running map-server does not change: all but sites and
-// log.
+// differs from c and that a running map-server does not change: all but sites,
+// log and who may call the API.
 func (c *MapServer) NeedsRestart(next *MapServer) []string {
 	a, b := *c, *next
 	for _, x := range []*MapServer{&a, &b} {
 		x.Sites, x.Log, x.Warnings = nil, Log{}, nil
+		x.API = x.API.restart()
 	}
 	return different(reflect.ValueOf(a), reflect.ValueOf(b))
 }

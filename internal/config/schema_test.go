@@ -32,9 +32,16 @@ var exampleFiles = map[Kind][]string{
 // asked are files in which other keys may be left out, or are left out, than in
 // the examples; they need not be good.
 var asked = map[Kind][]string{
-	KindXTR:       {"{}", "proxy_etr: {}", "proxy_itr: {}"},
-	KindMapServer: {"{}"},
+	KindXTR:       {"{}", "proxy_etr: {}", "proxy_itr: {}", askedAPI, "api: {tcp: {}, users: [{}]}"},
+	KindMapServer: {"{}", askedAPI, "api: {tcp: {}, users: [{}]}"},
 }
+
+// askedAPI has what names files that are on no examiner's disk.
+const askedAPI = `api:
+  audit_file: x
+  tcp: {listen: [x], certificate_file: x, key_file: x, client_ca_file: x, max_connections: 1}
+  users: [{name: x, roles: [read], certificates: [x], eid_prefixes: [x], instances: [1], token_file: x, token_hashes: [x]}]
+`
 
 // formOf returns the form of a kind of file, by watching its reader.
 func formOf(t *testing.T, k Kind) *form {

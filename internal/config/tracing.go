@@ -1,9 +1,7 @@
 package config
 
 import (
-	"crypto/x509"
 	"net"
-	"os"
 	"strconv"
 )
 
@@ -35,7 +33,7 @@ func (v value) tracing() *Tracing {
 	t := &Tracing{Endpoint: o.need("endpoint", "the host and port of a collector").endpoint()}
 	insecure, ca := o.get("insecure"), o.get("ca_file")
 	t.Insecure = insecure.boolean(false)
-	t.RootCAs = ca.certificates()
+	t.RootCAs = inPEM(ca.certificates())
 	if t.Insecure && ca.given() {
 		o.fail(ca.key, "found ca_file with insecure: true, which shows no certificate")
 	}
@@ -70,29 +68,4 @@ func (v value) endpoint() string {
 		return ""
 	}
 	return net.JoinHostPort(host, port)
-}
-
-// certificates reads the file of a list of certificates in PEM.
-func (v value) certificates() []byte {
-	v.form.is(pathForm)
-	s, ok := v.text("the path of a file with certificates")
-	if !ok {
-		return nil
-	}
-	f, err := os.Open(v.r.relative(s))
-	if err != nil {
-		v.fail("the certificates can't be read: %v", err)
-		return nil
-	}
-	defer f.Close()
-	data, err := readAtMost(f, 1<<20)
-	switch {
-	case err != nil:
-		v.fail("the certificates can't be read: %s: %v", s, err)
-	case !x509.NewCertPool().AppendCertsFromPEM(data):
-		v.fail("%s holds no certificate, expected some in PEM", s)
-	default:
-		return data
-	}
-	return nil
 }

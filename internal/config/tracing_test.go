@@ -72,7 +72,7 @@ func TestTracingAuthorities(t *testing.T) {
 	if err := os.WriteFile(ca, []byte("no certificate"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := LoadXTR(path); err == nil || !strings.Contains(err.Error(), "tracing.ca_file: ca.pem holds no certificate") {
+	if _, err := LoadXTR(path); err == nil || !strings.Contains(err.Error(), "tracing.ca_file: it holds no certificate in PEM") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -313,7 +313,7 @@ func (c *XTR) read(o *object) {
 	}
 	c.AcceptMapData = AcceptMapData(o.get("accept_map_data").enum(string(MapDataOff), string(MapDataVerify)))
 	c.readPlane(o.get("plane"))
-	c.API = o.get("api").api("/run/eidolon/xtr.sock")
+	c.API = o.get("api").api("/run/eidolon/xtr.sock", 9343)
 	c.HTTP = o.get("http").http(9341)
 	c.Log = o.get("log").log(KindXTR)
 	c.Tracing = o.get("tracing").tracing()

@@ -233,6 +233,16 @@ func prepared(r *mapping.Record) *plain {
 	return c
 }
 
+// APIMapping returns the mapping that was put for exactly e, which is shared and
+// must not be changed. It is there beside a registration of the same EID, too.
+func (s *Server) APIMapping(e mapping.EID) (*mapping.Record, bool) {
+	p := apiMapping(s.table.Load(), e)
+	if p == nil {
+		return nil, false
+	}
+	return &p.Record, true
+}
+
 // apiMapping returns the API mapping of exactly e, or nil.
 func apiMapping(t *table, e mapping.EID) *plain {
 	v, _ := t.Get(e)

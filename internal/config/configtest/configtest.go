@@ -52,6 +52,14 @@ var texts = []any{
 	"00112233445566778899aabbccddee77", "another text of more than sixteen octets", "50s", "20s", "7ms",
 }
 
+// OfUsers are the keys that need certificates and tokens to be good. The test of a
+// map-server's access changes what of them takes effect at once.
+var OfUsers = []string{
+	"api.tcp.listen", "api.tcp.certificate_file", "api.tcp.key_file", "api.tcp.client_ca_file", "api.tcp.max_connections",
+	"api.users[].name", "api.users[].roles", "api.users[].certificates", "api.users[].eid_prefixes", "api.users[].instances",
+	"api.users[].token_file", "api.users[].token_hashes",
+}
+
 // Changes returns a change of each key of the page that holds a value, by trying
 // values in the bases until one makes a good file. A base is an example, in the
 // repository's deploy/examples, after edit. Keys that can't be changed alone are

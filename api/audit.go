@@ -1,0 +1,289 @@
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/descriptorpb"
+
+	"github.com/eidolon-lisp/eidolon/mapping"
+)
+
+// Limits of our own on the audit log.
+const (
+	// maxSummary bounds what is quoted of a request, in octets.
+	maxSummary = 1024
+	// auditBuffer is how much is written at once, in octets.
+	auditBuffer = 64 << 10
+	// auditEach is how many mappings of one message are told one by one where
+	// there is no file for them.
+	auditEach = 8
+)
+
+// auditLine is a line of the audit log: the form of the file is this as JSON.
+// Fields may be added; they keep their names and order.
+type auditLine struct {
+	// Time is of UTC, with microseconds.
+	Time string `json:"time"`
+	// Who is a user of the configuration, or "uid N" on the Unix socket; By is
+	// unix, certificate or token; From is an address and port, or "pid N".
+	Who  string `json:"who"`
+	By   string `json:"by"`
+	From string `json:"from"`
+	// Method is "eidolon.v1.Service/Method".
+	Method string `json:"method"`
+	// What is what was changed, or, of what was not changed, what was asked for.
+	What string `json:"what"`
+	// Before and After are what it was and is; null where there was or is
+	// nothing.
+	Before json.RawMessage `json:"before"`
+	After  json.RawMessage `json:"after"`
+	// Result is OK, or the code of the error that Detail is of.
+	Result string `json:"result"`
+	Detail string `json:"detail,omitempty"`
+}
+
+// auditLog writes lines to a file, or to a log where there is none.
+type auditLog struct {
+	log             *slog.Logger
+	lines, failures atomic.Uint64
+
+	mu   sync.Mutex
+	file *os.File
+}
+
+// open has the lines go to a file from now on, which is opened anew if it is the
+// same. After an error they go where they went.
+func (l *auditLog) open(path string) error {
+	var f *os.File
+	if path != "" {
+		if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+			return err
+		}
+		var err error
+		if f, err = os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640); err != nil {
+			return err
+		}
+	}
+	l.mu.Lock()
+	old := l.file
+	l.file = f
+	l.mu.Unlock()
+	if old != nil {
+		return old.Close()
+	}
+	return nil
+}
+
+func (l *auditLog) close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f := l.file
+	l.file = nil
+	if f == nil {
+		return nil
+	}
+	return f.Close()
+}
+
+// toFile reports whether each change has a line.
+func (l *auditLog) toFile() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.file != nil
+}
+
+// write writes lines, whole ones at once.
+func (l *auditLog) write(lines ...auditLine) {
+	l.lines.Add(uint64(len(lines)))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.file == nil {
+		for _, e := range lines {
+			l.log.Info("audit", "who", e.Who, "by", e.By, "from", e.From, "method", e.Method, "what", e.What,
+				"before", string(e.Before), "after", string(e.After), "result", e.Result, "detail", e.Detail)
+		}
+		return
+	}
+	var buf []byte
+	flush := func() {
+		if _, err := l.file.Write(buf); err != nil {
+			l.failures.Add(1)
+			l.log.Error("changes are not in the audit log", "err", err)
+		}
+		buf = buf[:0]
+	}
+	for _, e := range lines {
+		line, err := json.Marshal(e)
+		if err != nil {
+			l.failures.Add(1)
+			l.log.Error("a change is not in the audit log", "method", e.Method, "what", e.What, "err", err)
+			continue
+		}
+		if buf = append(append(buf, line...), '\n'); len(buf) >= auditBuffer {
+			flush()
+		}
+	}
+	if len(buf) > 0 {
+		flush()
+	}
+}
+
+// line begins a line about the call.
+func (c *call) line(what string) auditLine {
+	who := c.caller.Load()
+	return auditLine{Time: time.Now().UTC().Format("2006-01-02T15:04:05.000000Z"), Who: who.name, By: who.by, From: who.from,
+		Method: c.name, What: what, Before: json.RawMessage("null"), After: json.RawMessage("null"), Result: codes.OK.String()}
+}
+
+// changed tells the audit log that the call has changed something. before and
+// after become JSON; nil is that there was or is nothing. They must not hold
+// secrets. A nil call tells nothing.
+func (c *call) changed(what string, before, after any) {
+	if c == nil {
+		return
+	}
+	e := c.line(what)
+	e.Before, e.After = asJSON(before), asJSON(after)
+	c.told.Store(true)
+	c.access.audit.write(e)
+}
+
+// changedMappings tells of mappings that were put or deleted: the one of eids[i]
+// was before[i] and is after[i], either of which may be nil.
+func (c *call) changedMappings(eids []mapping.EID, before, after []*mapping.Record) {
+	if c == nil {
+		return
+	}
+	var which []int
+	for i := range eids {
+		if b, a := before[i], after[i]; b == nil && a == nil || b != nil && a != nil && b.Equal(a) {
+			continue
+		}
+		which = append(which, i)
+	}
+	c.told.Store(true) // nothing to tell is told too
+	if len(which) > auditEach && !c.access.audit.toFile() {
+		c.access.audit.write(c.line(fmt.Sprintf("%d mappings, %v and others", len(which), eids[which[0]])))
+		return
+	}
+	lines := make([]auditLine, len(which))
+	for n, i := range which {
+		lines[n] = c.line(eids[i].String())
+		lines[n].Before, lines[n].After = asJSON(recordOrNil(before[i])), asJSON(recordOrNil(after[i]))
+	}
+	c.access.audit.write(lines...)
+}
+
+func recordOrNil(r *mapping.Record) any {
+	if r == nil {
+		return nil
+	}
+	return recordToProto(r)
+}
+
+// ended tells the audit log of a call that should have changed something: that it
+// could not, or, if nobody else has told, what was asked for.
+func (c *call) ended(request any, err error) {
+	switch {
+	case !c.rpc.changes:
+	case err != nil && !c.denied.Load():
+		c.refused(err, c.summary(request))
+	case err == nil && !c.told.Load() && request != nil:
+		c.changed(c.summary(request), nil, nil)
+	}
+}
+
+// refused tells the audit log of a change that was not made.
+func (c *call) refused(err error, what string) {
+	if !c.rpc.changes || status.Code(err) == codes.Canceled || !c.access.refusals.Allow() {
+		return
+	}
+	e := c.line(what)
+	e.Result, e.Detail = status.Code(err).String(), short(status.Convert(err).Message())
+	c.access.audit.write(e)
+}
+
+// summary says what a request is about: its EIDs, or all of it but secrets.
+func (c *call) summary(request any) string {
+	if c.rpc.eids != nil {
+		first, n := "", 0
+		for _, e := range c.rpc.eids(request) {
+			if n++; n == 1 {
+				first = e
+			}
+		}
+		if n > 1 {
+			first = fmt.Sprintf("%s and %d others", first, n-1)
+		}
+		return short(first)
+	}
+	m, ok := request.(proto.Message)
+	if !ok {
+		return ""
+	}
+	return short(string(asJSON(m)))
+}
+
+func short(s string) string {
+	if len(s) > maxSummary {
+		return s[:maxSummary] + "..."
+	}
+	return s
+}
+
+// asJSON returns v as JSON that is the same each time, with null for nil. Of
+// messages, fields with the option debug_redact are left out.
+func asJSON(v any) json.RawMessage {
+	var b []byte
+	var err error
+	if m, ok := v.(proto.Message); ok {
+		m = proto.Clone(m)
+		redact(m.ProtoReflect())
+		b, err = protojson.MarshalOptions{UseProtoNames: true}.Marshal(m)
+	} else {
+		b, err = json.Marshal(v)
+	}
+	if err != nil {
+		b, _ = json.Marshal("can't be told: " + err.Error())
+	}
+	return b
+}
+
+// redact clears the fields of a message that are secret.
+func redact(m protoreflect.Message) {
+	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		if o, ok := f.Options().(*descriptorpb.FieldOptions); ok && o.GetDebugRedact() {
+			m.Clear(f)
+			return true
+		}
+		switch {
+		case f.IsMap():
+			if f.MapValue().Message() != nil {
+				v.Map().Range(func(_ protoreflect.MapKey, v protoreflect.Value) bool {
+					redact(v.Message())
+					return true
+				})
+			}
+		case f.Message() == nil:
+		case f.IsList():
+			for i := range v.List().Len() {
+				redact(v.List().Get(i).Message())
+			}
+		default:
+			redact(v.Message())
+		}
+		return true
+	})
+}
