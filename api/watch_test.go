@@ -215,7 +215,7 @@ func TestPageMappings(t *testing.T) {
 	}{
 		{&eidolonv1.PageMappingsRequest{Within: "[7]::/0"}, "[7]2001:db8::/32"},
 		{&eidolonv1.PageMappingsRequest{Covering: "10.5.8.1", PageSize: 1}, "10.0.0.0/8 10.5.8.0/24"},
-		{&eidolonv1.PageMappingsRequest{Covering: "10.2.1.1 from 172.16.0.1", PageSize: 1}, "10.0.0.0/8 10.2.1.0/24 10.2.0.0/16 from 172.16.0.0/12"},
+		{&eidolonv1.PageMappingsRequest{Covering: "10.2.2.1 from 172.16.0.1", PageSize: 1}, "10.0.0.0/8 10.2.2.0/24 10.2.0.0/16 from 172.16.0.0/12"},
 		{&eidolonv1.PageMappingsRequest{Origin: eidolonv1.MappingOrigin_MAPPING_ORIGIN_STATIC, PageSize: 3}, "192.0.2.0/24"},
 		{&eidolonv1.PageMappingsRequest{Site: "nobody"}, ""},
 	} {
