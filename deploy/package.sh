@@ -5,7 +5,8 @@
 #   deploy/build.sh && deploy/package.sh [ARCH...]     amd64 and arm64, unless some are named
 #
 # nfpm is pinned in go.tools.mod; PACKAGER names another kind of package that it
-# knows. The same files, at the same commit, give the same packages.
+# knows, and PACKAGES fewer of them. The same files, at the same commit, give the
+# same packages.
 set -eu
 cd "$(dirname "$0")/.."
 export DIST="${DIST:-dist}"
@@ -15,7 +16,7 @@ export VERSION SOURCE_DATE_EPOCH
 [ $# -gt 0 ] || set -- amd64 arm64
 for ARCH; do
   export ARCH
-  for package in xtr mapserver lispctl; do
+  for package in ${PACKAGES:-xtr mapserver lispctl}; do
     go tool -modfile=go.tools.mod nfpm package --config "deploy/nfpm/$package.yaml" --packager "${PACKAGER:-deb}" --target "$DIST"
   done
 done
