@@ -723,7 +723,7 @@ func (c *copier) fold() {
 		return
 	}
 	any := false
-	for w := range c.t.touched {
+	for w := range c.t.touched[:c.indices.next/8+1] { // beyond are no entries
 		if atomic.LoadUint64(&c.t.touched[w]) == 0 {
 			continue
 		}
