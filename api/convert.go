@@ -1,7 +1,9 @@
 package api
 
 import (
+	"encoding/hex"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"github.com/eidolon-lisp/eidolon/dataplane"
 	"github.com/eidolon-lisp/eidolon/encap"
 	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/auth"
 	"github.com/eidolon-lisp/eidolon/mapping/server"
 	"github.com/eidolon-lisp/eidolon/mapping/wire"
 	"github.com/eidolon-lisp/eidolon/mapping/xtr"
@@ -355,7 +358,7 @@ func registrationsToProto(st server.MappingStatus) []*eidolonv1.Registration {
 
 // siteToProto converts all but the EID-prefixes.
 func siteToProto(st server.SiteStatus) *eidolonv1.Site {
-	return &eidolonv1.Site{
+	out := &eidolonv1.Site{
 		Name:             st.Name,
 		Registrations:    uint32(st.Registrations),
 		MaxRegistrations: uint32(st.MaxRegistrations),
@@ -363,7 +366,100 @@ func siteToProto(st server.SiteStatus) *eidolonv1.Site {
 		Accepted:         st.Accepted,
 		AuthFailures:     st.AuthFailures,
 		Refused:          st.Refused,
+		Origin:           eidolonv1.SiteOrigin_SITE_ORIGIN_CONFIGURATION,
+		MinimumAlgorithm: eidolonv1.AuthenticationAlgorithm(st.MinAlgorithm),
+		PutRevision:      st.Put,
+		Shadowed:         st.Shadowed,
 	}
+	if st.Put != 0 {
+		out.Origin = eidolonv1.SiteOrigin_SITE_ORIGIN_API
+	}
+	for _, k := range st.Keys {
+		out.Keys = append(out.Keys, &eidolonv1.AuthenticationKey{KeyId: uint32(k.ID), Algorithm: eidolonv1.AuthenticationAlgorithm(k.Algorithm)})
+	}
+	for _, id := range st.XTRIDs {
+		out.XtrIds = append(out.XtrIds, id.String())
+	}
+	return out
+}
+
+// siteFromProto converts a site that is put. Keys may be missing.
+func siteFromProto(req *eidolonv1.PutSiteRequest) (*server.Site, *fieldError) {
+	x := &server.Site{Name: req.GetName()}
+	n := req.GetMaxRegistrations()
+	if n > math.MaxInt32 {
+		return nil, badField("max_registrations", "%d is more than %d", n, math.MaxInt32)
+	}
+	x.MaxRegistrations = int(n)
+	var ferr *fieldError
+	if x.MinAlgorithm, ferr = algorithmFromProto("minimum_algorithm", req.GetMinimumAlgorithm(), auth.DefaultMinimum); ferr != nil {
+		return nil, ferr
+	}
+	for i, p := range req.GetPrefixes() {
+		sp, ferr := sitePrefixFromProto(p)
+		if ferr != nil {
+			return nil, ferr.within(fmt.Sprintf("prefixes[%d]", i))
+		}
+		x.Prefixes = append(x.Prefixes, sp)
+	}
+	for i, k := range req.GetKeys() {
+		key, ferr := keyFromProto(k)
+		if ferr != nil {
+			return nil, ferr.within(fmt.Sprintf("keys[%d]", i))
+		}
+		x.Keys = append(x.Keys, key)
+	}
+	for i, text := range req.GetXtrIds() {
+		var id mapping.XTRID
+		b, err := hex.DecodeString(text)
+		if err != nil || len(b) != len(id) || mapping.XTRID(b) == id {
+			return nil, badField(fmt.Sprintf("xtr_ids[%d]", i), "found %q, expected 32 hexadecimal digits that are not all 0", text)
+		}
+		x.XTRIDs = append(x.XTRIDs, mapping.XTRID(b))
+	}
+	return x, nil
+}
+
+func algorithmFromProto(field string, a eidolonv1.AuthenticationAlgorithm, otherwise auth.Algorithm) (auth.Algorithm, *fieldError) {
+	if a == 0 {
+		return otherwise, nil
+	}
+	if _, ok := eidolonv1.AuthenticationAlgorithm_name[int32(a)]; !ok {
+		return 0, badField(field, "%d is not known", a)
+	}
+	return auth.Algorithm(a), nil
+}
+
+// keyFromProto says nothing of the secret in its errors.
+func keyFromProto(k *eidolonv1.AuthenticationKey) (key auth.Key, ferr *fieldError) {
+	if k.GetKeyId() > math.MaxUint8 {
+		return key, badField("key_id", "%d is more than 255", k.GetKeyId())
+	}
+	if k.GetSecret() == "" {
+		return key, badField("secret", "it is required")
+	}
+	key = auth.Key{ID: uint8(k.GetKeyId()), Secret: []byte(k.GetSecret())}
+	key.Algorithm, ferr = algorithmFromProto("algorithm", k.GetAlgorithm(), auth.SHA256HKDF)
+	return key, ferr
+}
+
+func sitePrefixFromProto(p *eidolonv1.SitePrefix) (out server.SitePrefix, ferr *fieldError) {
+	e, ferr := eidFromProto("eid", p.GetEid())
+	if ferr != nil {
+		return out, ferr
+	}
+	out = server.SitePrefix{EID: e, AcceptMoreSpecifics: p.GetAcceptMoreSpecifics()}
+	// The values come in the order of the server's own, after an unspecified one
+	// that stands for the first.
+	reply, request := p.GetProxyReply(), p.GetRequestPolicy()
+	switch {
+	case reply < 0 || reply > eidolonv1.ProxyReplyPolicy_PROXY_REPLY_POLICY_NEVER:
+		return out, badField("proxy_reply", "%d is not known", reply)
+	case request < 0 || request > eidolonv1.RequestPolicy_REQUEST_POLICY_DENY_TEMPORARILY:
+		return out, badField("request_policy", "%d is not known", request)
+	}
+	out.ProxyReply, out.Requests = server.ProxyPolicy(max(reply, 1)-1), server.RequestPolicy(max(request, 1)-1)
+	return out, nil
 }
 
 func sitePrefixToProto(p server.PrefixStatus) *eidolonv1.SitePrefix {

@@ -113,6 +113,10 @@ var methods = map[string]method{
 
 	eidolonv1.SiteService_ListSites_FullMethodName:         read,
 	eidolonv1.SiteService_ListRegistrations_FullMethodName: read,
+	eidolonv1.SiteService_PutSite_FullMethodName:           operates,
+	eidolonv1.SiteService_DeleteSite_FullMethodName:        operates,
+	eidolonv1.SiteService_PutSiteKey_FullMethodName:        operates,
+	eidolonv1.SiteService_DeleteSiteKey_FullMethodName:     operates,
 
 	eidolonv1.RouterService_ListDatabaseMappings_FullMethodName: read,
 	eidolonv1.RouterService_ListMapServers_FullMethodName:       read,

@@ -22,6 +22,7 @@ import (
 const (
 	maxPutSites     = 4096
 	maxSitePrefixes = 4096
+	maxSiteName     = 255 // octets, as the store has it
 	maxSiteKeys     = 64
 	maxSiteXTRs     = 1024
 	maxSecret       = 1024 // octets
@@ -37,7 +38,9 @@ var (
 // SiteError is what is wrong with a site.
 type SiteError struct {
 	Name string
-	Err  error
+	// Field is where, such as "prefixes[3].eid"; empty for the site as a whole.
+	Field string
+	Err   error
 }
 
 // Error implements error.
@@ -79,8 +82,12 @@ func (s *Server) ChangeSite(ctx context.Context, name string, change func(was *S
 	now := s.sites.Load()
 	var was *Site
 	put := now.put[name]
-	if put != nil {
+	configured := slices.ContainsFunc(now.configured, func(o Site) bool { return o.Name == name })
+	switch {
+	case put != nil:
 		was, revision = &put.Site, put.revision
+	case configured:
+		return 0, ErrConfigured
 	}
 	next, err := change(was, revision)
 	if err != nil {
@@ -89,6 +96,8 @@ func (s *Server) ChangeSite(ctx context.Context, name string, change func(was *S
 	all := maps.Clone(now.put)
 	item := mapping.Item{Kind: mapping.ItemSite, Site: name}
 	switch {
+	case next != nil && configured:
+		return 0, ErrConfigured
 	case next != nil:
 		if err := s.checkSite(next, name); err != nil {
 			return 0, err
@@ -120,45 +129,56 @@ func (s *Server) ChangeSite(ctx context.Context, name string, change func(was *S
 
 // checkSite explains why x can't be put.
 func (s *Server) checkSite(x *Site, name string) error {
-	now, bad := s.sites.Load(), func(err error) error { return &SiteError{name, err} }
-	if x.Name != name {
-		return bad(fmt.Errorf("its name is %q", x.Name))
+	now, bad := s.sites.Load(), func(field, format string, args ...any) error {
+		return &SiteError{name, field, fmt.Errorf(format, args...)}
+	}
+	if x.Name != name || name == "" || len(name) > maxSiteName {
+		return bad("name", "the name is %q, of 1 to %d octets", x.Name, maxSiteName)
 	}
 	for _, l := range []struct {
-		what   string
-		n, max int
+		field       string
+		n, min, max int
 	}{
-		{"EID-prefixes", len(x.Prefixes), maxSitePrefixes}, {"keys", len(x.Keys), maxSiteKeys}, {"xTR-IDs", len(x.XTRIDs), maxSiteXTRs},
+		{"prefixes", len(x.Prefixes), 0, maxSitePrefixes}, {"keys", len(x.Keys), 1, maxSiteKeys}, {"xtr_ids", len(x.XTRIDs), 0, maxSiteXTRs},
 	} {
-		if l.n > l.max {
-			return bad(fmt.Errorf("%d %s, the limit is %d", l.n, l.what, l.max))
+		if l.n < l.min || l.n > l.max {
+			return bad(l.field, "there are %d, expected %d to %d", l.n, l.min, l.max)
 		}
 	}
-	for _, k := range x.Keys {
-		if len(k.Secret) > maxSecret {
-			return bad(fmt.Errorf("%v has %d octets, the limit is %d", k, len(k.Secret), maxSecret))
+	for i, k := range x.Keys {
+		switch {
+		case len(k.Secret) == 0 || len(k.Secret) > maxSecret:
+			return bad(fmt.Sprintf("keys[%d].secret", i), "%v has %d octets, expected 1 to %d", k, len(k.Secret), maxSecret)
+		case k.Algorithm < atLeast(x.MinAlgorithm):
+			return bad(fmt.Sprintf("keys[%d].algorithm", i), "%v is weaker than the minimum of the site, %v", k, atLeast(x.MinAlgorithm))
+		case slices.ContainsFunc(x.Keys[:i], func(o auth.Key) bool { return o.ID == k.ID }):
+			return bad(fmt.Sprintf("keys[%d].key_id", i), "%d is there twice", k.ID)
 		}
-		if k.Algorithm < atLeast(x.MinAlgorithm) {
-			return bad(fmt.Errorf("%v is weaker than the minimum of the site", k))
+	}
+	seen := make(map[mapping.EID]bool, len(x.Prefixes))
+	for i, p := range x.Prefixes {
+		if seen[p.EID] {
+			return bad(fmt.Sprintf("prefixes[%d].eid", i), "%v is there twice", p.EID)
 		}
+		seen[p.EID] = true
 	}
 	c := Config{Sites: []Site{*x}, LISPSec: s.security.LISPSec}
 	if err := c.Validate(); err != nil {
-		return bad(err)
+		return bad("", "%w", err)
 	}
-	if slices.ContainsFunc(now.configured, func(o Site) bool { return o.Name == name }) {
-		return ErrConfigured
-	}
-	for _, p := range x.Prefixes {
+	for i, p := range x.Prefixes {
+		field := fmt.Sprintf("prefixes[%d].eid", i)
 		if o, ok := now.table.Get(p.EID); ok && o.site.name != name {
-			return bad(fmt.Errorf("%v belongs to site %s already", p.EID, o.site.name))
+			return bad(field, "%v belongs to site %s already", p.EID, o.site.name)
 		}
 		if n, ok := nodeOf(s.table.Load(), p.EID); ok && n.static != nil {
-			return bad(fmt.Errorf("%v is a static mapping of the configuration", p.EID))
+			return bad(field, "%v is a static mapping of the configuration", p.EID)
 		}
-		for other, o := range now.put { // one that has no effect now
-			if other != name && slices.ContainsFunc(o.Prefixes, func(q SitePrefix) bool { return q.EID == p.EID }) {
-				return bad(fmt.Errorf("%v belongs to site %s already", p.EID, other))
+	}
+	for other := range now.shadowed {
+		for _, p := range now.put[other].Prefixes {
+			if other != name && seen[p.EID] {
+				return bad("prefixes", "%v belongs to site %s already, which has no effect now", p.EID, other)
 			}
 		}
 	}

@@ -22,6 +22,112 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// SiteOrigin says where a site comes from.
+type SiteOrigin int32
+
+const (
+	SiteOrigin_SITE_ORIGIN_UNSPECIFIED SiteOrigin = 0
+	// The configuration.
+	SiteOrigin_SITE_ORIGIN_CONFIGURATION SiteOrigin = 1
+	// This service.
+	SiteOrigin_SITE_ORIGIN_API SiteOrigin = 2
+)
+
+// Enum value maps for SiteOrigin.
+var (
+	SiteOrigin_name = map[int32]string{
+		0: "SITE_ORIGIN_UNSPECIFIED",
+		1: "SITE_ORIGIN_CONFIGURATION",
+		2: "SITE_ORIGIN_API",
+	}
+	SiteOrigin_value = map[string]int32{
+		"SITE_ORIGIN_UNSPECIFIED":   0,
+		"SITE_ORIGIN_CONFIGURATION": 1,
+		"SITE_ORIGIN_API":           2,
+	}
+)
+
+func (x SiteOrigin) Enum() *SiteOrigin {
+	p := new(SiteOrigin)
+	*p = x
+	return p
+}
+
+func (x SiteOrigin) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SiteOrigin) Descriptor() protoreflect.EnumDescriptor {
+	return file_eidolon_v1_site_proto_enumTypes[0].Descriptor()
+}
+
+func (SiteOrigin) Type() protoreflect.EnumType {
+	return &file_eidolon_v1_site_proto_enumTypes[0]
+}
+
+func (x SiteOrigin) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SiteOrigin.Descriptor instead.
+func (SiteOrigin) EnumDescriptor() ([]byte, []int) {
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{0}
+}
+
+// AuthenticationAlgorithm is an algorithm of RFC 9301 section 12.5; the number is
+// its ID.
+type AuthenticationAlgorithm int32
+
+const (
+	AuthenticationAlgorithm_AUTHENTICATION_ALGORITHM_UNSPECIFIED           AuthenticationAlgorithm = 0
+	AuthenticationAlgorithm_AUTHENTICATION_ALGORITHM_HMAC_SHA_1_96         AuthenticationAlgorithm = 1
+	AuthenticationAlgorithm_AUTHENTICATION_ALGORITHM_HMAC_SHA_256_128      AuthenticationAlgorithm = 2
+	AuthenticationAlgorithm_AUTHENTICATION_ALGORITHM_HMAC_SHA_256_128_HKDF AuthenticationAlgorithm = 3
+)
+
+// Enum value maps for AuthenticationAlgorithm.
+var (
+	AuthenticationAlgorithm_name = map[int32]string{
+		0: "AUTHENTICATION_ALGORITHM_UNSPECIFIED",
+		1: "AUTHENTICATION_ALGORITHM_HMAC_SHA_1_96",
+		2: "AUTHENTICATION_ALGORITHM_HMAC_SHA_256_128",
+		3: "AUTHENTICATION_ALGORITHM_HMAC_SHA_256_128_HKDF",
+	}
+	AuthenticationAlgorithm_value = map[string]int32{
+		"AUTHENTICATION_ALGORITHM_UNSPECIFIED":           0,
+		"AUTHENTICATION_ALGORITHM_HMAC_SHA_1_96":         1,
+		"AUTHENTICATION_ALGORITHM_HMAC_SHA_256_128":      2,
+		"AUTHENTICATION_ALGORITHM_HMAC_SHA_256_128_HKDF": 3,
+	}
+)
+
+func (x AuthenticationAlgorithm) Enum() *AuthenticationAlgorithm {
+	p := new(AuthenticationAlgorithm)
+	*p = x
+	return p
+}
+
+func (x AuthenticationAlgorithm) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (AuthenticationAlgorithm) Descriptor() protoreflect.EnumDescriptor {
+	return file_eidolon_v1_site_proto_enumTypes[1].Descriptor()
+}
+
+func (AuthenticationAlgorithm) Type() protoreflect.EnumType {
+	return &file_eidolon_v1_site_proto_enumTypes[1]
+}
+
+func (x AuthenticationAlgorithm) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use AuthenticationAlgorithm.Descriptor instead.
+func (AuthenticationAlgorithm) EnumDescriptor() ([]byte, []int) {
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{1}
+}
+
 // ProxyReplyPolicy says who answers Map-Requests for what a site registered.
 type ProxyReplyPolicy int32
 
@@ -62,11 +168,11 @@ func (x ProxyReplyPolicy) String() string {
 }
 
 func (ProxyReplyPolicy) Descriptor() protoreflect.EnumDescriptor {
-	return file_eidolon_v1_site_proto_enumTypes[0].Descriptor()
+	return file_eidolon_v1_site_proto_enumTypes[2].Descriptor()
 }
 
 func (ProxyReplyPolicy) Type() protoreflect.EnumType {
-	return &file_eidolon_v1_site_proto_enumTypes[0]
+	return &file_eidolon_v1_site_proto_enumTypes[2]
 }
 
 func (x ProxyReplyPolicy) Number() protoreflect.EnumNumber {
@@ -75,7 +181,7 @@ func (x ProxyReplyPolicy) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ProxyReplyPolicy.Descriptor instead.
 func (ProxyReplyPolicy) EnumDescriptor() ([]byte, []int) {
-	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{0}
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{2}
 }
 
 // RequestPolicy says whether Map-Requests get what a site registered.
@@ -118,11 +224,11 @@ func (x RequestPolicy) String() string {
 }
 
 func (RequestPolicy) Descriptor() protoreflect.EnumDescriptor {
-	return file_eidolon_v1_site_proto_enumTypes[1].Descriptor()
+	return file_eidolon_v1_site_proto_enumTypes[3].Descriptor()
 }
 
 func (RequestPolicy) Type() protoreflect.EnumType {
-	return &file_eidolon_v1_site_proto_enumTypes[1]
+	return &file_eidolon_v1_site_proto_enumTypes[3]
 }
 
 func (x RequestPolicy) Number() protoreflect.EnumNumber {
@@ -131,7 +237,7 @@ func (x RequestPolicy) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RequestPolicy.Descriptor instead.
 func (RequestPolicy) EnumDescriptor() ([]byte, []int) {
-	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{1}
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{3}
 }
 
 // ListSitesRequest selects sites.
@@ -190,7 +296,8 @@ func (x *ListSitesRequest) GetEid() string {
 	return ""
 }
 
-// ListSitesResponse holds the sites in the order of the configuration.
+// ListSitesResponse holds the sites in the order of the configuration, then those
+// that were put in the order of their names.
 type ListSitesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The sites.
@@ -254,7 +361,21 @@ type Site struct {
 	// Map-Registers whose authentication failed since then.
 	AuthFailures uint64 `protobuf:"varint,7,opt,name=auth_failures,json=authFailures,proto3" json:"auth_failures,omitempty"`
 	// Map-Registers refused since then, for whatever reason.
-	Refused       uint64 `protobuf:"varint,8,opt,name=refused,proto3" json:"refused,omitempty"`
+	Refused uint64 `protobuf:"varint,8,opt,name=refused,proto3" json:"refused,omitempty"`
+	// Where it comes from.
+	Origin SiteOrigin `protobuf:"varint,9,opt,name=origin,proto3,enum=eidolon.v1.SiteOrigin" json:"origin,omitempty"`
+	// What Map-Registers may be authenticated with; secret is never set.
+	Keys []*AuthenticationKey `protobuf:"bytes,10,rep,name=keys,proto3" json:"keys,omitempty"`
+	// Weaker algorithms are refused.
+	MinimumAlgorithm AuthenticationAlgorithm `protobuf:"varint,11,opt,name=minimum_algorithm,json=minimumAlgorithm,proto3,enum=eidolon.v1.AuthenticationAlgorithm" json:"minimum_algorithm,omitempty"`
+	// The xTR-IDs that may register, in hexadecimal; none stands for all, and for
+	// xTRs without one.
+	XtrIds []string `protobuf:"bytes,12,rep,name=xtr_ids,json=xtrIds,proto3" json:"xtr_ids,omitempty"`
+	// The revision of the database at which it was put; 0 for one of the
+	// configuration. It is what preconditions are compared with.
+	PutRevision uint64 `protobuf:"varint,13,opt,name=put_revision,json=putRevision,proto3" json:"put_revision,omitempty"`
+	// Why a site that was put has no effect; empty when it has.
+	Shadowed      string `protobuf:"bytes,14,opt,name=shadowed,proto3" json:"shadowed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -345,6 +466,113 @@ func (x *Site) GetRefused() uint64 {
 	return 0
 }
 
+func (x *Site) GetOrigin() SiteOrigin {
+	if x != nil {
+		return x.Origin
+	}
+	return SiteOrigin_SITE_ORIGIN_UNSPECIFIED
+}
+
+func (x *Site) GetKeys() []*AuthenticationKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *Site) GetMinimumAlgorithm() AuthenticationAlgorithm {
+	if x != nil {
+		return x.MinimumAlgorithm
+	}
+	return AuthenticationAlgorithm_AUTHENTICATION_ALGORITHM_UNSPECIFIED
+}
+
+func (x *Site) GetXtrIds() []string {
+	if x != nil {
+		return x.XtrIds
+	}
+	return nil
+}
+
+func (x *Site) GetPutRevision() uint64 {
+	if x != nil {
+		return x.PutRevision
+	}
+	return 0
+}
+
+func (x *Site) GetShadowed() string {
+	if x != nil {
+		return x.Shadowed
+	}
+	return ""
+}
+
+// AuthenticationKey is a key that a site shares with its xTRs.
+type AuthenticationKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Tells it from others of the site, 0 to 255.
+	KeyId uint32 `protobuf:"varint,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	// What the map-server signs with; HMAC_SHA_256_128_HKDF when left out.
+	Algorithm AuthenticationAlgorithm `protobuf:"varint,2,opt,name=algorithm,proto3,enum=eidolon.v1.AuthenticationAlgorithm" json:"algorithm,omitempty"`
+	// The key itself, 1 to 1024 octets of text; required. It can be written and
+	// never read.
+	Secret        string `protobuf:"bytes,3,opt,name=secret,proto3" json:"secret,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthenticationKey) Reset() {
+	*x = AuthenticationKey{}
+	mi := &file_eidolon_v1_site_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthenticationKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthenticationKey) ProtoMessage() {}
+
+func (x *AuthenticationKey) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_site_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthenticationKey.ProtoReflect.Descriptor instead.
+func (*AuthenticationKey) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *AuthenticationKey) GetKeyId() uint32 {
+	if x != nil {
+		return x.KeyId
+	}
+	return 0
+}
+
+func (x *AuthenticationKey) GetAlgorithm() AuthenticationAlgorithm {
+	if x != nil {
+		return x.Algorithm
+	}
+	return AuthenticationAlgorithm_AUTHENTICATION_ALGORITHM_UNSPECIFIED
+}
+
+func (x *AuthenticationKey) GetSecret() string {
+	if x != nil {
+		return x.Secret
+	}
+	return ""
+}
+
 // SitePrefix is an EID-prefix that a site may register.
 type SitePrefix struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -354,7 +582,8 @@ type SitePrefix struct {
 	AcceptMoreSpecifics bool `protobuf:"varint,2,opt,name=accept_more_specifics,json=acceptMoreSpecifics,proto3" json:"accept_more_specifics,omitempty"`
 	// Who answers.
 	ProxyReply ProxyReplyPolicy `protobuf:"varint,3,opt,name=proxy_reply,json=proxyReply,proto3,enum=eidolon.v1.ProxyReplyPolicy" json:"proxy_reply,omitempty"`
-	// How many EID-prefixes are registered: this one, and more-specifics of it.
+	// How many EID-prefixes are registered: this one, and more-specifics of it. It
+	// is not read.
 	Registered uint32 `protobuf:"varint,4,opt,name=registered,proto3" json:"registered,omitempty"`
 	// Who may ask.
 	RequestPolicy RequestPolicy `protobuf:"varint,5,opt,name=request_policy,json=requestPolicy,proto3,enum=eidolon.v1.RequestPolicy" json:"request_policy,omitempty"`
@@ -364,7 +593,7 @@ type SitePrefix struct {
 
 func (x *SitePrefix) Reset() {
 	*x = SitePrefix{}
-	mi := &file_eidolon_v1_site_proto_msgTypes[3]
+	mi := &file_eidolon_v1_site_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -376,7 +605,7 @@ func (x *SitePrefix) String() string {
 func (*SitePrefix) ProtoMessage() {}
 
 func (x *SitePrefix) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_site_proto_msgTypes[3]
+	mi := &file_eidolon_v1_site_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -389,7 +618,7 @@ func (x *SitePrefix) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SitePrefix.ProtoReflect.Descriptor instead.
 func (*SitePrefix) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{3}
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *SitePrefix) GetEid() string {
@@ -440,7 +669,7 @@ type ListRegistrationsRequest struct {
 
 func (x *ListRegistrationsRequest) Reset() {
 	*x = ListRegistrationsRequest{}
-	mi := &file_eidolon_v1_site_proto_msgTypes[4]
+	mi := &file_eidolon_v1_site_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -452,7 +681,7 @@ func (x *ListRegistrationsRequest) String() string {
 func (*ListRegistrationsRequest) ProtoMessage() {}
 
 func (x *ListRegistrationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_site_proto_msgTypes[4]
+	mi := &file_eidolon_v1_site_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -465,7 +694,7 @@ func (x *ListRegistrationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRegistrationsRequest.ProtoReflect.Descriptor instead.
 func (*ListRegistrationsRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{4}
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ListRegistrationsRequest) GetSite() string {
@@ -493,7 +722,7 @@ type ListRegistrationsResponse struct {
 
 func (x *ListRegistrationsResponse) Reset() {
 	*x = ListRegistrationsResponse{}
-	mi := &file_eidolon_v1_site_proto_msgTypes[5]
+	mi := &file_eidolon_v1_site_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -505,7 +734,7 @@ func (x *ListRegistrationsResponse) String() string {
 func (*ListRegistrationsResponse) ProtoMessage() {}
 
 func (x *ListRegistrationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_site_proto_msgTypes[5]
+	mi := &file_eidolon_v1_site_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -518,7 +747,7 @@ func (x *ListRegistrationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRegistrationsResponse.ProtoReflect.Descriptor instead.
 func (*ListRegistrationsResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{5}
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListRegistrationsResponse) GetRegistrations() []*Registration {
@@ -559,7 +788,7 @@ type Registration struct {
 
 func (x *Registration) Reset() {
 	*x = Registration{}
-	mi := &file_eidolon_v1_site_proto_msgTypes[6]
+	mi := &file_eidolon_v1_site_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -571,7 +800,7 @@ func (x *Registration) String() string {
 func (*Registration) ProtoMessage() {}
 
 func (x *Registration) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_site_proto_msgTypes[6]
+	mi := &file_eidolon_v1_site_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -584,7 +813,7 @@ func (x *Registration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Registration.ProtoReflect.Descriptor instead.
 func (*Registration) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{6}
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Registration) GetSite() string {
@@ -657,6 +886,503 @@ func (x *Registration) GetExpires() *timestamppb.Timestamp {
 	return nil
 }
 
+// PutSiteRequest is a site.
+type PutSiteRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name, 1 to 255 octets; required.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What it may register, at most 4096; of no other site.
+	Prefixes []*SitePrefix `protobuf:"bytes,2,rep,name=prefixes,proto3" json:"prefixes,omitempty"`
+	// Its keys, at most 64. None: those of the site that was put before stay; a new
+	// one needs a key.
+	Keys []*AuthenticationKey `protobuf:"bytes,3,rep,name=keys,proto3" json:"keys,omitempty"`
+	// HMAC_SHA_256_128 when left out.
+	MinimumAlgorithm AuthenticationAlgorithm `protobuf:"varint,4,opt,name=minimum_algorithm,json=minimumAlgorithm,proto3,enum=eidolon.v1.AuthenticationAlgorithm" json:"minimum_algorithm,omitempty"`
+	// The xTR-IDs that may register, each of 32 hexadecimal digits, at most 1024;
+	// none stands for all.
+	XtrIds []string `protobuf:"bytes,5,rep,name=xtr_ids,json=xtrIds,proto3" json:"xtr_ids,omitempty"`
+	// How many pairs of EID-prefix and xTR may be registered; 65536 when left out.
+	MaxRegistrations uint32 `protobuf:"varint,6,opt,name=max_registrations,json=maxRegistrations,proto3" json:"max_registrations,omitempty"`
+	// put_revision of the site as it must be for anything to change; 0: none was
+	// put.
+	IfRevision    *uint64 `protobuf:"varint,7,opt,name=if_revision,json=ifRevision,proto3,oneof" json:"if_revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutSiteRequest) Reset() {
+	*x = PutSiteRequest{}
+	mi := &file_eidolon_v1_site_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutSiteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutSiteRequest) ProtoMessage() {}
+
+func (x *PutSiteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_site_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutSiteRequest.ProtoReflect.Descriptor instead.
+func (*PutSiteRequest) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *PutSiteRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PutSiteRequest) GetPrefixes() []*SitePrefix {
+	if x != nil {
+		return x.Prefixes
+	}
+	return nil
+}
+
+func (x *PutSiteRequest) GetKeys() []*AuthenticationKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *PutSiteRequest) GetMinimumAlgorithm() AuthenticationAlgorithm {
+	if x != nil {
+		return x.MinimumAlgorithm
+	}
+	return AuthenticationAlgorithm_AUTHENTICATION_ALGORITHM_UNSPECIFIED
+}
+
+func (x *PutSiteRequest) GetXtrIds() []string {
+	if x != nil {
+		return x.XtrIds
+	}
+	return nil
+}
+
+func (x *PutSiteRequest) GetMaxRegistrations() uint32 {
+	if x != nil {
+		return x.MaxRegistrations
+	}
+	return 0
+}
+
+func (x *PutSiteRequest) GetIfRevision() uint64 {
+	if x != nil && x.IfRevision != nil {
+		return *x.IfRevision
+	}
+	return 0
+}
+
+// PutSiteResponse says what it came to.
+type PutSiteResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The site.
+	Site *Site `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
+	// The revision of the database with it.
+	Revision      uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutSiteResponse) Reset() {
+	*x = PutSiteResponse{}
+	mi := &file_eidolon_v1_site_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutSiteResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutSiteResponse) ProtoMessage() {}
+
+func (x *PutSiteResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_site_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutSiteResponse.ProtoReflect.Descriptor instead.
+func (*PutSiteResponse) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *PutSiteResponse) GetSite() *Site {
+	if x != nil {
+		return x.Site
+	}
+	return nil
+}
+
+func (x *PutSiteResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// DeleteSiteRequest names a site.
+type DeleteSiteRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name; required.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// put_revision of the site as it must be for anything to change.
+	IfRevision    *uint64 `protobuf:"varint,2,opt,name=if_revision,json=ifRevision,proto3,oneof" json:"if_revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteSiteRequest) Reset() {
+	*x = DeleteSiteRequest{}
+	mi := &file_eidolon_v1_site_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteSiteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteSiteRequest) ProtoMessage() {}
+
+func (x *DeleteSiteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_site_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteSiteRequest.ProtoReflect.Descriptor instead.
+func (*DeleteSiteRequest) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *DeleteSiteRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DeleteSiteRequest) GetIfRevision() uint64 {
+	if x != nil && x.IfRevision != nil {
+		return *x.IfRevision
+	}
+	return 0
+}
+
+// DeleteSiteResponse says what it came to.
+type DeleteSiteResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The revision of the database without the site.
+	Revision      uint64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteSiteResponse) Reset() {
+	*x = DeleteSiteResponse{}
+	mi := &file_eidolon_v1_site_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteSiteResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteSiteResponse) ProtoMessage() {}
+
+func (x *DeleteSiteResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_site_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteSiteResponse.ProtoReflect.Descriptor instead.
+func (*DeleteSiteResponse) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *DeleteSiteResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// PutSiteKeyRequest is a key of a site.
+type PutSiteKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name of the site; required.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The key; required.
+	Key *AuthenticationKey `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	// put_revision of the site as it must be for anything to change.
+	IfRevision    *uint64 `protobuf:"varint,3,opt,name=if_revision,json=ifRevision,proto3,oneof" json:"if_revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutSiteKeyRequest) Reset() {
+	*x = PutSiteKeyRequest{}
+	mi := &file_eidolon_v1_site_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutSiteKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutSiteKeyRequest) ProtoMessage() {}
+
+func (x *PutSiteKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_site_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutSiteKeyRequest.ProtoReflect.Descriptor instead.
+func (*PutSiteKeyRequest) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *PutSiteKeyRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PutSiteKeyRequest) GetKey() *AuthenticationKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *PutSiteKeyRequest) GetIfRevision() uint64 {
+	if x != nil && x.IfRevision != nil {
+		return *x.IfRevision
+	}
+	return 0
+}
+
+// PutSiteKeyResponse says what it came to.
+type PutSiteKeyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The site.
+	Site *Site `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
+	// The revision of the database with it.
+	Revision      uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutSiteKeyResponse) Reset() {
+	*x = PutSiteKeyResponse{}
+	mi := &file_eidolon_v1_site_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutSiteKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutSiteKeyResponse) ProtoMessage() {}
+
+func (x *PutSiteKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_site_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutSiteKeyResponse.ProtoReflect.Descriptor instead.
+func (*PutSiteKeyResponse) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *PutSiteKeyResponse) GetSite() *Site {
+	if x != nil {
+		return x.Site
+	}
+	return nil
+}
+
+func (x *PutSiteKeyResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// DeleteSiteKeyRequest names a key of a site.
+type DeleteSiteKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name of the site; required.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The key-id.
+	KeyId uint32 `protobuf:"varint,2,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	// put_revision of the site as it must be for anything to change.
+	IfRevision    *uint64 `protobuf:"varint,3,opt,name=if_revision,json=ifRevision,proto3,oneof" json:"if_revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteSiteKeyRequest) Reset() {
+	*x = DeleteSiteKeyRequest{}
+	mi := &file_eidolon_v1_site_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteSiteKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteSiteKeyRequest) ProtoMessage() {}
+
+func (x *DeleteSiteKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_site_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteSiteKeyRequest.ProtoReflect.Descriptor instead.
+func (*DeleteSiteKeyRequest) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *DeleteSiteKeyRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DeleteSiteKeyRequest) GetKeyId() uint32 {
+	if x != nil {
+		return x.KeyId
+	}
+	return 0
+}
+
+func (x *DeleteSiteKeyRequest) GetIfRevision() uint64 {
+	if x != nil && x.IfRevision != nil {
+		return *x.IfRevision
+	}
+	return 0
+}
+
+// DeleteSiteKeyResponse says what it came to.
+type DeleteSiteKeyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The site.
+	Site *Site `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
+	// The revision of the database with it.
+	Revision      uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteSiteKeyResponse) Reset() {
+	*x = DeleteSiteKeyResponse{}
+	mi := &file_eidolon_v1_site_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteSiteKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteSiteKeyResponse) ProtoMessage() {}
+
+func (x *DeleteSiteKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_site_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteSiteKeyResponse.ProtoReflect.Descriptor instead.
+func (*DeleteSiteKeyResponse) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *DeleteSiteKeyResponse) GetSite() *Site {
+	if x != nil {
+		return x.Site
+	}
+	return nil
+}
+
+func (x *DeleteSiteKeyResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 var File_eidolon_v1_site_proto protoreflect.FileDescriptor
 
 const file_eidolon_v1_site_proto_rawDesc = "" +
@@ -667,7 +1393,7 @@ const file_eidolon_v1_site_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03eid\x18\x02 \x01(\tR\x03eid\";\n" +
 	"\x11ListSitesResponse\x12&\n" +
-	"\x05sites\x18\x01 \x03(\v2\x10.eidolon.v1.SiteR\x05sites\"\xc5\x02\n" +
+	"\x05sites\x18\x01 \x03(\v2\x10.eidolon.v1.SiteR\x05sites\"\xd2\x04\n" +
 	"\x04Site\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x122\n" +
 	"\bprefixes\x18\x02 \x03(\v2\x16.eidolon.v1.SitePrefixR\bprefixes\x12$\n" +
@@ -676,7 +1402,18 @@ const file_eidolon_v1_site_proto_rawDesc = "" +
 	"\x11last_registration\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x10lastRegistration\x12\x1a\n" +
 	"\baccepted\x18\x06 \x01(\x04R\baccepted\x12#\n" +
 	"\rauth_failures\x18\a \x01(\x04R\fauthFailures\x12\x18\n" +
-	"\arefused\x18\b \x01(\x04R\arefused\"\xf3\x01\n" +
+	"\arefused\x18\b \x01(\x04R\arefused\x12.\n" +
+	"\x06origin\x18\t \x01(\x0e2\x16.eidolon.v1.SiteOriginR\x06origin\x121\n" +
+	"\x04keys\x18\n" +
+	" \x03(\v2\x1d.eidolon.v1.AuthenticationKeyR\x04keys\x12P\n" +
+	"\x11minimum_algorithm\x18\v \x01(\x0e2#.eidolon.v1.AuthenticationAlgorithmR\x10minimumAlgorithm\x12\x17\n" +
+	"\axtr_ids\x18\f \x03(\tR\x06xtrIds\x12!\n" +
+	"\fput_revision\x18\r \x01(\x04R\vputRevision\x12\x1a\n" +
+	"\bshadowed\x18\x0e \x01(\tR\bshadowed\"\x8a\x01\n" +
+	"\x11AuthenticationKey\x12\x15\n" +
+	"\x06key_id\x18\x01 \x01(\rR\x05keyId\x12A\n" +
+	"\talgorithm\x18\x02 \x01(\x0e2#.eidolon.v1.AuthenticationAlgorithmR\talgorithm\x12\x1b\n" +
+	"\x06secret\x18\x03 \x01(\tB\x03\x80\x01\x01R\x06secret\"\xf3\x01\n" +
 	"\n" +
 	"SitePrefix\x12\x10\n" +
 	"\x03eid\x18\x01 \x01(\tR\x03eid\x122\n" +
@@ -704,7 +1441,55 @@ const file_eidolon_v1_site_proto_rawDesc = "" +
 	"\achanged\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\achanged\x128\n" +
 	"\trefreshed\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\trefreshed\x124\n" +
 	"\aexpires\x18\n" +
-	" \x01(\v2\x1a.google.protobuf.TimestampR\aexpires*\x99\x01\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\"\xd9\x02\n" +
+	"\x0ePutSiteRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x122\n" +
+	"\bprefixes\x18\x02 \x03(\v2\x16.eidolon.v1.SitePrefixR\bprefixes\x121\n" +
+	"\x04keys\x18\x03 \x03(\v2\x1d.eidolon.v1.AuthenticationKeyR\x04keys\x12P\n" +
+	"\x11minimum_algorithm\x18\x04 \x01(\x0e2#.eidolon.v1.AuthenticationAlgorithmR\x10minimumAlgorithm\x12\x17\n" +
+	"\axtr_ids\x18\x05 \x03(\tR\x06xtrIds\x12+\n" +
+	"\x11max_registrations\x18\x06 \x01(\rR\x10maxRegistrations\x12$\n" +
+	"\vif_revision\x18\a \x01(\x04H\x00R\n" +
+	"ifRevision\x88\x01\x01B\x0e\n" +
+	"\f_if_revision\"S\n" +
+	"\x0fPutSiteResponse\x12$\n" +
+	"\x04site\x18\x01 \x01(\v2\x10.eidolon.v1.SiteR\x04site\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\"]\n" +
+	"\x11DeleteSiteRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12$\n" +
+	"\vif_revision\x18\x02 \x01(\x04H\x00R\n" +
+	"ifRevision\x88\x01\x01B\x0e\n" +
+	"\f_if_revision\"0\n" +
+	"\x12DeleteSiteResponse\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\"\x8e\x01\n" +
+	"\x11PutSiteKeyRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12/\n" +
+	"\x03key\x18\x02 \x01(\v2\x1d.eidolon.v1.AuthenticationKeyR\x03key\x12$\n" +
+	"\vif_revision\x18\x03 \x01(\x04H\x00R\n" +
+	"ifRevision\x88\x01\x01B\x0e\n" +
+	"\f_if_revision\"V\n" +
+	"\x12PutSiteKeyResponse\x12$\n" +
+	"\x04site\x18\x01 \x01(\v2\x10.eidolon.v1.SiteR\x04site\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\"w\n" +
+	"\x14DeleteSiteKeyRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x15\n" +
+	"\x06key_id\x18\x02 \x01(\rR\x05keyId\x12$\n" +
+	"\vif_revision\x18\x03 \x01(\x04H\x00R\n" +
+	"ifRevision\x88\x01\x01B\x0e\n" +
+	"\f_if_revision\"Y\n" +
+	"\x15DeleteSiteKeyResponse\x12$\n" +
+	"\x04site\x18\x01 \x01(\v2\x10.eidolon.v1.SiteR\x04site\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision*]\n" +
+	"\n" +
+	"SiteOrigin\x12\x1b\n" +
+	"\x17SITE_ORIGIN_UNSPECIFIED\x10\x00\x12\x1d\n" +
+	"\x19SITE_ORIGIN_CONFIGURATION\x10\x01\x12\x13\n" +
+	"\x0fSITE_ORIGIN_API\x10\x02*\xd2\x01\n" +
+	"\x17AuthenticationAlgorithm\x12(\n" +
+	"$AUTHENTICATION_ALGORITHM_UNSPECIFIED\x10\x00\x12*\n" +
+	"&AUTHENTICATION_ALGORITHM_HMAC_SHA_1_96\x10\x01\x12-\n" +
+	")AUTHENTICATION_ALGORITHM_HMAC_SHA_256_128\x10\x02\x122\n" +
+	".AUTHENTICATION_ALGORITHM_HMAC_SHA_256_128_HKDF\x10\x03*\x99\x01\n" +
 	"\x10ProxyReplyPolicy\x12\"\n" +
 	"\x1ePROXY_REPLY_POLICY_UNSPECIFIED\x10\x00\x12$\n" +
 	" PROXY_REPLY_POLICY_AS_REGISTERED\x10\x01\x12\x1d\n" +
@@ -714,10 +1499,16 @@ const file_eidolon_v1_site_proto_rawDesc = "" +
 	"\x1aREQUEST_POLICY_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14REQUEST_POLICY_ALLOW\x10\x01\x12\x17\n" +
 	"\x13REQUEST_POLICY_DENY\x10\x02\x12#\n" +
-	"\x1fREQUEST_POLICY_DENY_TEMPORARILY\x10\x032\xbb\x01\n" +
+	"\x1fREQUEST_POLICY_DENY_TEMPORARILY\x10\x032\xef\x03\n" +
 	"\vSiteService\x12H\n" +
 	"\tListSites\x12\x1c.eidolon.v1.ListSitesRequest\x1a\x1d.eidolon.v1.ListSitesResponse\x12b\n" +
-	"\x11ListRegistrations\x12$.eidolon.v1.ListRegistrationsRequest\x1a%.eidolon.v1.ListRegistrationsResponse0\x01B@Z>github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1;eidolonv1b\x06proto3"
+	"\x11ListRegistrations\x12$.eidolon.v1.ListRegistrationsRequest\x1a%.eidolon.v1.ListRegistrationsResponse0\x01\x12B\n" +
+	"\aPutSite\x12\x1a.eidolon.v1.PutSiteRequest\x1a\x1b.eidolon.v1.PutSiteResponse\x12K\n" +
+	"\n" +
+	"DeleteSite\x12\x1d.eidolon.v1.DeleteSiteRequest\x1a\x1e.eidolon.v1.DeleteSiteResponse\x12K\n" +
+	"\n" +
+	"PutSiteKey\x12\x1d.eidolon.v1.PutSiteKeyRequest\x1a\x1e.eidolon.v1.PutSiteKeyResponse\x12T\n" +
+	"\rDeleteSiteKey\x12 .eidolon.v1.DeleteSiteKeyRequest\x1a!.eidolon.v1.DeleteSiteKeyResponseB@Z>github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1;eidolonv1b\x06proto3"
 
 var (
 	file_eidolon_v1_site_proto_rawDescOnce sync.Once
@@ -731,41 +1522,71 @@ func file_eidolon_v1_site_proto_rawDescGZIP() []byte {
 	return file_eidolon_v1_site_proto_rawDescData
 }
 
-var file_eidolon_v1_site_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_eidolon_v1_site_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_eidolon_v1_site_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_eidolon_v1_site_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_eidolon_v1_site_proto_goTypes = []any{
-	(ProxyReplyPolicy)(0),             // 0: eidolon.v1.ProxyReplyPolicy
-	(RequestPolicy)(0),                // 1: eidolon.v1.RequestPolicy
-	(*ListSitesRequest)(nil),          // 2: eidolon.v1.ListSitesRequest
-	(*ListSitesResponse)(nil),         // 3: eidolon.v1.ListSitesResponse
-	(*Site)(nil),                      // 4: eidolon.v1.Site
-	(*SitePrefix)(nil),                // 5: eidolon.v1.SitePrefix
-	(*ListRegistrationsRequest)(nil),  // 6: eidolon.v1.ListRegistrationsRequest
-	(*ListRegistrationsResponse)(nil), // 7: eidolon.v1.ListRegistrationsResponse
-	(*Registration)(nil),              // 8: eidolon.v1.Registration
-	(*timestamppb.Timestamp)(nil),     // 9: google.protobuf.Timestamp
-	(*Record)(nil),                    // 10: eidolon.v1.Record
+	(SiteOrigin)(0),                   // 0: eidolon.v1.SiteOrigin
+	(AuthenticationAlgorithm)(0),      // 1: eidolon.v1.AuthenticationAlgorithm
+	(ProxyReplyPolicy)(0),             // 2: eidolon.v1.ProxyReplyPolicy
+	(RequestPolicy)(0),                // 3: eidolon.v1.RequestPolicy
+	(*ListSitesRequest)(nil),          // 4: eidolon.v1.ListSitesRequest
+	(*ListSitesResponse)(nil),         // 5: eidolon.v1.ListSitesResponse
+	(*Site)(nil),                      // 6: eidolon.v1.Site
+	(*AuthenticationKey)(nil),         // 7: eidolon.v1.AuthenticationKey
+	(*SitePrefix)(nil),                // 8: eidolon.v1.SitePrefix
+	(*ListRegistrationsRequest)(nil),  // 9: eidolon.v1.ListRegistrationsRequest
+	(*ListRegistrationsResponse)(nil), // 10: eidolon.v1.ListRegistrationsResponse
+	(*Registration)(nil),              // 11: eidolon.v1.Registration
+	(*PutSiteRequest)(nil),            // 12: eidolon.v1.PutSiteRequest
+	(*PutSiteResponse)(nil),           // 13: eidolon.v1.PutSiteResponse
+	(*DeleteSiteRequest)(nil),         // 14: eidolon.v1.DeleteSiteRequest
+	(*DeleteSiteResponse)(nil),        // 15: eidolon.v1.DeleteSiteResponse
+	(*PutSiteKeyRequest)(nil),         // 16: eidolon.v1.PutSiteKeyRequest
+	(*PutSiteKeyResponse)(nil),        // 17: eidolon.v1.PutSiteKeyResponse
+	(*DeleteSiteKeyRequest)(nil),      // 18: eidolon.v1.DeleteSiteKeyRequest
+	(*DeleteSiteKeyResponse)(nil),     // 19: eidolon.v1.DeleteSiteKeyResponse
+	(*timestamppb.Timestamp)(nil),     // 20: google.protobuf.Timestamp
+	(*Record)(nil),                    // 21: eidolon.v1.Record
 }
 var file_eidolon_v1_site_proto_depIdxs = []int32{
-	4,  // 0: eidolon.v1.ListSitesResponse.sites:type_name -> eidolon.v1.Site
-	5,  // 1: eidolon.v1.Site.prefixes:type_name -> eidolon.v1.SitePrefix
-	9,  // 2: eidolon.v1.Site.last_registration:type_name -> google.protobuf.Timestamp
-	0,  // 3: eidolon.v1.SitePrefix.proxy_reply:type_name -> eidolon.v1.ProxyReplyPolicy
-	1,  // 4: eidolon.v1.SitePrefix.request_policy:type_name -> eidolon.v1.RequestPolicy
-	8,  // 5: eidolon.v1.ListRegistrationsResponse.registrations:type_name -> eidolon.v1.Registration
-	10, // 6: eidolon.v1.Registration.record:type_name -> eidolon.v1.Record
-	9,  // 7: eidolon.v1.Registration.changed:type_name -> google.protobuf.Timestamp
-	9,  // 8: eidolon.v1.Registration.refreshed:type_name -> google.protobuf.Timestamp
-	9,  // 9: eidolon.v1.Registration.expires:type_name -> google.protobuf.Timestamp
-	2,  // 10: eidolon.v1.SiteService.ListSites:input_type -> eidolon.v1.ListSitesRequest
-	6,  // 11: eidolon.v1.SiteService.ListRegistrations:input_type -> eidolon.v1.ListRegistrationsRequest
-	3,  // 12: eidolon.v1.SiteService.ListSites:output_type -> eidolon.v1.ListSitesResponse
-	7,  // 13: eidolon.v1.SiteService.ListRegistrations:output_type -> eidolon.v1.ListRegistrationsResponse
-	12, // [12:14] is the sub-list for method output_type
-	10, // [10:12] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	6,  // 0: eidolon.v1.ListSitesResponse.sites:type_name -> eidolon.v1.Site
+	8,  // 1: eidolon.v1.Site.prefixes:type_name -> eidolon.v1.SitePrefix
+	20, // 2: eidolon.v1.Site.last_registration:type_name -> google.protobuf.Timestamp
+	0,  // 3: eidolon.v1.Site.origin:type_name -> eidolon.v1.SiteOrigin
+	7,  // 4: eidolon.v1.Site.keys:type_name -> eidolon.v1.AuthenticationKey
+	1,  // 5: eidolon.v1.Site.minimum_algorithm:type_name -> eidolon.v1.AuthenticationAlgorithm
+	1,  // 6: eidolon.v1.AuthenticationKey.algorithm:type_name -> eidolon.v1.AuthenticationAlgorithm
+	2,  // 7: eidolon.v1.SitePrefix.proxy_reply:type_name -> eidolon.v1.ProxyReplyPolicy
+	3,  // 8: eidolon.v1.SitePrefix.request_policy:type_name -> eidolon.v1.RequestPolicy
+	11, // 9: eidolon.v1.ListRegistrationsResponse.registrations:type_name -> eidolon.v1.Registration
+	21, // 10: eidolon.v1.Registration.record:type_name -> eidolon.v1.Record
+	20, // 11: eidolon.v1.Registration.changed:type_name -> google.protobuf.Timestamp
+	20, // 12: eidolon.v1.Registration.refreshed:type_name -> google.protobuf.Timestamp
+	20, // 13: eidolon.v1.Registration.expires:type_name -> google.protobuf.Timestamp
+	8,  // 14: eidolon.v1.PutSiteRequest.prefixes:type_name -> eidolon.v1.SitePrefix
+	7,  // 15: eidolon.v1.PutSiteRequest.keys:type_name -> eidolon.v1.AuthenticationKey
+	1,  // 16: eidolon.v1.PutSiteRequest.minimum_algorithm:type_name -> eidolon.v1.AuthenticationAlgorithm
+	6,  // 17: eidolon.v1.PutSiteResponse.site:type_name -> eidolon.v1.Site
+	7,  // 18: eidolon.v1.PutSiteKeyRequest.key:type_name -> eidolon.v1.AuthenticationKey
+	6,  // 19: eidolon.v1.PutSiteKeyResponse.site:type_name -> eidolon.v1.Site
+	6,  // 20: eidolon.v1.DeleteSiteKeyResponse.site:type_name -> eidolon.v1.Site
+	4,  // 21: eidolon.v1.SiteService.ListSites:input_type -> eidolon.v1.ListSitesRequest
+	9,  // 22: eidolon.v1.SiteService.ListRegistrations:input_type -> eidolon.v1.ListRegistrationsRequest
+	12, // 23: eidolon.v1.SiteService.PutSite:input_type -> eidolon.v1.PutSiteRequest
+	14, // 24: eidolon.v1.SiteService.DeleteSite:input_type -> eidolon.v1.DeleteSiteRequest
+	16, // 25: eidolon.v1.SiteService.PutSiteKey:input_type -> eidolon.v1.PutSiteKeyRequest
+	18, // 26: eidolon.v1.SiteService.DeleteSiteKey:input_type -> eidolon.v1.DeleteSiteKeyRequest
+	5,  // 27: eidolon.v1.SiteService.ListSites:output_type -> eidolon.v1.ListSitesResponse
+	10, // 28: eidolon.v1.SiteService.ListRegistrations:output_type -> eidolon.v1.ListRegistrationsResponse
+	13, // 29: eidolon.v1.SiteService.PutSite:output_type -> eidolon.v1.PutSiteResponse
+	15, // 30: eidolon.v1.SiteService.DeleteSite:output_type -> eidolon.v1.DeleteSiteResponse
+	17, // 31: eidolon.v1.SiteService.PutSiteKey:output_type -> eidolon.v1.PutSiteKeyResponse
+	19, // 32: eidolon.v1.SiteService.DeleteSiteKey:output_type -> eidolon.v1.DeleteSiteKeyResponse
+	27, // [27:33] is the sub-list for method output_type
+	21, // [21:27] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_eidolon_v1_site_proto_init() }
@@ -774,13 +1595,17 @@ func file_eidolon_v1_site_proto_init() {
 		return
 	}
 	file_eidolon_v1_model_proto_init()
+	file_eidolon_v1_site_proto_msgTypes[8].OneofWrappers = []any{}
+	file_eidolon_v1_site_proto_msgTypes[10].OneofWrappers = []any{}
+	file_eidolon_v1_site_proto_msgTypes[12].OneofWrappers = []any{}
+	file_eidolon_v1_site_proto_msgTypes[14].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_eidolon_v1_site_proto_rawDesc), len(file_eidolon_v1_site_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   7,
+			NumEnums:      4,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

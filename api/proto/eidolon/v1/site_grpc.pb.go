@@ -21,19 +21,44 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	SiteService_ListSites_FullMethodName         = "/eidolon.v1.SiteService/ListSites"
 	SiteService_ListRegistrations_FullMethodName = "/eidolon.v1.SiteService/ListRegistrations"
+	SiteService_PutSite_FullMethodName           = "/eidolon.v1.SiteService/PutSite"
+	SiteService_DeleteSite_FullMethodName        = "/eidolon.v1.SiteService/DeleteSite"
+	SiteService_PutSiteKey_FullMethodName        = "/eidolon.v1.SiteService/PutSiteKey"
+	SiteService_DeleteSiteKey_FullMethodName     = "/eidolon.v1.SiteService/DeleteSiteKey"
 )
 
 // SiteServiceClient is the client API for SiteService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// SiteService shows the sites of a map-server and what they registered.
+// SiteService shows and changes the sites of a map-server, and shows what they
+// registered.
+//
+// Sites that are put here are kept beside those of the configuration and survive a
+// restart. Only they can be changed here. What the configuration says goes
+// first: a site that was put and has a name or an EID-prefix of it has no effect.
 type SiteServiceClient interface {
-	// ListSites returns the sites with their EID-prefixes.
+	// ListSites returns the sites with their EID-prefixes. Keys are never
+	// returned.
 	ListSites(ctx context.Context, in *ListSitesRequest, opts ...grpc.CallOption) (*ListSitesResponse, error)
 	// ListRegistrations streams what the xTRs of the sites registered, in the
 	// order of EIDs.
 	ListRegistrations(ctx context.Context, in *ListRegistrationsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListRegistrationsResponse], error)
+	// PutSite adds a site, or puts it in the place of one that was put before. It is
+	// durable and in effect when it returns; registrations that it does not admit
+	// have ended. FAILED_PRECONDITION for a site of the configuration, ABORTED
+	// when the precondition does not hold.
+	PutSite(ctx context.Context, in *PutSiteRequest, opts ...grpc.CallOption) (*PutSiteResponse, error)
+	// DeleteSite removes a site that was put, with all that is registered for it.
+	// NOT_FOUND when none was, else errors as PutSite does.
+	DeleteSite(ctx context.Context, in *DeleteSiteRequest, opts ...grpc.CallOption) (*DeleteSiteResponse, error)
+	// PutSiteKey adds a key to a site that was put, or puts it in the place of the
+	// one with its key-id. NOT_FOUND when there is no such site.
+	PutSiteKey(ctx context.Context, in *PutSiteKeyRequest, opts ...grpc.CallOption) (*PutSiteKeyResponse, error)
+	// DeleteSiteKey removes a key of a site that was put. What was registered with
+	// it ends when it is not refreshed with another. NOT_FOUND when there is no
+	// such site or key; FAILED_PRECONDITION when it is the last one.
+	DeleteSiteKey(ctx context.Context, in *DeleteSiteKeyRequest, opts ...grpc.CallOption) (*DeleteSiteKeyResponse, error)
 }
 
 type siteServiceClient struct {
@@ -73,17 +98,78 @@ func (c *siteServiceClient) ListRegistrations(ctx context.Context, in *ListRegis
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type SiteService_ListRegistrationsClient = grpc.ServerStreamingClient[ListRegistrationsResponse]
 
+func (c *siteServiceClient) PutSite(ctx context.Context, in *PutSiteRequest, opts ...grpc.CallOption) (*PutSiteResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PutSiteResponse)
+	err := c.cc.Invoke(ctx, SiteService_PutSite_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *siteServiceClient) DeleteSite(ctx context.Context, in *DeleteSiteRequest, opts ...grpc.CallOption) (*DeleteSiteResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteSiteResponse)
+	err := c.cc.Invoke(ctx, SiteService_DeleteSite_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *siteServiceClient) PutSiteKey(ctx context.Context, in *PutSiteKeyRequest, opts ...grpc.CallOption) (*PutSiteKeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PutSiteKeyResponse)
+	err := c.cc.Invoke(ctx, SiteService_PutSiteKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *siteServiceClient) DeleteSiteKey(ctx context.Context, in *DeleteSiteKeyRequest, opts ...grpc.CallOption) (*DeleteSiteKeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteSiteKeyResponse)
+	err := c.cc.Invoke(ctx, SiteService_DeleteSiteKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // SiteServiceServer is the server API for SiteService service.
 // All implementations must embed UnimplementedSiteServiceServer
 // for forward compatibility.
 //
-// SiteService shows the sites of a map-server and what they registered.
+// SiteService shows and changes the sites of a map-server, and shows what they
+// registered.
+//
+// Sites that are put here are kept beside those of the configuration and survive a
+// restart. Only they can be changed here. What the configuration says goes
+// first: a site that was put and has a name or an EID-prefix of it has no effect.
 type SiteServiceServer interface {
-	// ListSites returns the sites with their EID-prefixes.
+	// ListSites returns the sites with their EID-prefixes. Keys are never
+	// returned.
 	ListSites(context.Context, *ListSitesRequest) (*ListSitesResponse, error)
 	// ListRegistrations streams what the xTRs of the sites registered, in the
 	// order of EIDs.
 	ListRegistrations(*ListRegistrationsRequest, grpc.ServerStreamingServer[ListRegistrationsResponse]) error
+	// PutSite adds a site, or puts it in the place of one that was put before. It is
+	// durable and in effect when it returns; registrations that it does not admit
+	// have ended. FAILED_PRECONDITION for a site of the configuration, ABORTED
+	// when the precondition does not hold.
+	PutSite(context.Context, *PutSiteRequest) (*PutSiteResponse, error)
+	// DeleteSite removes a site that was put, with all that is registered for it.
+	// NOT_FOUND when none was, else errors as PutSite does.
+	DeleteSite(context.Context, *DeleteSiteRequest) (*DeleteSiteResponse, error)
+	// PutSiteKey adds a key to a site that was put, or puts it in the place of the
+	// one with its key-id. NOT_FOUND when there is no such site.
+	PutSiteKey(context.Context, *PutSiteKeyRequest) (*PutSiteKeyResponse, error)
+	// DeleteSiteKey removes a key of a site that was put. What was registered with
+	// it ends when it is not refreshed with another. NOT_FOUND when there is no
+	// such site or key; FAILED_PRECONDITION when it is the last one.
+	DeleteSiteKey(context.Context, *DeleteSiteKeyRequest) (*DeleteSiteKeyResponse, error)
 	mustEmbedUnimplementedSiteServiceServer()
 }
 
@@ -99,6 +185,18 @@ func (UnimplementedSiteServiceServer) ListSites(context.Context, *ListSitesReque
 }
 func (UnimplementedSiteServiceServer) ListRegistrations(*ListRegistrationsRequest, grpc.ServerStreamingServer[ListRegistrationsResponse]) error {
 	return status.Error(codes.Unimplemented, "method ListRegistrations not implemented")
+}
+func (UnimplementedSiteServiceServer) PutSite(context.Context, *PutSiteRequest) (*PutSiteResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PutSite not implemented")
+}
+func (UnimplementedSiteServiceServer) DeleteSite(context.Context, *DeleteSiteRequest) (*DeleteSiteResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteSite not implemented")
+}
+func (UnimplementedSiteServiceServer) PutSiteKey(context.Context, *PutSiteKeyRequest) (*PutSiteKeyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PutSiteKey not implemented")
+}
+func (UnimplementedSiteServiceServer) DeleteSiteKey(context.Context, *DeleteSiteKeyRequest) (*DeleteSiteKeyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteSiteKey not implemented")
 }
 func (UnimplementedSiteServiceServer) mustEmbedUnimplementedSiteServiceServer() {}
 func (UnimplementedSiteServiceServer) testEmbeddedByValue()                     {}
@@ -150,6 +248,78 @@ func _SiteService_ListRegistrations_Handler(srv interface{}, stream grpc.ServerS
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type SiteService_ListRegistrationsServer = grpc.ServerStreamingServer[ListRegistrationsResponse]
 
+func _SiteService_PutSite_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PutSiteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SiteServiceServer).PutSite(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SiteService_PutSite_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SiteServiceServer).PutSite(ctx, req.(*PutSiteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SiteService_DeleteSite_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteSiteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SiteServiceServer).DeleteSite(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SiteService_DeleteSite_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SiteServiceServer).DeleteSite(ctx, req.(*DeleteSiteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SiteService_PutSiteKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PutSiteKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SiteServiceServer).PutSiteKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SiteService_PutSiteKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SiteServiceServer).PutSiteKey(ctx, req.(*PutSiteKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SiteService_DeleteSiteKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteSiteKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SiteServiceServer).DeleteSiteKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SiteService_DeleteSiteKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SiteServiceServer).DeleteSiteKey(ctx, req.(*DeleteSiteKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // SiteService_ServiceDesc is the grpc.ServiceDesc for SiteService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -160,6 +330,22 @@ var SiteService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListSites",
 			Handler:    _SiteService_ListSites_Handler,
+		},
+		{
+			MethodName: "PutSite",
+			Handler:    _SiteService_PutSite_Handler,
+		},
+		{
+			MethodName: "DeleteSite",
+			Handler:    _SiteService_DeleteSite_Handler,
+		},
+		{
+			MethodName: "PutSiteKey",
+			Handler:    _SiteService_PutSiteKey_Handler,
+		},
+		{
+			MethodName: "DeleteSiteKey",
+			Handler:    _SiteService_DeleteSiteKey_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
