@@ -985,3 +985,21 @@ func TestKnownStay(t *testing.T) {
 		t.Errorf("%v, %v", m, err)
 	}
 }
+
+// What serves strangers over HTTP calls nothing that needs more than RoleRead.
+func TestRESTOnlyReads(t *testing.T) {
+	s := serveSecure(t, nil)
+	r, err := newREST(s.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.close()
+	for name, d := range allMethods(t) {
+		m := methods[name]
+		if err := invoke(t, r.conn, name, d); (m.open || m.roles&RoleRead != 0) == (status.Code(err) == codes.PermissionDenied) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	wantCode(t, r.conn.Invoke(t.Context(), eidolonv1.MappingService_PutMappings_FullMethodName, &eidolonv1.PutMappingsRequest{}, &eidolonv1.PutMappingsResponse{}),
+		codes.PermissionDenied, "PutMappings")
+}

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	restv1 "github.com/eidolon-lisp/eidolon/api/proto/rest/eidolon/v1"
@@ -43,7 +44,19 @@ type rest struct {
 
 func newREST(socket string) (*rest, error) {
 	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxRESTMessage)))
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxRESTMessage)),
+		grpc.WithUnaryInterceptor(func(ctx context.Context, name string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			if err := onlyReads(name); err != nil {
+				return err
+			}
+			return invoke(ctx, name, req, reply, conn, opts...)
+		}),
+		grpc.WithStreamInterceptor(func(ctx context.Context, d *grpc.StreamDesc, conn *grpc.ClientConn, name string, stream grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+			if err := onlyReads(name); err != nil {
+				return nil, err
+			}
+			return stream(ctx, d, conn, name, opts...)
+		}))
 	if err != nil {
 		return nil, fmt.Errorf("rest: %w", err)
 	}
@@ -68,6 +81,15 @@ func newREST(socket string) (*rest, error) {
 		}
 	}
 	return &rest{mux: mux, conn: conn, room: make(chan struct{}, maxREST)}, nil
+}
+
+// onlyReads refuses what needs another role than RoleRead, whatever the document
+// makes of it: on its socket the daemon would take the call for its own.
+func onlyReads(name string) error {
+	if m := methods[name]; !m.open && m.roles&RoleRead == 0 {
+		return status.Errorf(codes.PermissionDenied, "%s is not for who is not known", name)
+	}
+	return nil
 }
 
 func (r *rest) close() error { return r.conn.Close() }
