@@ -57,7 +57,7 @@ CAP_NET_RAW.`,
 	f.IntVar(&c.snap, "snap", maxSnap, "octets of each frame to keep, headers included")
 	f.StringVarP(&file, "write", "w", "", "write pcapng to a file; - for standard output")
 	completes(cmd, 0, nil)
-	socket := socketFlag(cmd, programXTR)
+	socket := cmd.Flags().String("socket", "", "Unix socket of the xTR of this host (default "+defaultSocket(programXTR)+")")
 	out := formatFlag(cmd, formatText, formatJSONL)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
 		if err := c.set(eid, rloc); err != nil {
@@ -162,7 +162,7 @@ func (c *capture) chooseInterfaces(ctx context.Context, socket string) (names []
 		}
 		return names, nil
 	}
-	if x, err := dial(ctx, socket, programXTR); err == nil {
+	if x, err := dialLocal(ctx, socket, programXTR); err == nil {
 		defer x.close()
 		timed, cancel := context.WithTimeout(ctx, answerTime)
 		defer cancel()

@@ -29,8 +29,9 @@ func newCompletion() *cobra.Command {
 		Use:   "completion bash|zsh|fish",
 		Short: "Write the script that completes commands in a shell",
 		Long: `completion writes a script for a shell. It completes commands and flags, and asks the
-daemons of this host for EIDs, sites, locators and counters; one that does not
-answer within half a second is left out.`,
+daemons of this host, or the one that the flags and the environment name, for
+EIDs, sites, locators and counters; one that does not answer within half a second
+is left out.`,
 		Example: `  lispctl completion bash > /etc/bash_completion.d/lispctl   (needs the package bash-completion)
   lispctl completion zsh > "${fpath[1]}/_lispctl"
   lispctl completion fish > ~/.config/fish/completions/lispctl.fish`,
@@ -62,14 +63,16 @@ func completes(cmd *cobra.Command, n int, of candidate, programs ...string) *cob
 	return cmd
 }
 
-// candidates asks the daemon that --socket names, or those on the usual sockets,
-// for what begins as begun and is not among the arguments yet.
+// candidates asks the daemon that --socket or --address names, or those on the
+// usual sockets, for what begins as begun and is not among the arguments yet.
 func candidates(cmd *cobra.Command, args []string, begun string, of candidate, programs []string) (list []cobra.Completion) {
 	ctx, cancel := context.WithTimeout(cmd.Context(), completionTime)
 	defer cancel()
 	var clients []*client
-	if f := cmd.Flag("socket"); f != nil && f.Value.Type() == "string" && f.Value.String() != "" {
-		if c, err := dialOne(ctx, f.Value.String(), programs); err == nil {
+	if t, err := targetOf(cmd).complete(); err != nil {
+		return nil
+	} else if t != (target{}) {
+		if c, err := dial(ctx, t, programs...); err == nil {
 			clients = append(clients, c)
 		}
 	} else {

@@ -127,7 +127,7 @@ func (d *doctor) daemon() {
 		return
 	}
 	d.c = c
-	if d.pid, err = peerProcess(c.socket); err != nil || d.pid == 0 {
+	if d.pid, err = peerProcess(c.at.socket); err != nil || d.pid == 0 {
 		d.pid = 0
 		d.add(pass, "daemon", d.socket, "", "%s answers", d.kind)
 		return

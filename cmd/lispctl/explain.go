@@ -53,12 +53,13 @@ and for TCP, UDP and SCTP the ports.`,
 	f.StringVar(&resolver, "resolver", "", "address of a map-resolver to ask, with or without a port")
 	f.BoolVar(&q.local, "local", false, "ask only daemons of this host")
 	completeWords(cmd, "protocol", slices.Sorted(maps.Keys(protocols))...)
+	remote := addressFlags(cmd)
 	out := formatFlag(cmd, formatText, formatJSON, formatYAML)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := q.parse(args[0], source, protocol, resolver); err != nil {
 			return err
 		}
-		clients, err := daemons(cmd.Context(), sockets)
+		clients, err := daemons(cmd.Context(), sockets, *remote)
 		if err != nil {
 			return err
 		}
@@ -66,7 +67,7 @@ and for TCP, UDP and SCTP the ports.`,
 			defer c.close()
 		}
 		if len(clients) == 0 && !q.resolver.IsValid() {
-			return noDaemon([]string{defaultSocket(programXTR), defaultSocket(programMapServer)}, "name a socket with --socket or a map-resolver with --resolver")
+			return noDaemon([]string{defaultSocket(programXTR), defaultSocket(programMapServer)}, "name a socket with --socket, a daemon elsewhere with --address or a map-resolver with --resolver")
 		}
 		x, err := q.ask(cmd.Context(), clients)
 		if err != nil {
@@ -137,10 +138,23 @@ func (q *explainQuery) destination() mapping.EID {
 	return mapping.HostEID(q.eid.IID, q.eid.Prefix.Addr())
 }
 
-// daemons connects to the daemons on the given sockets, or to those that have
-// their usual ones.
-func daemons(ctx context.Context, sockets []string) (out []*client, err error) {
+// daemons connects to the daemons on the given sockets, to the one at a remote
+// address, or to those that have their usual sockets.
+func daemons(ctx context.Context, sockets []string, remote target) (out []*client, err error) {
 	given := len(sockets) > 0
+	if given {
+		remote.socket = sockets[0]
+	}
+	if remote, err = remote.complete(); err != nil {
+		return nil, err
+	}
+	if remote.address != "" {
+		c, err := dialRemote(ctx, remote, []string{programXTR, programMapServer})
+		if err != nil {
+			return nil, err
+		}
+		return []*client{c}, nil
+	}
 	if !given {
 		sockets = []string{defaultSocket(programMapServer), defaultSocket(programXTR)}
 	}
@@ -191,12 +205,12 @@ func (q explainQuery) ask(ctx context.Context, clients []*client) (explanation, 
 			x.flow, err = eidolonv1.NewRouterServiceClient(c.conn).ExplainFlow(timed, req)
 		}
 		if err != nil {
-			return x, fmt.Errorf("%s: %w", c.socket, explain(err))
+			return x, fmt.Errorf("%s: %w", c.at, explain(err))
 		}
 	}
 	resolver := q.resolver
 	if !resolver.IsValid() && !q.local && x.xtr != nil && x.mapServer == nil {
-		resolver, x.ligErr = chooseResolver(ctx, "", x.xtr.socket)
+		resolver, x.ligErr = chooseResolver(ctx, "", x.xtr.at)
 		x.asked = x.ligErr != nil
 	}
 	if resolver.IsValid() {
@@ -303,7 +317,7 @@ func (x explanation) subject() string {
 
 func (x explanation) printMapServer(s section, now time.Time) {
 	m := x.mapping
-	s.title("map-server (%s)", x.mapServer.socket)
+	s.title("map-server (%s)", x.mapServer.at)
 	if p := m.GetSitePrefix(); p != nil {
 		more := "more-specifics refused"
 		if p.GetAcceptMoreSpecifics() {
@@ -457,7 +471,7 @@ var dropMeaning = map[string]string{
 
 func (x explanation) printXTR(s section, now time.Time) {
 	f := x.flow
-	s.title("xTR (%s)", x.xtr.socket)
+	s.title("xTR (%s)", x.xtr.at)
 	if d := f.GetDatabaseMapping(); d != nil {
 		s.fact("own EID", "%s: %s", d.GetRecord().GetEid(), locatorsText(d.GetRecord()))
 		for _, r := range d.GetRegistrations() {

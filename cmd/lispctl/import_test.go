@@ -124,7 +124,7 @@ func TestImportBreaksOff(t *testing.T) {
 	h.serve(ctx, programMapServer, api.Admin(programMapServer), api.Mappings(f))
 	var c *client
 	for range 500 {
-		if c, err = dial(ctx, h.socket(programMapServer), programMapServer); err == nil {
+		if c, err = dial(ctx, target{socket: h.socket(programMapServer)}, programMapServer); err == nil {
 			break
 		}
 		time.Sleep(10 * time.Millisecond)

@@ -92,13 +92,12 @@ Exit codes:
 	return cmd
 }
 
-// chooseResolver reads the address of a map-resolver, or asks the local xTR
-// for one.
-func chooseResolver(ctx context.Context, address, socket string) (netip.AddrPort, error) {
+// chooseResolver reads the address of a map-resolver, or asks the xTR for one.
+func chooseResolver(ctx context.Context, address string, at target) (netip.AddrPort, error) {
 	if address != "" {
 		return parseAddrPort(address)
 	}
-	c, err := dial(ctx, socket, programXTR)
+	c, err := dial(ctx, at, programXTR)
 	if err != nil {
 		return netip.AddrPort{}, fmt.Errorf("no --resolver given, and the local xTR can't be asked for one: %w", err)
 	}

@@ -80,6 +80,10 @@ mapping system and xTR.
 EIDs are written [IID]prefix, for example 10.1.0.0/16 or '[7]2001:db8:1::/48'
 (quoted for the shell); a bare address stands for its /32 or /128.
 
+It asks the daemons on this host by their Unix sockets. For one elsewhere give
+--address with --ca, and --cert and --key or --token-file; or set
+EIDOLON_ADDRESS, EIDOLON_CA, EIDOLON_CERT, EIDOLON_KEY and EIDOLON_TOKEN_FILE.
+
 The exit code is 0 when all went well and 1 when it did not; lig and doctor
 have two more each.`,
 		Args:              cobra.ArbitraryArgs, // help refuses them
@@ -91,7 +95,7 @@ have two more each.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())
 	})
-	root.AddCommand(newExplain(), newTrace(), newLig(), newMonitor(), newShow(), newLocator(), newClear(), newMapping(), newImport(), newDecode(), newCapture(), newConfig(), newDoctor(), newCompletion(), newVersion())
+	root.AddCommand(newExplain(), newTrace(), newLig(), newMonitor(), newShow(), newLocator(), newClear(), newMapping(), newImport(), newDecode(), newCapture(), newConfig(), newDoctor(), newToken(), newCompletion(), newVersion())
 	return root
 }
 

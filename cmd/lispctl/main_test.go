@@ -2,10 +2,14 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"iter"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -21,8 +25,10 @@ import (
 	eidolonv1 "github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1"
 	"github.com/eidolon-lisp/eidolon/dataplane"
 	"github.com/eidolon-lisp/eidolon/dataplane/dptest"
+	"github.com/eidolon-lisp/eidolon/internal/config"
 	"github.com/eidolon-lisp/eidolon/internal/fanout"
 	"github.com/eidolon-lisp/eidolon/internal/netns"
+	"github.com/eidolon-lisp/eidolon/internal/testca"
 	"github.com/eidolon-lisp/eidolon/internal/udp"
 	"github.com/eidolon-lisp/eidolon/mapping"
 	"github.com/eidolon-lisp/eidolon/mapping/alt"
@@ -62,6 +68,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("MS", h.addr.String())
 			env.Setenv("MS_SOCK", h.socket("mapserver"))
 			env.Setenv("XTR_SOCK", h.socket("xtr"))
+			env.Setenv("MS_TLS", h.tls)
 			silent, err := net.ListenPacket("udp4", "127.0.0.1:0")
 			if err != nil {
 				return err
@@ -157,6 +164,7 @@ type host struct {
 	key     auth.Key
 	lost    atomic.Uint64 // misses
 	traffic func()        // has packets go through the xTR
+	tls     string        // where the map-server is served over TLS
 	ns      *netns.NS     // of the command namespace
 	capture *capturing    // of the command begin
 }
@@ -164,7 +172,11 @@ type host struct {
 func (h *host) socket(program string) string { return filepath.Join(h.dir, program+".sock") }
 
 func (h *host) serve(ctx context.Context, program string, services ...api.Service) {
-	h.wait.Go(func() { api.Serve(ctx, api.Config{Socket: h.socket(program)}, services...) })
+	h.serveFor(ctx, nil, program, services...)
+}
+
+func (h *host) serveFor(ctx context.Context, access *api.Access, program string, services ...api.Service) {
+	h.wait.Go(func() { api.Serve(ctx, api.Config{Socket: h.socket(program), Access: access}, services...) })
 }
 
 func locator(a string, priority, weight uint8) mapping.Locator {
@@ -207,8 +219,46 @@ func (h *host) mapServer(ctx context.Context) error {
 			return slices.Values([]alt.Route{{Prefix: netip.MustParsePrefix("10.0.0.0/8"), Kind: alt.Forward, NextHop: netip.MustParseAddr("172.16.0.1"), OriginAS: 65000}})
 		},
 	}
-	h.serve(ctx, programMapServer, api.Admin(programMapServer, h.srv.Stats), api.Mappings(h.watched), api.Sites(h.srv), api.ALT(overlay))
+	access, err := h.access()
+	if err != nil {
+		return err
+	}
+	h.serveFor(ctx, access, programMapServer, api.Admin(programMapServer, h.srv.Stats), api.Mappings(h.watched), api.Sites(h.srv), api.ALT(overlay))
+	for access.Addrs() == nil {
+		time.Sleep(time.Millisecond)
+	}
+	h.tls = access.Addrs()[0].String()
 	return h.registerSite()
+}
+
+// access lets users in over TLS, and writes what they need to the directory: a
+// certificate noc, of who reads, and fabric.token, of who registers.
+func (h *host) access() (*api.Access, error) {
+	ca, err := testca.New("the CA")
+	if err != nil {
+		return nil, err
+	}
+	daemon, err := ca.Issue("mapserver.example", x509.ExtKeyUsageServerAuth, nil)
+	if err != nil {
+		return nil, err
+	}
+	noc, err := ca.Issue("noc.example", x509.ExtKeyUsageClientAuth, nil)
+	if err != nil {
+		return nil, err
+	}
+	const token = "a token for tests, of who registers"
+	if err := errors.Join(ca.WriteCA(filepath.Join(h.dir, "ca.pem")), testca.Write(h.dir, "noc", noc),
+		os.WriteFile(filepath.Join(h.dir, "fabric.token"), []byte(strings.ReplaceAll(token, " ", "-")+"\n"), 0o600)); err != nil {
+		return nil, err
+	}
+	return api.NewAccess(config.API{
+		TCP: &config.APITCP{Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}, MaxConnections: 64, Certificate: daemon, ClientCAs: []*x509.Certificate{ca.Certificate}},
+		Users: []config.APIUser{
+			{Name: "noc", Read: true, Certificates: []string{"noc.example"}},
+			{Name: "fabric", Register: true, EIDPrefixes: []mapping.EID{mapping.MustParseEID("10.0.0.0/8")},
+				Tokens: [][sha256.Size]byte{sha256.Sum256([]byte(strings.ReplaceAll(token, " ", "-")))}},
+		},
+	}, nil)
 }
 
 // watchedServer is a map-server that counts who watches its events.

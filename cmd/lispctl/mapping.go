@@ -78,13 +78,13 @@ there is none.`,
 
 // withMappings checks EIDs and calls do with the mappings of a map-server, for one
 // answer.
-func withMappings(cmd *cobra.Command, socket string, eids []string, do func(context.Context, eidolonv1.MappingServiceClient) error) error {
+func withMappings(cmd *cobra.Command, at target, eids []string, do func(context.Context, eidolonv1.MappingServiceClient) error) error {
 	for _, e := range eids {
 		if _, err := mapping.ParseEID(e); err != nil {
 			return err
 		}
 	}
-	c, err := dial(cmd.Context(), socket, programMapServer)
+	c, err := dial(cmd.Context(), at, programMapServer)
 	if err != nil {
 		return err
 	}
