@@ -138,7 +138,9 @@ func serveSecure(t *testing.T, edit func(*secure)) *secure {
 	done := make(chan error, 1)
 	go func() {
 		done <- Serve(ctx, Config{Socket: s.socket, Access: s.access, Logger: log},
-			Controlled("test", Controls{Reload: func() (Reloaded, error) { return Reloaded{Restart: []string{"listen"}}, nil }, Logs: new(someLogs)}), Mappings(s.db), Sites(s.db), Router(s.xtr, dataplane.NewFIB()), Traces(dataplane.NewFIB(), false), BGP(nil), ALT(nil))
+			Controlled("test", Controls{Reload: func() (Reloaded, error) {
+				return Reloaded{Changed: []string{"listen", "sites"}, Restart: []string{"listen"}}, nil
+			}, Logs: new(someLogs)}), Mappings(s.db), Sites(s.db), Router(s.xtr, dataplane.NewFIB()), Traces(dataplane.NewFIB(), false), BGP(nil), ALT(nil))
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -391,7 +393,9 @@ func TestNobody(t *testing.T) {
 		{"a certificate of no user", s.client("stranger.example"), "", codes.Unauthenticated, "no user's"},
 		{"the name of a user beside other names", cert(s.ca, "reader.example", x509.ExtKeyUsageClientAuth, func(c *x509.Certificate) { c.DNSNames = []string{"stranger.example"} }), "", codes.Unauthenticated, "no user's"},
 	} {
-		err := ask(t, s.dial(c.cert, c.token))
+		conn := s.dial(c.cert, c.token)
+		err := ask(t, conn)
+		conn.Close() // or it would try again, and fail once more
 		if status.Code(err) != c.code || err != nil && !strings.Contains(err.Error(), c.text) {
 			t.Errorf("%s: got %v, want %v and %q", c.what, err, c.code, c.text)
 		}
@@ -411,6 +415,18 @@ func TestNobody(t *testing.T) {
 	for _, secret := range []string{readToken, fmt.Sprintf("%x", sha256.Sum256([]byte(readToken)))} {
 		if strings.Contains(s.log.String(), secret) {
 			t.Errorf("the log has %q", secret)
+		}
+	}
+}
+
+// TestOpenIsForUsers: health and reflection are not for nobody.
+func TestOpenIsForUsers(t *testing.T) {
+	s := serveSecure(t, nil)
+	all := allMethods(t)
+	conn := s.dial(nil, "")
+	for name, m := range methods {
+		if m.open {
+			wantCode(t, invoke(t, conn, name, all[name]), codes.Unauthenticated, "neither")
 		}
 	}
 }
@@ -467,7 +483,7 @@ func TestRegisterIsBounded(t *testing.T) {
 		_, err := c.PutMappings(ctx, req)
 		return err
 	}
-	for _, e := range []string{"10.1.0.0/16", "10.1.2.0/24", "[7]2001:db8::/32", "[7]0.0.0.0/0"} {
+	for _, e := range []string{"10.1.0.0/16", "10.1.2.0/24", "[7]2001:db8::/32", "[7]0.0.0.0/0", "10.1.0.0/16 from 192.0.2.0/24"} {
 		if err := put(e); err != nil {
 			t.Errorf("put %s: %v", e, err)
 		}
@@ -485,7 +501,7 @@ func TestRegisterIsBounded(t *testing.T) {
 	if err := list("10.1.0.0/16"); err != nil {
 		t.Errorf("list: %v", err)
 	}
-	for _, e := range []string{"10.2.0.0/16", "10.0.0.0/8", "0.0.0.0/0", "[8]10.1.0.0/16", "2001:db8::/32", ""} {
+	for _, e := range []string{"10.2.0.0/16", "10.0.0.0/8", "10.2.0.0/16 from 10.1.0.0/16", "0.0.0.0/0", "[8]10.1.0.0/16", "2001:db8::/32", ""} {
 		wantCode(t, put("10.1.3.0/24", e), codes.PermissionDenied, "records[1].eid")
 		_, err := c.GetMapping(ctx, &eidolonv1.GetMappingRequest{Eid: e})
 		wantCode(t, err, codes.PermissionDenied, "eid")
@@ -509,7 +525,7 @@ func TestRegisterIsBounded(t *testing.T) {
 		}
 		wantCode(t, err, codes.PermissionDenied, "within")
 	}
-	if page, err := c.PageMappings(ctx, &eidolonv1.PageMappingsRequest{Within: "10.1.0.0/16"}); err != nil || len(page.GetMappings()) != 2 {
+	if page, err := c.PageMappings(ctx, &eidolonv1.PageMappingsRequest{Within: "10.1.0.0/16"}); err != nil || len(page.GetMappings()) != 3 {
 		t.Errorf("page: %v, %v", page, err)
 	}
 	if _, err := c.BatchMappings(ctx, &eidolonv1.BatchMappingsRequest{Operations: []*eidolonv1.MappingOperation{
@@ -617,7 +633,7 @@ func TestAudit(t *testing.T) {
 		{Who: mine, By: "unix", From: me, Method: "eidolon.v1.RouterService/ClearMapCache", What: "map-cache within 10.0.0.0/8", Before: json.RawMessage(`{"entries":0}`), After: json.RawMessage(`{"entries":0}`), Result: "OK"},
 		{Who: "operator", By: "token", Method: "eidolon.v1.AdminService/SetLogLevel", What: "log levels", Before: json.RawMessage(`{"api":"info","server":"info"}`), After: json.RawMessage(`{"api":"debug","server":"debug"}`), Result: "OK"},
 		{Who: "operator", By: "token", Method: "eidolon.v1.AdminService/SetLogLevel", What: "log levels", Before: json.RawMessage(`{"api":"debug"}`), After: json.RawMessage(`{"api":"warn"}`), Result: "OK"},
-		{Who: "operator", By: "token", Method: "eidolon.v1.AdminService/Reload", What: "configuration", Before: json.RawMessage("null"), After: json.RawMessage(`{"restart_keys":["listen"]}`), Result: "OK"},
+		{Who: "operator", By: "token", Method: "eidolon.v1.AdminService/Reload", What: "configuration", Before: json.RawMessage("null"), After: json.RawMessage(`{"changed":["listen","sites"],"restart_keys":["listen"]}`), Result: "OK"},
 	}
 	got := s.lines(s.audit)
 	for i, e := range got {

@@ -36,12 +36,13 @@ const (
 type auditLine struct {
 	// Time is of UTC, with microseconds.
 	Time string `json:"time"`
-	// Who is a user of the configuration, or "uid N" on the Unix socket; By is
-	// unix, certificate or token; From is an address and port, or "pid N".
+	// Who is a user of the configuration, "uid N" on the Unix socket, or SIGHUP; By
+	// is unix, certificate, token or signal; From is an address and port, or "pid
+	// N", and empty of a signal.
 	Who  string `json:"who"`
 	By   string `json:"by"`
 	From string `json:"from"`
-	// Method is "eidolon.v1.Service/Method".
+	// Method is "eidolon.v1.Service/Method"; empty of a signal.
 	Method string `json:"method"`
 	// What is what was changed, or, of what was not changed, what was asked for.
 	What string `json:"what"`
@@ -81,7 +82,10 @@ func (l *auditLog) open(path string) error {
 	l.file = f
 	l.mu.Unlock()
 	if old != nil {
-		return old.Close()
+		if err := old.Close(); err != nil { // its last lines may be lost
+			l.failures.Add(1)
+			l.log.Error("changes may not be in the audit log", "err", err)
+		}
 	}
 	return nil
 }
@@ -141,10 +145,11 @@ func (l *auditLog) write(lines ...auditLine) {
 }
 
 // line begins a line about the call.
-func (c *call) line(what string) auditLine {
-	who := c.caller.Load()
-	return auditLine{Time: time.Now().UTC().Format("2006-01-02T15:04:05.000000Z"), Who: who.name, By: who.by, From: who.from,
-		Method: c.name, What: what, Before: json.RawMessage("null"), After: json.RawMessage("null"), Result: codes.OK.String()}
+func (c *call) line(what string) auditLine { return c.caller.Load().line(c.name, what) }
+
+func (c *caller) line(method, what string) auditLine {
+	return auditLine{Time: time.Now().UTC().Format("2006-01-02T15:04:05.000000Z"), Who: c.name, By: c.by, From: c.from,
+		Method: method, What: what, Before: json.RawMessage("null"), After: json.RawMessage("null"), Result: codes.OK.String()}
 }
 
 // changed tells the audit log that the call has changed something. before and
@@ -184,6 +189,45 @@ func (c *call) changedMappings(eids []mapping.EID, before, after []*mapping.Reco
 		lines[n].Before, lines[n].After = asJSON(recordOrNil(before[i])), asJSON(recordOrNil(after[i]))
 	}
 	c.access.audit.write(lines...)
+}
+
+const configuration = "configuration" // as something that is changed
+
+// audited is what the audit log tells of a configuration that was reloaded: the
+// names of keys, as what they hold may be secret.
+type audited struct {
+	Changed []string `json:"changed"`
+	Restart []string `json:"restart_keys"`
+}
+
+func auditedOf(done Reloaded) audited {
+	return audited{append([]string{}, done.Changed...), append([]string{}, done.Restart...)}
+}
+
+// reloaded is changed for a configuration; one that stays as it was is not told.
+func (c *call) reloaded(done Reloaded) {
+	switch {
+	case c == nil:
+	case len(done.Changed) == 0:
+		c.told.Store(true)
+	default:
+		c.changed(configuration, nil, auditedOf(done))
+	}
+}
+
+// Hangup tells the audit log what became of a reload that SIGHUP asked for; what
+// changed nothing is not told.
+func (a *Access) Hangup(done Reloaded, err error) {
+	e := (&caller{name: "SIGHUP", by: "signal"}).line("", configuration)
+	switch {
+	case err != nil:
+		e.Result, e.Detail = codes.FailedPrecondition.String(), short(err.Error())
+	case len(done.Changed) == 0:
+		return
+	default:
+		e.After = asJSON(auditedOf(done))
+	}
+	a.audit.write(e)
 }
 
 func recordOrNil(r *mapping.Record) any {

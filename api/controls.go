@@ -33,6 +33,8 @@ type Reloaded struct {
 	Warnings []string
 	// Restart are the keys that have changed and need a restart.
 	Restart []string
+	// Changed are all keys that have changed since they were last read.
+	Changed []string
 }
 
 // Logs are the subsystems of a daemon and from which level on they log.
@@ -65,7 +67,7 @@ func (c *controlled) Reload(ctx context.Context, _ *eidolonv1.ReloadRequest) (*e
 	if err != nil {
 		return nil, notReloaded(err)
 	}
-	callOf(ctx).changed("configuration", nil, &eidolonv1.ReloadResponse{RestartKeys: done.Restart})
+	callOf(ctx).reloaded(done)
 	return &eidolonv1.ReloadResponse{Warnings: done.Warnings, RestartKeys: done.Restart}, nil
 }
 

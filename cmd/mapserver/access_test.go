@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -165,15 +166,32 @@ api:
 	if err := put("second", "192.0.2.3"); err != nil {
 		t.Fatal(err)
 	}
-	old, fresh := lines(audit+".1"), lines(audit)
+	// The same file and the same certificate change nothing, and are not told.
+	hangup()
+	of := func(who, path string) []map[string]any {
+		return slices.DeleteFunc(lines(path), func(e map[string]any) bool { return e["who"] != who })
+	}
+	for start := time.Now(); len(of("SIGHUP", audit)) == 0; time.Sleep(20 * time.Millisecond) {
+		if time.Since(start) > 20*time.Second {
+			t.Fatal("the reload is not in the audit log")
+		}
+	}
+	old, fresh := of("fabric", audit+".1"), of("fabric", audit)
 	if len(old) != 2 || len(fresh) != 1 {
 		t.Fatalf("lines of the audit log: %v, %v", old, fresh)
 	}
 	before, ok := fresh[0]["before"].(map[string]any)
-	if !ok || fmt.Sprint(before["locators"].([]any)[0].(map[string]any)["address"]) != "192.0.2.2" || fresh[0]["who"] != "fabric" {
+	if !ok || fmt.Sprint(before["locators"].([]any)[0].(map[string]any)["address"]) != "192.0.2.2" {
 		t.Errorf("the audit log has %v", fresh[0])
 	}
 	if old[0]["from"] != fresh[0]["from"] {
 		t.Errorf("the connection was dropped: it came from %v, and from %v", old[0]["from"], fresh[0]["from"])
+	}
+	bad, good := of("SIGHUP", audit+".1"), of("SIGHUP", audit)
+	if len(bad) != 1 || bad[0]["result"] != "FailedPrecondition" || !strings.Contains(fmt.Sprint(bad[0]["detail"]), "nonsense") {
+		t.Errorf("of the bad file the audit log has %v", bad)
+	}
+	if after, ok := good[0]["after"].(map[string]any); len(good) != 1 || !ok || fmt.Sprint(after["changed"]) != "[api]" || fmt.Sprint(after["restart_keys"]) != "[]" {
+		t.Errorf("of the good file the audit log has %v", good)
 	}
 }

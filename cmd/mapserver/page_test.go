@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/eidolon-lisp/eidolon/api"
 	"github.com/eidolon-lisp/eidolon/internal/config"
 	"github.com/eidolon-lisp/eidolon/internal/config/configtest"
 	"github.com/eidolon-lisp/eidolon/mapping/server"
@@ -54,6 +55,8 @@ func (x *taken) SetSites(_ context.Context, sites []server.Site) error {
 	x.sites = sites
 	return nil
 }
+
+func (x *taken) Hangup(api.Reloaded, error) {}
 
 func (x *taken) Reload(a config.API) error {
 	x.api = a

@@ -12,6 +12,12 @@ import (
 	"github.com/eidolon-lisp/eidolon/mapping/server"
 )
 
+// access is who may call the API, and the audit log.
+type access interface {
+	Reload(config.API) error
+	Hangup(api.Reloaded, error)
+}
+
 // reloader applies a changed configuration file to a running map-server: its
 // sites, who may call the API, and what is logged, and how. Everything else
 // needs a restart, and is named.
@@ -21,7 +27,7 @@ type reloader struct {
 	sites interface {
 		SetSites(context.Context, []server.Site) error
 	}
-	access interface{ Reload(config.API) error } // who may call the API
+	access access
 	logs   interface{ Configure(config.Log) }
 	log    *slog.Logger
 
@@ -34,7 +40,7 @@ func (r *reloader) run(ctx context.Context, signals <-chan os.Signal) error {
 	for {
 		select {
 		case <-signals:
-			r.reload() // what came of it is logged
+			r.access.Hangup(r.reload())
 		case <-ctx.Done():
 			return nil
 		}
@@ -58,10 +64,14 @@ func (r *reloader) reload() (done api.Reloaded, err error) {
 	if done.Restart = r.first.NeedsRestart(next); len(done.Restart) > 0 {
 		r.log.Warn("changes that take effect with a restart only", "keys", done.Restart)
 	}
+	if r.running == nil {
+		r.running = r.first
+	}
 	if err := r.use(next); err != nil {
 		r.log.Error("configuration not reloaded, the running one stays", "err", err)
 		return api.Reloaded{}, err
 	}
+	done.Changed = r.running.Changed(next)
 	r.running = next
 	r.logs.Configure(next.Log)
 	r.log.Info("configuration reloaded", "file", r.path)
@@ -78,11 +88,7 @@ func (r *reloader) use(next *config.MapServer) error {
 	if err == nil {
 		return nil
 	}
-	before := r.running
-	if before == nil {
-		before = r.first
-	}
-	if back := r.access.Reload(before.API); back != nil {
+	if back := r.access.Reload(r.running.API); back != nil {
 		err = fmt.Errorf("%w; nor could who may call the API be put back: %w", err, back)
 	}
 	return err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/eidolon-lisp/eidolon/api"
 	"github.com/eidolon-lisp/eidolon/internal/config"
 	"github.com/eidolon-lisp/eidolon/internal/daemon"
 	"github.com/eidolon-lisp/eidolon/mapping/server"
@@ -81,8 +83,12 @@ func TestReload(t *testing.T) {
 		t.Errorf("an audit log that can't be: %v, %d sites", err, len(srv.Sites()))
 	}
 	who.err = nil
-	if _, err := r.reload(); err != nil || len(srv.Sites()) != 2 || filepath.Base(who.api.AuditFile) != "two" {
-		t.Errorf("another site: %v, %d sites, the audit log is %q", err, len(srv.Sites()), who.api.AuditFile)
+	done, err := r.reload()
+	if err != nil || len(srv.Sites()) != 2 || filepath.Base(who.api.AuditFile) != "two" || fmt.Sprint(done.Changed) != "[sites api]" {
+		t.Errorf("another site: %v, %d sites, the audit log is %q, changed is %v", err, len(srv.Sites()), who.api.AuditFile, done.Changed)
+	}
+	if done, err := r.reload(); err != nil || len(done.Changed) > 0 {
+		t.Errorf("the same file again: %v, changed is %v", err, done.Changed)
 	}
 }
 
@@ -102,3 +108,5 @@ func (c *callers) Reload(a config.API) error {
 	}
 	return c.err
 }
+
+func (c *callers) Hangup(api.Reloaded, error) {}

@@ -19,6 +19,12 @@ type site interface {
 	SetKeys(xtr.MapServer) error
 }
 
+// access is who may call the API, and the audit log.
+type access interface {
+	Reload(config.API) error
+	Hangup(api.Reloaded, error)
+}
+
 // reloader applies a changed configuration file to a running xTR: EID-prefixes,
 // locators, their priorities and weights, record TTLs, keys, and what is logged.
 // Everything else needs a restart, and is named.
@@ -30,7 +36,7 @@ type reloader struct {
 	site    site
 	// databases takes those of the configuration.
 	databases interface{ SetDatabases([]xtr.Database) error }
-	access    interface{ Reload(config.API) error } // who may call the API
+	access    access
 	logs      interface{ Configure(config.Log) }
 	log       *slog.Logger
 	watch     func(*config.XTR) // the uplinks of a configuration
@@ -44,7 +50,7 @@ func (r *reloader) run(ctx context.Context, signals <-chan os.Signal) error {
 	for {
 		select {
 		case <-signals:
-			r.reload() // what came of it is logged
+			r.access.Hangup(r.reload())
 		case <-ctx.Done():
 			return nil
 		}
@@ -78,6 +84,7 @@ func (r *reloader) reload() (done api.Reloaded, err error) {
 		r.log.Error("configuration not reloaded, the running one stays", "err", err)
 		return api.Reloaded{}, err
 	}
+	done.Changed = r.running.Changed(next)
 	r.running = next
 	r.log.Info("configuration reloaded", "file", r.path)
 	return done, nil

@@ -7,9 +7,11 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/eidolon-lisp/eidolon/api"
 	"github.com/eidolon-lisp/eidolon/internal/config"
 	"github.com/eidolon-lisp/eidolon/mapping/xtr"
 )
@@ -43,8 +45,9 @@ func (r *recorder) SetDatabases(d []xtr.Database) error {
 	r.databases = d
 	return nil
 }
-func (r *recorder) Configure(l config.Log)    { r.logs = l }
-func (r *recorder) Reload(a config.API) error { r.api = a; return nil }
+func (r *recorder) Configure(l config.Log)     { r.logs = l }
+func (r *recorder) Reload(a config.API) error  { r.api = a; return nil }
+func (r *recorder) Hangup(api.Reloaded, error) {}
 func (r *recorder) SetKeys(m xtr.MapServer) error {
 	if r.refuse != "" && string(m.Key.Secret) == r.refuse {
 		return errors.New("no such key")
@@ -150,8 +153,11 @@ func TestReloadIsAtomic(t *testing.T) {
 	r := reloader{path: path, first: first, servers: controlConfig(first, nil, nil, slog.New(slog.DiscardHandler)).MapServers, site: &got, databases: &got, access: &got, logs: &got,
 		log: slog.New(slog.DiscardHandler), watch: func(c *config.XTR) { watched = uplinkConfig(c, nil).Addresses }}
 	write("192.0.2.1, priority: 1", "192.0.2.7, priority: 9", "an example key", "the second key")
-	if done, err := r.reload(); err != nil || len(done.Restart) > 0 {
+	if done, err := r.reload(); err != nil || len(done.Restart) > 0 || !slices.Contains(done.Changed, "database_mappings") || !slices.Contains(done.Changed, "map_servers") {
 		t.Fatalf("%+v, %v", done, err)
+	}
+	if done, err := r.reload(); err != nil || len(done.Changed) > 0 {
+		t.Fatalf("the same file again: %+v, %v", done, err)
 	}
 	for want, refuse := range map[string]string{"no such EID": "10.9.0.0/16", "no such key": "the third key of enough octets"} {
 		got.refuse = refuse

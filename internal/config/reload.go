@@ -36,6 +36,24 @@ func (c *MapServer) NeedsRestart(next *MapServer) []string {
 	return different(reflect.ValueOf(a), reflect.ValueOf(b))
 }
 
+// Changed returns the keys, as they stand in the file, in which next differs
+// from c, whatever becomes of them. What stands in files that keys name counts
+// as theirs.
+func (c *XTR) Changed(next *XTR) []string {
+	a, b := *c, *next
+	a.Warnings, b.Warnings = nil, nil
+	return different(reflect.ValueOf(a), reflect.ValueOf(b))
+}
+
+// Changed returns the keys, as they stand in the file, in which next differs
+// from c, whatever becomes of them. What stands in files that keys name counts
+// as theirs.
+func (c *MapServer) Changed(next *MapServer) []string {
+	a, b := *c, *next
+	a.Warnings, b.Warnings = nil, nil
+	return different(reflect.ValueOf(a), reflect.ValueOf(b))
+}
+
 // different returns the keys of the fields in which two structs differ.
 func different(va, vb reflect.Value) (keys []string) {
 	for i := range va.NumField() {
