@@ -237,6 +237,9 @@ func pageOfMapserver(t *testing.T, lab *runner.Lab, path string, run func(node s
 	b.scheme("light")
 	b.eval(`(location.hash = "#sites?q=site-", true)`, new(bool))
 	b.await("the sites of that name", `document.querySelectorAll("#view tbody tr").length === 2`)
+	if b.eval(`document.querySelector("#view .scroll").scrollWidth > document.querySelector("#view .scroll").clientWidth`, &wide); wide {
+		t.Error("the table of sites is wider than a window of 1180 pixels")
+	}
 	picture(t, b, "page-sites")
 	b.eval(`(location.hash = "#rates", true)`, new(bool))
 	b.await("counters and their rates", row("accepted_map_registers", "/s"))

@@ -58,6 +58,10 @@ function line(values) {
   const top = Math.max(...values, 1);
   const step = 100 / (kept - 2);
   const x = (i) => (100 - (values.length - 1 - i) * step).toFixed(1);
-  const d = values.map((v, i) => `${i ? "L" : "M"}${x(i)} ${(19 - (18 * v) / top).toFixed(1)}`).join("");
-  return drawing("svg", { viewBox: "0 0 100 20", preserveAspectRatio: "none", "aria-hidden": "true" }, drawing("path", { d: d || "M0 19" }));
+  const points = values.map((v, i) => `${x(i)} ${(19 - (17 * v) / top).toFixed(1)}`);
+  const parts = points.length > 1 ? [
+    drawing("path", { class: "under", d: `M${x(0)} 20L${points.join("L")}L100 20Z` }),
+    drawing("path", { d: `M${points.join("L")}` }),
+  ] : [];
+  return drawing("svg", { viewBox: "0 0 100 20", preserveAspectRatio: "none", "aria-hidden": "true" }, ...parts);
 }

@@ -37,9 +37,13 @@ const traffic = (of) => [
 const sites = {
   from: "sites",
   title: "Sites",
-  key: (r) => r.site.name,
+  key: (r) => JSON.stringify([r.site.name, r.site.shadowed]),
   columns: [
-    plain("Site", (r) => r.site.name),
+    { title: "Site", cell: (r) => list([
+      r.site.name,
+      r.site.origin === "SITE_ORIGIN_API" ? element("span", { class: "note" }, "put by the API") : null,
+      r.site.shadowed ? state(`no effect: ${r.site.shadowed}`, "doubt") : null,
+    ].filter((x) => x)), sort: (r) => r.site.name.toLowerCase() },
     { title: "EID-prefixes", cell: (r) => list((r.site.prefixes ?? []).map((p) => [link("mappings", p.eid, address(p.eid)), element("span", { class: "note" }, ` ${count(p.registered)} registered`)]), r.prefixes - (r.site.prefixes?.length ?? 0)) },
     { title: "Locators", cell: (r) => r.locators.length === 0 ? "none" : list(r.locators.map((l) => [
       address(l.name), " ",
@@ -49,10 +53,12 @@ const sites = {
       r.site.registrations ? state("registered", "up") : state("not registered", "down"),
       element("span", { class: "note" }, `${count(r.site.registrations)} of ${count(r.site.maxRegistrations)}`),
     ]), sort: (r) => r.site.registrations ?? 0 },
-    instant("Last Map-Register", (r) => r.site.lastRegistration, "never"),
-    number("Accepted", (r) => r.site.accepted),
-    number("Refused", (r) => r.site.refused),
-    number("Auth failures", (r) => r.site.authFailures),
+    { title: "Map-Registers", cell: (r) => list([
+      `${count(r.site.accepted)} accepted`,
+      Number(r.site.refused ?? 0) ? state(`${count(r.site.refused)} refused`, "doubt") : null,
+      Number(r.site.authFailures ?? 0) ? state(`${count(r.site.authFailures)} not authentic`, "doubt") : null,
+    ].filter((x) => x)), sort: (r) => Number(r.site.refused ?? 0) * 1e9 + Number(r.site.accepted ?? 0) },
+    instant("Last heard", (r) => r.site.lastRegistration, "never"),
   ],
 };
 
@@ -73,7 +79,7 @@ const mappings = {
 
 const localLocators = {
   from: "locators",
-  title: "Uplinks",
+  title: "Locators of this router",
   key: (r) => `${r.interface ?? ""} ${r.address}`,
   columns: [
     plain("Interface", (r) => r.interface || "–"),
