@@ -51,7 +51,8 @@ func TestMetrics(t *testing.T) {
 		resolvers: []xtr.MapResolverStatus{{Addr: netip.MustParseAddrPort("203.0.113.10:4342"), Up: true, Requests: 7}},
 	}
 	db := newDatabase()
-	db.sites = []server.SiteStatus{{Name: `a "site"`, Registrations: 4, MaxRegistrations: 10, LastRegistration: time.Unix(1000, 0), Accepted: 9, AuthFailures: 2}}
+	db.sites = []server.SiteStatus{{Name: `a "site"`, Registrations: 4, MaxRegistrations: 10, LastRegistration: time.Unix(1000, 0), Accepted: 9, AuthFailures: 2},
+		{Name: `a "site"`, Put: 7, Shadowed: "the configuration has one of this name"}}
 	for _, c := range []struct {
 		cfg  HTTPConfig
 		want []string

@@ -36,7 +36,7 @@ var families = []struct{ prefix, metric, label, help string }{
 // Observed is what metrics and readiness are told of beside the counters.
 type Observed interface {
 	// observe tells the samples, whose label values are bounded by what is
-	// configured or is an interface of the machine.
+	// configured or put, or is an interface of the machine.
 	observe(emit)
 	// notReady says why the daemon can't do its work; empty if it can.
 	notReady() []string
@@ -109,6 +109,9 @@ type observedSites struct{ db SiteDatabase }
 
 func (o observedSites) observe(send emit) {
 	for _, s := range o.db.Sites() {
+		if s.Shadowed != "" {
+			continue // it registers nothing, and another may have its name
+		}
 		send(prometheus.GaugeValue, "site_registrations", "registrations of the site, each of an EID-prefix by an xTR", float64(s.Registrations), "site", s.Name)
 		send(prometheus.GaugeValue, "site_registrations_limit", "how many registrations the site may have", float64(s.MaxRegistrations), "site", s.Name)
 		send(prometheus.GaugeValue, "site_last_registration_timestamp_seconds", "when a Map-Register of the site was last accepted, since 1970; 0: never", timestamp(s.LastRegistration), "site", s.Name)
