@@ -375,7 +375,7 @@ func siteToProto(st server.SiteStatus) *eidolonv1.Site {
 		out.Origin = eidolonv1.SiteOrigin_SITE_ORIGIN_API
 	}
 	for _, k := range st.Keys {
-		out.Keys = append(out.Keys, &eidolonv1.AuthenticationKey{KeyId: uint32(k.ID), Algorithm: eidolonv1.AuthenticationAlgorithm(k.Algorithm)})
+		out.Keys = append(out.Keys, &eidolonv1.SiteKey{KeyId: uint32(k.ID), Algorithm: eidolonv1.AuthenticationAlgorithm(k.Algorithm)})
 	}
 	for _, id := range st.XTRIDs {
 		out.XtrIds = append(out.XtrIds, id.String())

@@ -61,7 +61,7 @@ func TestPutSite(t *testing.T) {
 			{Eid: "10.2.0.0/16", AcceptMoreSpecifics: true, ProxyReply: eidolonv1.ProxyReplyPolicy_PROXY_REPLY_POLICY_NEVER, RequestPolicy: eidolonv1.RequestPolicy_REQUEST_POLICY_ALLOW},
 			{Eid: "[7]2001:db8::/32", ProxyReply: eidolonv1.ProxyReplyPolicy_PROXY_REPLY_POLICY_AS_REGISTERED, RequestPolicy: eidolonv1.RequestPolicy_REQUEST_POLICY_DENY_TEMPORARILY},
 		},
-		Keys:             []*eidolonv1.AuthenticationKey{{KeyId: 1, Algorithm: eidolonv1.AuthenticationAlgorithm_AUTHENTICATION_ALGORITHM_HMAC_SHA_256_128_HKDF}},
+		Keys:             []*eidolonv1.SiteKey{{KeyId: 1, Algorithm: eidolonv1.AuthenticationAlgorithm_AUTHENTICATION_ALGORITHM_HMAC_SHA_256_128_HKDF}},
 		MinimumAlgorithm: eidolonv1.AuthenticationAlgorithm_AUTHENTICATION_ALGORITHM_HMAC_SHA_256_128,
 		XtrIds:           []string{"00112233445566778899aabbccddeeff"},
 	}

@@ -364,8 +364,8 @@ type Site struct {
 	Refused uint64 `protobuf:"varint,8,opt,name=refused,proto3" json:"refused,omitempty"`
 	// Where it comes from.
 	Origin SiteOrigin `protobuf:"varint,9,opt,name=origin,proto3,enum=eidolon.v1.SiteOrigin" json:"origin,omitempty"`
-	// What Map-Registers may be authenticated with; secret is never set.
-	Keys []*AuthenticationKey `protobuf:"bytes,10,rep,name=keys,proto3" json:"keys,omitempty"`
+	// What Map-Registers may be authenticated with.
+	Keys []*SiteKey `protobuf:"bytes,10,rep,name=keys,proto3" json:"keys,omitempty"`
 	// Weaker algorithms are refused.
 	MinimumAlgorithm AuthenticationAlgorithm `protobuf:"varint,11,opt,name=minimum_algorithm,json=minimumAlgorithm,proto3,enum=eidolon.v1.AuthenticationAlgorithm" json:"minimum_algorithm,omitempty"`
 	// The xTR-IDs that may register, in hexadecimal; none stands for all, and for
@@ -473,7 +473,7 @@ func (x *Site) GetOrigin() SiteOrigin {
 	return SiteOrigin_SITE_ORIGIN_UNSPECIFIED
 }
 
-func (x *Site) GetKeys() []*AuthenticationKey {
+func (x *Site) GetKeys() []*SiteKey {
 	if x != nil {
 		return x.Keys
 	}
@@ -508,15 +508,70 @@ func (x *Site) GetShadowed() string {
 	return ""
 }
 
-// AuthenticationKey is a key that a site shares with its xTRs.
+// SiteKey is a key of a site, without the key itself, which can be written and
+// never read.
+type SiteKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Tells it from others of the site, 0 to 255.
+	KeyId uint32 `protobuf:"varint,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	// What the map-server signs with.
+	Algorithm     AuthenticationAlgorithm `protobuf:"varint,2,opt,name=algorithm,proto3,enum=eidolon.v1.AuthenticationAlgorithm" json:"algorithm,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SiteKey) Reset() {
+	*x = SiteKey{}
+	mi := &file_eidolon_v1_site_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SiteKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SiteKey) ProtoMessage() {}
+
+func (x *SiteKey) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_site_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SiteKey.ProtoReflect.Descriptor instead.
+func (*SiteKey) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SiteKey) GetKeyId() uint32 {
+	if x != nil {
+		return x.KeyId
+	}
+	return 0
+}
+
+func (x *SiteKey) GetAlgorithm() AuthenticationAlgorithm {
+	if x != nil {
+		return x.Algorithm
+	}
+	return AuthenticationAlgorithm_AUTHENTICATION_ALGORITHM_UNSPECIFIED
+}
+
+// AuthenticationKey is a key that is put.
 type AuthenticationKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Tells it from others of the site, 0 to 255.
 	KeyId uint32 `protobuf:"varint,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
 	// What the map-server signs with; HMAC_SHA_256_128_HKDF when left out.
 	Algorithm AuthenticationAlgorithm `protobuf:"varint,2,opt,name=algorithm,proto3,enum=eidolon.v1.AuthenticationAlgorithm" json:"algorithm,omitempty"`
-	// The key itself, 1 to 1024 octets of text; required. It can be written and
-	// never read.
+	// The key itself, 1 to 1024 octets of text; required.
 	Secret        string `protobuf:"bytes,3,opt,name=secret,proto3" json:"secret,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -524,7 +579,7 @@ type AuthenticationKey struct {
 
 func (x *AuthenticationKey) Reset() {
 	*x = AuthenticationKey{}
-	mi := &file_eidolon_v1_site_proto_msgTypes[3]
+	mi := &file_eidolon_v1_site_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -536,7 +591,7 @@ func (x *AuthenticationKey) String() string {
 func (*AuthenticationKey) ProtoMessage() {}
 
 func (x *AuthenticationKey) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_site_proto_msgTypes[3]
+	mi := &file_eidolon_v1_site_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -549,7 +604,7 @@ func (x *AuthenticationKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthenticationKey.ProtoReflect.Descriptor instead.
 func (*AuthenticationKey) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{3}
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *AuthenticationKey) GetKeyId() uint32 {
@@ -593,7 +648,7 @@ type SitePrefix struct {
 
 func (x *SitePrefix) Reset() {
 	*x = SitePrefix{}
-	mi := &file_eidolon_v1_site_proto_msgTypes[4]
+	mi := &file_eidolon_v1_site_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -605,7 +660,7 @@ func (x *SitePrefix) String() string {
 func (*SitePrefix) ProtoMessage() {}
 
 func (x *SitePrefix) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_site_proto_msgTypes[4]
+	mi := &file_eidolon_v1_site_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -618,7 +673,7 @@ func (x *SitePrefix) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SitePrefix.ProtoReflect.Descriptor instead.
 func (*SitePrefix) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{4}
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *SitePrefix) GetEid() string {
@@ -669,7 +724,7 @@ type ListRegistrationsRequest struct {
 
 func (x *ListRegistrationsRequest) Reset() {
 	*x = ListRegistrationsRequest{}
-	mi := &file_eidolon_v1_site_proto_msgTypes[5]
+	mi := &file_eidolon_v1_site_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -681,7 +736,7 @@ func (x *ListRegistrationsRequest) String() string {
 func (*ListRegistrationsRequest) ProtoMessage() {}
 
 func (x *ListRegistrationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_site_proto_msgTypes[5]
+	mi := &file_eidolon_v1_site_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -694,7 +749,7 @@ func (x *ListRegistrationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRegistrationsRequest.ProtoReflect.Descriptor instead.
 func (*ListRegistrationsRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{5}
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListRegistrationsRequest) GetSite() string {
@@ -722,7 +777,7 @@ type ListRegistrationsResponse struct {
 
 func (x *ListRegistrationsResponse) Reset() {
 	*x = ListRegistrationsResponse{}
-	mi := &file_eidolon_v1_site_proto_msgTypes[6]
+	mi := &file_eidolon_v1_site_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -734,7 +789,7 @@ func (x *ListRegistrationsResponse) String() string {
 func (*ListRegistrationsResponse) ProtoMessage() {}
 
 func (x *ListRegistrationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_site_proto_msgTypes[6]
+	mi := &file_eidolon_v1_site_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -747,7 +802,7 @@ func (x *ListRegistrationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRegistrationsResponse.ProtoReflect.Descriptor instead.
 func (*ListRegistrationsResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{6}
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListRegistrationsResponse) GetRegistrations() []*Registration {
@@ -788,7 +843,7 @@ type Registration struct {
 
 func (x *Registration) Reset() {
 	*x = Registration{}
-	mi := &file_eidolon_v1_site_proto_msgTypes[7]
+	mi := &file_eidolon_v1_site_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -800,7 +855,7 @@ func (x *Registration) String() string {
 func (*Registration) ProtoMessage() {}
 
 func (x *Registration) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_site_proto_msgTypes[7]
+	mi := &file_eidolon_v1_site_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -813,7 +868,7 @@ func (x *Registration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Registration.ProtoReflect.Descriptor instead.
 func (*Registration) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{7}
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Registration) GetSite() string {
@@ -912,7 +967,7 @@ type PutSiteRequest struct {
 
 func (x *PutSiteRequest) Reset() {
 	*x = PutSiteRequest{}
-	mi := &file_eidolon_v1_site_proto_msgTypes[8]
+	mi := &file_eidolon_v1_site_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -924,7 +979,7 @@ func (x *PutSiteRequest) String() string {
 func (*PutSiteRequest) ProtoMessage() {}
 
 func (x *PutSiteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_site_proto_msgTypes[8]
+	mi := &file_eidolon_v1_site_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -937,7 +992,7 @@ func (x *PutSiteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSiteRequest.ProtoReflect.Descriptor instead.
 func (*PutSiteRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{8}
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PutSiteRequest) GetName() string {
@@ -1002,7 +1057,7 @@ type PutSiteResponse struct {
 
 func (x *PutSiteResponse) Reset() {
 	*x = PutSiteResponse{}
-	mi := &file_eidolon_v1_site_proto_msgTypes[9]
+	mi := &file_eidolon_v1_site_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1014,7 +1069,7 @@ func (x *PutSiteResponse) String() string {
 func (*PutSiteResponse) ProtoMessage() {}
 
 func (x *PutSiteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_site_proto_msgTypes[9]
+	mi := &file_eidolon_v1_site_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1027,7 +1082,7 @@ func (x *PutSiteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSiteResponse.ProtoReflect.Descriptor instead.
 func (*PutSiteResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{9}
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PutSiteResponse) GetSite() *Site {
@@ -1057,7 +1112,7 @@ type DeleteSiteRequest struct {
 
 func (x *DeleteSiteRequest) Reset() {
 	*x = DeleteSiteRequest{}
-	mi := &file_eidolon_v1_site_proto_msgTypes[10]
+	mi := &file_eidolon_v1_site_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1069,7 +1124,7 @@ func (x *DeleteSiteRequest) String() string {
 func (*DeleteSiteRequest) ProtoMessage() {}
 
 func (x *DeleteSiteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_site_proto_msgTypes[10]
+	mi := &file_eidolon_v1_site_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1082,7 +1137,7 @@ func (x *DeleteSiteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSiteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSiteRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{10}
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DeleteSiteRequest) GetName() string {
@@ -1110,7 +1165,7 @@ type DeleteSiteResponse struct {
 
 func (x *DeleteSiteResponse) Reset() {
 	*x = DeleteSiteResponse{}
-	mi := &file_eidolon_v1_site_proto_msgTypes[11]
+	mi := &file_eidolon_v1_site_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1122,7 +1177,7 @@ func (x *DeleteSiteResponse) String() string {
 func (*DeleteSiteResponse) ProtoMessage() {}
 
 func (x *DeleteSiteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_site_proto_msgTypes[11]
+	mi := &file_eidolon_v1_site_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1135,7 +1190,7 @@ func (x *DeleteSiteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSiteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSiteResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{11}
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DeleteSiteResponse) GetRevision() uint64 {
@@ -1160,7 +1215,7 @@ type PutSiteKeyRequest struct {
 
 func (x *PutSiteKeyRequest) Reset() {
 	*x = PutSiteKeyRequest{}
-	mi := &file_eidolon_v1_site_proto_msgTypes[12]
+	mi := &file_eidolon_v1_site_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1172,7 +1227,7 @@ func (x *PutSiteKeyRequest) String() string {
 func (*PutSiteKeyRequest) ProtoMessage() {}
 
 func (x *PutSiteKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_site_proto_msgTypes[12]
+	mi := &file_eidolon_v1_site_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1185,7 +1240,7 @@ func (x *PutSiteKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSiteKeyRequest.ProtoReflect.Descriptor instead.
 func (*PutSiteKeyRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{12}
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PutSiteKeyRequest) GetName() string {
@@ -1222,7 +1277,7 @@ type PutSiteKeyResponse struct {
 
 func (x *PutSiteKeyResponse) Reset() {
 	*x = PutSiteKeyResponse{}
-	mi := &file_eidolon_v1_site_proto_msgTypes[13]
+	mi := &file_eidolon_v1_site_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1234,7 +1289,7 @@ func (x *PutSiteKeyResponse) String() string {
 func (*PutSiteKeyResponse) ProtoMessage() {}
 
 func (x *PutSiteKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_site_proto_msgTypes[13]
+	mi := &file_eidolon_v1_site_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1247,7 +1302,7 @@ func (x *PutSiteKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSiteKeyResponse.ProtoReflect.Descriptor instead.
 func (*PutSiteKeyResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{13}
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PutSiteKeyResponse) GetSite() *Site {
@@ -1279,7 +1334,7 @@ type DeleteSiteKeyRequest struct {
 
 func (x *DeleteSiteKeyRequest) Reset() {
 	*x = DeleteSiteKeyRequest{}
-	mi := &file_eidolon_v1_site_proto_msgTypes[14]
+	mi := &file_eidolon_v1_site_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1291,7 +1346,7 @@ func (x *DeleteSiteKeyRequest) String() string {
 func (*DeleteSiteKeyRequest) ProtoMessage() {}
 
 func (x *DeleteSiteKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_site_proto_msgTypes[14]
+	mi := &file_eidolon_v1_site_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1304,7 +1359,7 @@ func (x *DeleteSiteKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSiteKeyRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSiteKeyRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{14}
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DeleteSiteKeyRequest) GetName() string {
@@ -1341,7 +1396,7 @@ type DeleteSiteKeyResponse struct {
 
 func (x *DeleteSiteKeyResponse) Reset() {
 	*x = DeleteSiteKeyResponse{}
-	mi := &file_eidolon_v1_site_proto_msgTypes[15]
+	mi := &file_eidolon_v1_site_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1353,7 +1408,7 @@ func (x *DeleteSiteKeyResponse) String() string {
 func (*DeleteSiteKeyResponse) ProtoMessage() {}
 
 func (x *DeleteSiteKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_site_proto_msgTypes[15]
+	mi := &file_eidolon_v1_site_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1366,7 +1421,7 @@ func (x *DeleteSiteKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSiteKeyResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSiteKeyResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{15}
+	return file_eidolon_v1_site_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DeleteSiteKeyResponse) GetSite() *Site {
@@ -1393,7 +1448,7 @@ const file_eidolon_v1_site_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03eid\x18\x02 \x01(\tR\x03eid\";\n" +
 	"\x11ListSitesResponse\x12&\n" +
-	"\x05sites\x18\x01 \x03(\v2\x10.eidolon.v1.SiteR\x05sites\"\xd2\x04\n" +
+	"\x05sites\x18\x01 \x03(\v2\x10.eidolon.v1.SiteR\x05sites\"\xc8\x04\n" +
 	"\x04Site\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x122\n" +
 	"\bprefixes\x18\x02 \x03(\v2\x16.eidolon.v1.SitePrefixR\bprefixes\x12$\n" +
@@ -1403,13 +1458,16 @@ const file_eidolon_v1_site_proto_rawDesc = "" +
 	"\baccepted\x18\x06 \x01(\x04R\baccepted\x12#\n" +
 	"\rauth_failures\x18\a \x01(\x04R\fauthFailures\x12\x18\n" +
 	"\arefused\x18\b \x01(\x04R\arefused\x12.\n" +
-	"\x06origin\x18\t \x01(\x0e2\x16.eidolon.v1.SiteOriginR\x06origin\x121\n" +
+	"\x06origin\x18\t \x01(\x0e2\x16.eidolon.v1.SiteOriginR\x06origin\x12'\n" +
 	"\x04keys\x18\n" +
-	" \x03(\v2\x1d.eidolon.v1.AuthenticationKeyR\x04keys\x12P\n" +
+	" \x03(\v2\x13.eidolon.v1.SiteKeyR\x04keys\x12P\n" +
 	"\x11minimum_algorithm\x18\v \x01(\x0e2#.eidolon.v1.AuthenticationAlgorithmR\x10minimumAlgorithm\x12\x17\n" +
 	"\axtr_ids\x18\f \x03(\tR\x06xtrIds\x12!\n" +
 	"\fput_revision\x18\r \x01(\x04R\vputRevision\x12\x1a\n" +
-	"\bshadowed\x18\x0e \x01(\tR\bshadowed\"\x8a\x01\n" +
+	"\bshadowed\x18\x0e \x01(\tR\bshadowed\"c\n" +
+	"\aSiteKey\x12\x15\n" +
+	"\x06key_id\x18\x01 \x01(\rR\x05keyId\x12A\n" +
+	"\talgorithm\x18\x02 \x01(\x0e2#.eidolon.v1.AuthenticationAlgorithmR\talgorithm\"\x8a\x01\n" +
 	"\x11AuthenticationKey\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\rR\x05keyId\x12A\n" +
 	"\talgorithm\x18\x02 \x01(\x0e2#.eidolon.v1.AuthenticationAlgorithmR\talgorithm\x12\x1b\n" +
@@ -1523,7 +1581,7 @@ func file_eidolon_v1_site_proto_rawDescGZIP() []byte {
 }
 
 var file_eidolon_v1_site_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_eidolon_v1_site_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_eidolon_v1_site_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_eidolon_v1_site_proto_goTypes = []any{
 	(SiteOrigin)(0),                   // 0: eidolon.v1.SiteOrigin
 	(AuthenticationAlgorithm)(0),      // 1: eidolon.v1.AuthenticationAlgorithm
@@ -1532,61 +1590,63 @@ var file_eidolon_v1_site_proto_goTypes = []any{
 	(*ListSitesRequest)(nil),          // 4: eidolon.v1.ListSitesRequest
 	(*ListSitesResponse)(nil),         // 5: eidolon.v1.ListSitesResponse
 	(*Site)(nil),                      // 6: eidolon.v1.Site
-	(*AuthenticationKey)(nil),         // 7: eidolon.v1.AuthenticationKey
-	(*SitePrefix)(nil),                // 8: eidolon.v1.SitePrefix
-	(*ListRegistrationsRequest)(nil),  // 9: eidolon.v1.ListRegistrationsRequest
-	(*ListRegistrationsResponse)(nil), // 10: eidolon.v1.ListRegistrationsResponse
-	(*Registration)(nil),              // 11: eidolon.v1.Registration
-	(*PutSiteRequest)(nil),            // 12: eidolon.v1.PutSiteRequest
-	(*PutSiteResponse)(nil),           // 13: eidolon.v1.PutSiteResponse
-	(*DeleteSiteRequest)(nil),         // 14: eidolon.v1.DeleteSiteRequest
-	(*DeleteSiteResponse)(nil),        // 15: eidolon.v1.DeleteSiteResponse
-	(*PutSiteKeyRequest)(nil),         // 16: eidolon.v1.PutSiteKeyRequest
-	(*PutSiteKeyResponse)(nil),        // 17: eidolon.v1.PutSiteKeyResponse
-	(*DeleteSiteKeyRequest)(nil),      // 18: eidolon.v1.DeleteSiteKeyRequest
-	(*DeleteSiteKeyResponse)(nil),     // 19: eidolon.v1.DeleteSiteKeyResponse
-	(*timestamppb.Timestamp)(nil),     // 20: google.protobuf.Timestamp
-	(*Record)(nil),                    // 21: eidolon.v1.Record
+	(*SiteKey)(nil),                   // 7: eidolon.v1.SiteKey
+	(*AuthenticationKey)(nil),         // 8: eidolon.v1.AuthenticationKey
+	(*SitePrefix)(nil),                // 9: eidolon.v1.SitePrefix
+	(*ListRegistrationsRequest)(nil),  // 10: eidolon.v1.ListRegistrationsRequest
+	(*ListRegistrationsResponse)(nil), // 11: eidolon.v1.ListRegistrationsResponse
+	(*Registration)(nil),              // 12: eidolon.v1.Registration
+	(*PutSiteRequest)(nil),            // 13: eidolon.v1.PutSiteRequest
+	(*PutSiteResponse)(nil),           // 14: eidolon.v1.PutSiteResponse
+	(*DeleteSiteRequest)(nil),         // 15: eidolon.v1.DeleteSiteRequest
+	(*DeleteSiteResponse)(nil),        // 16: eidolon.v1.DeleteSiteResponse
+	(*PutSiteKeyRequest)(nil),         // 17: eidolon.v1.PutSiteKeyRequest
+	(*PutSiteKeyResponse)(nil),        // 18: eidolon.v1.PutSiteKeyResponse
+	(*DeleteSiteKeyRequest)(nil),      // 19: eidolon.v1.DeleteSiteKeyRequest
+	(*DeleteSiteKeyResponse)(nil),     // 20: eidolon.v1.DeleteSiteKeyResponse
+	(*timestamppb.Timestamp)(nil),     // 21: google.protobuf.Timestamp
+	(*Record)(nil),                    // 22: eidolon.v1.Record
 }
 var file_eidolon_v1_site_proto_depIdxs = []int32{
 	6,  // 0: eidolon.v1.ListSitesResponse.sites:type_name -> eidolon.v1.Site
-	8,  // 1: eidolon.v1.Site.prefixes:type_name -> eidolon.v1.SitePrefix
-	20, // 2: eidolon.v1.Site.last_registration:type_name -> google.protobuf.Timestamp
+	9,  // 1: eidolon.v1.Site.prefixes:type_name -> eidolon.v1.SitePrefix
+	21, // 2: eidolon.v1.Site.last_registration:type_name -> google.protobuf.Timestamp
 	0,  // 3: eidolon.v1.Site.origin:type_name -> eidolon.v1.SiteOrigin
-	7,  // 4: eidolon.v1.Site.keys:type_name -> eidolon.v1.AuthenticationKey
+	7,  // 4: eidolon.v1.Site.keys:type_name -> eidolon.v1.SiteKey
 	1,  // 5: eidolon.v1.Site.minimum_algorithm:type_name -> eidolon.v1.AuthenticationAlgorithm
-	1,  // 6: eidolon.v1.AuthenticationKey.algorithm:type_name -> eidolon.v1.AuthenticationAlgorithm
-	2,  // 7: eidolon.v1.SitePrefix.proxy_reply:type_name -> eidolon.v1.ProxyReplyPolicy
-	3,  // 8: eidolon.v1.SitePrefix.request_policy:type_name -> eidolon.v1.RequestPolicy
-	11, // 9: eidolon.v1.ListRegistrationsResponse.registrations:type_name -> eidolon.v1.Registration
-	21, // 10: eidolon.v1.Registration.record:type_name -> eidolon.v1.Record
-	20, // 11: eidolon.v1.Registration.changed:type_name -> google.protobuf.Timestamp
-	20, // 12: eidolon.v1.Registration.refreshed:type_name -> google.protobuf.Timestamp
-	20, // 13: eidolon.v1.Registration.expires:type_name -> google.protobuf.Timestamp
-	8,  // 14: eidolon.v1.PutSiteRequest.prefixes:type_name -> eidolon.v1.SitePrefix
-	7,  // 15: eidolon.v1.PutSiteRequest.keys:type_name -> eidolon.v1.AuthenticationKey
-	1,  // 16: eidolon.v1.PutSiteRequest.minimum_algorithm:type_name -> eidolon.v1.AuthenticationAlgorithm
-	6,  // 17: eidolon.v1.PutSiteResponse.site:type_name -> eidolon.v1.Site
-	7,  // 18: eidolon.v1.PutSiteKeyRequest.key:type_name -> eidolon.v1.AuthenticationKey
-	6,  // 19: eidolon.v1.PutSiteKeyResponse.site:type_name -> eidolon.v1.Site
-	6,  // 20: eidolon.v1.DeleteSiteKeyResponse.site:type_name -> eidolon.v1.Site
-	4,  // 21: eidolon.v1.SiteService.ListSites:input_type -> eidolon.v1.ListSitesRequest
-	9,  // 22: eidolon.v1.SiteService.ListRegistrations:input_type -> eidolon.v1.ListRegistrationsRequest
-	12, // 23: eidolon.v1.SiteService.PutSite:input_type -> eidolon.v1.PutSiteRequest
-	14, // 24: eidolon.v1.SiteService.DeleteSite:input_type -> eidolon.v1.DeleteSiteRequest
-	16, // 25: eidolon.v1.SiteService.PutSiteKey:input_type -> eidolon.v1.PutSiteKeyRequest
-	18, // 26: eidolon.v1.SiteService.DeleteSiteKey:input_type -> eidolon.v1.DeleteSiteKeyRequest
-	5,  // 27: eidolon.v1.SiteService.ListSites:output_type -> eidolon.v1.ListSitesResponse
-	10, // 28: eidolon.v1.SiteService.ListRegistrations:output_type -> eidolon.v1.ListRegistrationsResponse
-	13, // 29: eidolon.v1.SiteService.PutSite:output_type -> eidolon.v1.PutSiteResponse
-	15, // 30: eidolon.v1.SiteService.DeleteSite:output_type -> eidolon.v1.DeleteSiteResponse
-	17, // 31: eidolon.v1.SiteService.PutSiteKey:output_type -> eidolon.v1.PutSiteKeyResponse
-	19, // 32: eidolon.v1.SiteService.DeleteSiteKey:output_type -> eidolon.v1.DeleteSiteKeyResponse
-	27, // [27:33] is the sub-list for method output_type
-	21, // [21:27] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	1,  // 6: eidolon.v1.SiteKey.algorithm:type_name -> eidolon.v1.AuthenticationAlgorithm
+	1,  // 7: eidolon.v1.AuthenticationKey.algorithm:type_name -> eidolon.v1.AuthenticationAlgorithm
+	2,  // 8: eidolon.v1.SitePrefix.proxy_reply:type_name -> eidolon.v1.ProxyReplyPolicy
+	3,  // 9: eidolon.v1.SitePrefix.request_policy:type_name -> eidolon.v1.RequestPolicy
+	12, // 10: eidolon.v1.ListRegistrationsResponse.registrations:type_name -> eidolon.v1.Registration
+	22, // 11: eidolon.v1.Registration.record:type_name -> eidolon.v1.Record
+	21, // 12: eidolon.v1.Registration.changed:type_name -> google.protobuf.Timestamp
+	21, // 13: eidolon.v1.Registration.refreshed:type_name -> google.protobuf.Timestamp
+	21, // 14: eidolon.v1.Registration.expires:type_name -> google.protobuf.Timestamp
+	9,  // 15: eidolon.v1.PutSiteRequest.prefixes:type_name -> eidolon.v1.SitePrefix
+	8,  // 16: eidolon.v1.PutSiteRequest.keys:type_name -> eidolon.v1.AuthenticationKey
+	1,  // 17: eidolon.v1.PutSiteRequest.minimum_algorithm:type_name -> eidolon.v1.AuthenticationAlgorithm
+	6,  // 18: eidolon.v1.PutSiteResponse.site:type_name -> eidolon.v1.Site
+	8,  // 19: eidolon.v1.PutSiteKeyRequest.key:type_name -> eidolon.v1.AuthenticationKey
+	6,  // 20: eidolon.v1.PutSiteKeyResponse.site:type_name -> eidolon.v1.Site
+	6,  // 21: eidolon.v1.DeleteSiteKeyResponse.site:type_name -> eidolon.v1.Site
+	4,  // 22: eidolon.v1.SiteService.ListSites:input_type -> eidolon.v1.ListSitesRequest
+	10, // 23: eidolon.v1.SiteService.ListRegistrations:input_type -> eidolon.v1.ListRegistrationsRequest
+	13, // 24: eidolon.v1.SiteService.PutSite:input_type -> eidolon.v1.PutSiteRequest
+	15, // 25: eidolon.v1.SiteService.DeleteSite:input_type -> eidolon.v1.DeleteSiteRequest
+	17, // 26: eidolon.v1.SiteService.PutSiteKey:input_type -> eidolon.v1.PutSiteKeyRequest
+	19, // 27: eidolon.v1.SiteService.DeleteSiteKey:input_type -> eidolon.v1.DeleteSiteKeyRequest
+	5,  // 28: eidolon.v1.SiteService.ListSites:output_type -> eidolon.v1.ListSitesResponse
+	11, // 29: eidolon.v1.SiteService.ListRegistrations:output_type -> eidolon.v1.ListRegistrationsResponse
+	14, // 30: eidolon.v1.SiteService.PutSite:output_type -> eidolon.v1.PutSiteResponse
+	16, // 31: eidolon.v1.SiteService.DeleteSite:output_type -> eidolon.v1.DeleteSiteResponse
+	18, // 32: eidolon.v1.SiteService.PutSiteKey:output_type -> eidolon.v1.PutSiteKeyResponse
+	20, // 33: eidolon.v1.SiteService.DeleteSiteKey:output_type -> eidolon.v1.DeleteSiteKeyResponse
+	28, // [28:34] is the sub-list for method output_type
+	22, // [22:28] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_eidolon_v1_site_proto_init() }
@@ -1595,17 +1655,17 @@ func file_eidolon_v1_site_proto_init() {
 		return
 	}
 	file_eidolon_v1_model_proto_init()
-	file_eidolon_v1_site_proto_msgTypes[8].OneofWrappers = []any{}
-	file_eidolon_v1_site_proto_msgTypes[10].OneofWrappers = []any{}
-	file_eidolon_v1_site_proto_msgTypes[12].OneofWrappers = []any{}
-	file_eidolon_v1_site_proto_msgTypes[14].OneofWrappers = []any{}
+	file_eidolon_v1_site_proto_msgTypes[9].OneofWrappers = []any{}
+	file_eidolon_v1_site_proto_msgTypes[11].OneofWrappers = []any{}
+	file_eidolon_v1_site_proto_msgTypes[13].OneofWrappers = []any{}
+	file_eidolon_v1_site_proto_msgTypes[15].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_eidolon_v1_site_proto_rawDesc), len(file_eidolon_v1_site_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   16,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
