@@ -95,7 +95,7 @@ have two more each.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())
 	})
-	root.AddCommand(newExplain(), newTrace(), newLig(), newMonitor(), newShow(), newLocator(), newClear(), newMapping(), newImport(), newDecode(), newCapture(), newConfig(), newDoctor(), newToken(), newCompletion(), newVersion())
+	root.AddCommand(newExplain(), newTrace(), newLig(), newMonitor(), newShow(), newLocator(), newClear(), newMapping(), newSite(), newImport(), newDecode(), newCapture(), newConfig(), newDoctor(), newToken(), newCompletion(), newVersion())
 	return root
 }
 

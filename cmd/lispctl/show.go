@@ -162,8 +162,12 @@ func showSites(v view) error {
 	case v.out.structured():
 		return showRegistrations(v, client, regs, sites.Eid)
 	}
-	t := v.out.table("SITE", "EID-PREFIX", "REGISTERED", "LAST", "REFUSED", "+ACCEPTED", "+AUTH-FAILURES", "+MORE-SPECIFICS", "+PROXY-REPLY", "+REQUESTS")
+	t := v.out.table("SITE", "EID-PREFIX", "REGISTERED", "LAST", "REFUSED", "+ACCEPTED", "+AUTH-FAILURES", "+MORE-SPECIFICS", "+PROXY-REPLY", "+REQUESTS", "+ORIGIN")
 	for _, s := range resp.GetSites() {
+		origin := enumText(s.GetOrigin(), "SITE_ORIGIN_")
+		if s.GetShadowed() != "" {
+			origin += ", no effect: " + s.GetShadowed()
+		}
 		for _, p := range s.GetPrefixes() {
 			registered := "no"
 			switch {
@@ -173,7 +177,7 @@ func showSites(v view) error {
 				registered = "yes"
 			}
 			t.row(s.GetName(), p.GetEid(), registered, ago(v.now, s.GetLastRegistration()), s.GetRefused(),
-				s.GetAccepted(), s.GetAuthFailures(), yesNo(p.GetAcceptMoreSpecifics()), enumText(p.GetProxyReply(), "PROXY_REPLY_POLICY_"), enumText(p.GetRequestPolicy(), "REQUEST_POLICY_"))
+				s.GetAccepted(), s.GetAuthFailures(), yesNo(p.GetAcceptMoreSpecifics()), enumText(p.GetProxyReply(), "PROXY_REPLY_POLICY_"), enumText(p.GetRequestPolicy(), "REQUEST_POLICY_"), origin)
 		}
 	}
 	if err := t.end(); err != nil || v.arg == "" {
