@@ -17,6 +17,7 @@ export VERSION SOURCE_DATE_EPOCH
 for ARCH; do
   export ARCH
   for package in ${PACKAGES:-xtr mapserver lispctl}; do
+    rm -f "$DIST/eidolon-${package}_"*"_$ARCH.deb" # of other versions
     go tool -modfile=go.tools.mod nfpm package --config "deploy/nfpm/$package.yaml" --packager "${PACKAGER:-deb}" --target "$DIST"
   done
 done
