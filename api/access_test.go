@@ -271,7 +271,7 @@ func TestEveryMethodIsDeclared(t *testing.T) {
 		if !m.declared() {
 			t.Errorf("no role is declared for %s", name)
 		}
-		reads := slices.ContainsFunc([]string{"Get", "List", "Page", "Lookup", "Explain", "Monitor", "Watch", "Trace", "Check", "ServerReflection"}, func(p string) bool {
+		reads := slices.ContainsFunc([]string{"Get", "List", "Page", "Lookup", "Explain", "Monitor", "Watch", "Trace", "Diff", "Check", "ServerReflection"}, func(p string) bool {
 			return strings.HasPrefix(string(d.Name()), p)
 		})
 		if m.changes == reads {

@@ -36,13 +36,13 @@ const (
 type auditLine struct {
 	// Time is of UTC, with microseconds.
 	Time string `json:"time"`
-	// Who is a user of the configuration, "uid N" on the Unix socket, or SIGHUP; By
-	// is unix, certificate, token or signal; From is an address and port, or "pid
-	// N", and empty of a signal.
+	// Who is a user of the configuration, "uid N" on the Unix socket, SIGHUP, or
+	// nobody; By is unix, certificate, token, signal or timer; From is an address
+	// and port, or "pid N", and empty of a signal and a timer.
 	Who  string `json:"who"`
 	By   string `json:"by"`
 	From string `json:"from"`
-	// Method is "eidolon.v1.Service/Method"; empty of a signal.
+	// Method is "eidolon.v1.Service/Method"; empty of a signal and a timer.
 	Method string `json:"method"`
 	// What is what was changed, or, of what was not changed, what was asked for.
 	What string `json:"what"`
@@ -226,6 +226,16 @@ func (a *Access) Hangup(done Reloaded, err error) {
 		return
 	default:
 		e.After = asJSON(auditedOf(done))
+	}
+	a.audit.write(e)
+}
+
+// Expired tells the audit log that a configuration was taken back because nobody
+// confirmed it, or could not be.
+func (a *Access) Expired(err error) {
+	e := (&caller{name: "nobody", by: "timer"}).line("", "a configuration that was not confirmed in time is taken back")
+	if err != nil {
+		e.Result, e.Detail = codes.Internal.String(), short(err.Error())
 	}
 	a.audit.write(e)
 }

@@ -25,17 +25,12 @@ type Controls struct {
 	Reload func() (Reloaded, error)
 	// Logs are what is logged.
 	Logs Logs
+	// Trial applies configurations; nil where none can be.
+	Trial *config.Trial
 }
 
 // Reloaded is what became of a configuration.
-type Reloaded struct {
-	// Warnings are doubts that did not keep it from being used.
-	Warnings []string
-	// Restart are the keys that have changed and need a restart.
-	Restart []string
-	// Changed are all keys that have changed since they were last read.
-	Changed []string
-}
+type Reloaded = config.Reloaded
 
 // Logs are the subsystems of a daemon and from which level on they log.
 type Logs interface {
@@ -65,14 +60,14 @@ func (c *controlled) register(r grpc.ServiceRegistrar) { eidolonv1.RegisterAdmin
 func (c *controlled) Reload(ctx context.Context, _ *eidolonv1.ReloadRequest) (*eidolonv1.ReloadResponse, error) {
 	done, err := c.controls.Reload()
 	if err != nil {
-		return nil, notReloaded(err)
+		return nil, notTaken("the configuration is not reloaded, the running one stays", err)
 	}
 	callOf(ctx).reloaded(done)
 	return &eidolonv1.ReloadResponse{Warnings: done.Warnings, RestartKeys: done.Restart}, nil
 }
 
-// notReloaded is the status of a configuration that was not taken.
-func notReloaded(err error) error {
+// notTaken is the status of a configuration that was not taken.
+func notTaken(text string, err error) error {
 	failure := new(errdetails.PreconditionFailure)
 	if es, ok := errors.AsType[config.Errors](err); ok {
 		for _, e := range es[:min(len(es), maxViolations)] {
@@ -82,7 +77,7 @@ func notReloaded(err error) error {
 	} else {
 		failure.Violations = []*errdetails.PreconditionFailure_Violation{{Type: "CONFIGURATION", Description: err.Error()}}
 	}
-	return details(codes.FailedPrecondition, "the configuration is not reloaded, the running one stays: "+err.Error(), failure)
+	return details(codes.FailedPrecondition, text+": "+err.Error(), failure)
 }
 
 // maxViolations bounds what the details of an error name.

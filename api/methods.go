@@ -68,11 +68,14 @@ func recordEIDs[M interface{ GetRecords() []*eidolonv1.Record }](m M, yield func
 
 // methods declares every method of every service, by its full name.
 var methods = map[string]method{
-	eidolonv1.AdminService_GetVersion_FullMethodName:    open,
-	eidolonv1.AdminService_GetStatistics_FullMethodName: read,
-	eidolonv1.AdminService_Reload_FullMethodName:        operates,
-	eidolonv1.AdminService_GetLogLevel_FullMethodName:   read,
-	eidolonv1.AdminService_SetLogLevel_FullMethodName:   operates,
+	eidolonv1.AdminService_GetVersion_FullMethodName:           open,
+	eidolonv1.AdminService_GetStatistics_FullMethodName:        read,
+	eidolonv1.AdminService_Reload_FullMethodName:               operates,
+	eidolonv1.AdminService_DiffConfiguration_FullMethodName:    {roles: RoleOperate},
+	eidolonv1.AdminService_ApplyConfiguration_FullMethodName:   operates,
+	eidolonv1.AdminService_ConfirmConfiguration_FullMethodName: operates,
+	eidolonv1.AdminService_GetLogLevel_FullMethodName:          read,
+	eidolonv1.AdminService_SetLogLevel_FullMethodName:          operates,
 
 	eidolonv1.MappingService_GetMapping_FullMethodName: reads(func(m *eidolonv1.GetMappingRequest, yield func(_, _ string) bool) {
 		yield("eid", m.GetEid())

@@ -16,7 +16,7 @@ import (
 
 // Each argument of a command is completed, or is known to be a file.
 func TestArgumentsAreCompleted(t *testing.T) {
-	files := []string{"lispctl import", "lispctl decode", "lispctl config check", "lispctl mapping import", "lispctl token"}
+	files := []string{"lispctl import", "lispctl decode", "lispctl config check", "lispctl config diff", "lispctl config apply", "lispctl config confirm", "lispctl mapping import", "lispctl token"}
 	each(newRoot(), func(cmd *cobra.Command) {
 		name, rest, _ := strings.Cut(strings.TrimPrefix(cmd.UseLine(), cmd.Parent().CommandPath()+" "), " ")
 		hasArguments := strings.TrimSuffix(rest, "[flags]") != ""

@@ -10,7 +10,7 @@ import (
 )
 
 func newConfig() *cobra.Command {
-	return group("config", "Work with configuration files", newConfigCheck())
+	return group("config", "Work with configuration files", newConfigCheck(), newConfigDiff(), newConfigApply(), newConfigConfirm(), newConfigRevert())
 }
 
 func newConfigCheck() *cobra.Command {

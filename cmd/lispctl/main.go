@@ -31,6 +31,11 @@ const (
 
 	exitFails = 2 // doctor
 	exitWarns = 3
+
+	exitDiffers = 2 // config diff
+	exitRestart = 3
+
+	exitReverted = 2 // config apply
 )
 
 // exitError ends the program with a code. A nil err says that all has been
@@ -84,8 +89,8 @@ It asks the daemons on this host by their Unix sockets. For one elsewhere give
 --address with --ca, and --cert and --key or --token-file; or set
 EIDOLON_ADDRESS, EIDOLON_CA, EIDOLON_CERT, EIDOLON_KEY and EIDOLON_TOKEN_FILE.
 
-The exit code is 0 when all went well and 1 when it did not; lig and doctor
-have two more each.`,
+The exit code is 0 when all went well and 1 when it did not; lig, doctor and
+config diff have two more each, config apply has one.`,
 		Args:              cobra.ArbitraryArgs, // help refuses them
 		SilenceUsage:      true,
 		SilenceErrors:     true,

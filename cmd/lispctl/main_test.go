@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -60,7 +61,9 @@ func TestScripts(t *testing.T) {
 			if err := h.mapServer(ctx); err != nil {
 				return err
 			}
-			h.xtr(ctx)
+			if err := h.xtr(ctx); err != nil {
+				return err
+			}
 			// The race detector waits a second at the end of each process.
 			env.Setenv("GORACE", "atexit_sleep_ms=0")
 			env.Setenv("CAPTURES", filepath.Join(root, "mapping/wire/testdata"))
@@ -223,7 +226,11 @@ func (h *host) mapServer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	h.serveFor(ctx, access, programMapServer, api.Admin(programMapServer, h.srv.Stats), api.Mappings(h.watched), api.Sites(h.srv), api.ALT(overlay))
+	trial, err := h.configuration(config.KindMapServer, "", serverConfig)
+	if err != nil {
+		return err
+	}
+	h.serveFor(ctx, access, programMapServer, api.Controlled(programMapServer, api.Controls{Trial: trial, Reload: trial.Reload}, h.srv.Stats), api.Mappings(h.watched), api.Sites(h.srv), api.ALT(overlay))
 	for access.Addrs() == nil {
 		time.Sleep(time.Millisecond)
 	}
@@ -259,6 +266,64 @@ func (h *host) access() (*api.Access, error) {
 				Tokens: [][sha256.Size]byte{sha256.Sum256([]byte(strings.ReplaceAll(token, " ", "-")))}},
 		},
 	}, nil)
+}
+
+// Configurations of the two daemons, which nothing else uses.
+const (
+	serverConfig = "listen: [192.0.2.1]\nlog: {level: info}\n"
+	xtrConfig    = "proxy_etr: {eid_prefixes: [10.0.0.0/8], locator_set: a}\nlocator_sets: [{name: a, locators: [{address: 192.0.2.1}]}]\n"
+)
+
+// configuration is a daemon's, in a file of the directory etc that the daemon names
+// as seen.
+func (h *host) configuration(k config.Kind, seen, text string) (*config.Trial, error) {
+	path := filepath.Join(h.dir, "etc", string(k)+".yml")
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o640)); err != nil {
+		return nil, err
+	}
+	if seen == "" {
+		seen = path
+	}
+	parse := func(text []byte) (*config.Text, error) {
+		if k == config.KindXTR {
+			c, err := config.ParseXTR(seen, text)
+			if err != nil {
+				return nil, err
+			}
+			return c.Text, nil
+		}
+		c, err := config.ParseMapServer(seen, text)
+		if err != nil {
+			return nil, err
+		}
+		return c.Text, nil
+	}
+	first, err := parse([]byte(text))
+	if err != nil {
+		return nil, err
+	}
+	var running atomic.Pointer[config.Text]
+	running.Store(first)
+	return &config.Trial{Path: seen, Kind: k, Log: slog.New(slog.DiscardHandler), Running: running.Load,
+		Take: func(text []byte) (done config.Reloaded, back func() error, err error) {
+			if text == nil {
+				if text, err = os.ReadFile(path); err != nil {
+					return done, nil, err
+				}
+			}
+			next, err := parse(text)
+			if err != nil {
+				return done, nil, err
+			}
+			diffs, err := config.Compare(first, next)
+			for _, d := range diffs {
+				if d.Restart {
+					done.Restart = append(done.Restart, d.Key)
+				}
+			}
+			before := running.Swap(next)
+			return done, func() error { running.Store(before); return nil }, err
+		}}, nil
 }
 
 // watchedServer is a map-server that counts who watches its events.
@@ -319,7 +384,7 @@ func (h *host) registerSite() error {
 }
 
 // xtr serves the API of an xTR.
-func (h *host) xtr(ctx context.Context) {
+func (h *host) xtr(ctx context.Context) error {
 	now := time.Now()
 	x := &madeUpXTR{resolver: h.addr, now: now, locals: []xtr.LocalLocator{
 		{Addr: netip.MustParseAddr("192.0.2.1"), Uplink: "eth2", Priority: 1, Weight: 100, Paths: 2, PathsDown: 1, LastReply: now.Add(-49*time.Hour - time.Minute)},
@@ -349,6 +414,11 @@ func (h *host) xtr(ctx context.Context) {
 		in.Batch([]dataplane.Packet{dptest.Flow("10.2.0.9:2000", "10.1.0.5:1000", 17, 100).Lisp(0, "192.0.2.2", "192.0.2.1")})
 	}
 	h.made = x
+	// It can't be replaced where the daemon looks for it, and can by lispctl.
+	trial, err := h.configuration(config.KindXTR, "etc/xtr.yml", xtrConfig)
+	if err != nil {
+		return err
+	}
 	view := &api.BGPView{AS: 64500, RouterID: netip.MustParseAddr("192.0.2.1"),
 		Announce: func() []bgp.Route {
 			return []bgp.Route{{Prefix: netip.MustParsePrefix("10.0.0.0/8"), OriginAS: 64510, Communities: []uint32{64500<<16 | 100, 0xffffff01}}, {Prefix: netip.MustParsePrefix("2001:db8::/32")}}
@@ -372,11 +442,12 @@ func (h *host) xtr(ctx context.Context) {
 			}
 		},
 	}
-	h.serve(ctx, programXTR, api.Router(x, fib), api.Traces(fib, true), api.BGP(view), api.Admin(programXTR, func() iter.Seq2[string, uint64] {
+	h.serve(ctx, programXTR, api.Router(x, fib), api.Traces(fib, true), api.BGP(view), api.Controlled(programXTR, api.Controls{Trial: trial, Reload: trial.Reload}, func() iter.Seq2[string, uint64] {
 		return func(yield func(string, uint64) bool) {
 			_ = yield("misses", 5) && yield("map_requests_out", 6) && yield("drop_no_source", 0) && yield("drop_too_big", 7) && yield("miss_lost", h.lost.Load())
 		}
 	}))
+	return nil
 }
 
 // up waits until both sockets answer.

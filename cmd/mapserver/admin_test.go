@@ -76,4 +76,41 @@ func TestAdministered(t *testing.T) {
 	if got := level("server"); got != "LOG_LEVEL_WARN" {
 		t.Errorf("reloaded: %s", got)
 	}
+
+	// A configuration is tried, taken back by itself, and tried again and kept.
+	now, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := []byte(strings.Replace(string(now), "level: warn", "level: error", 1))
+	diff, err := c.DiffConfiguration(t.Context(), &eidolonv1.DiffConfigurationRequest{Configuration: other})
+	if err != nil || diff.GetCount() != 1 || diff.GetDifferences()[0].GetKey() != "log.level" || diff.GetFile() != path || diff.GetFileError() != "" {
+		t.Errorf("difference: %v, %v", diff, err)
+	}
+	applied, err := c.ApplyConfiguration(t.Context(), &eidolonv1.ApplyConfigurationRequest{Configuration: other, ConfirmSeconds: 1})
+	if err != nil || applied.GetId() == "" {
+		t.Fatalf("applied: %v, %v", applied, err)
+	}
+	if text, err := os.ReadFile(path); err != nil || string(text) != string(now) {
+		t.Errorf("before it is confirmed the file is %q, %v", text, err)
+	}
+	for range 200 {
+		if level("server") == "LOG_LEVEL_WARN" {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if got := level("server"); got != "LOG_LEVEL_WARN" {
+		t.Errorf("not taken back: %s", got)
+	}
+	applied, err = c.ApplyConfiguration(t.Context(), &eidolonv1.ApplyConfigurationRequest{Configuration: other, ConfirmSeconds: 3600})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.ConfirmConfiguration(t.Context(), &eidolonv1.ConfirmConfigurationRequest{Id: applied.GetId()}); err != nil {
+		t.Error(err)
+	}
+	if text, err := os.ReadFile(path); err != nil || string(text) != string(other) || level("server") != "LOG_LEVEL_ERROR" {
+		t.Errorf("kept: the file is %q, %v, the level %s", text, err, level("server"))
+	}
 }

@@ -97,13 +97,14 @@ func run(ctx context.Context, path string) (err error) {
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error { defer stop(); return overlay.run(ctx) })
 	r := &reloader{path: path, first: cfg, sites: srv, access: access, logs: logs, log: log}
-	g.Go(func() error { return r.run(ctx, hangups) })
+	trial := r.trial()
+	g.Go(func() error { return trial.Run(ctx, hangups, access.Hangup) })
 	g.Go(func() error { daemon.KeepSmall(ctx); return nil })
 	g.Go(func() error { daemon.Supervise(ctx, log, api.Probe(srv.Stats)); return nil })
 	g.Go(func() error { return srv.Run(serving, conn, runtime.GOMAXPROCS(0)) })
 	g.Go(func() error {
 		return api.Serve(ctx, api.Config{Socket: cfg.API.Socket, Access: access, Logger: logs.Logger("api")},
-			api.Controlled("mapserver", api.Controls{Reload: r.reload, Logs: logs}, srv.Stats, access.Stats), api.Mappings(srv), api.Sites(srv), api.ALT(overlay.view()))
+			api.Controlled("mapserver", api.Controls{Reload: trial.Reload, Logs: logs, Trial: trial}, srv.Stats, access.Stats), api.Mappings(srv), api.Sites(srv), api.ALT(overlay.view()))
 	})
 	if cfg.HTTP.Listen.IsValid() {
 		var page *api.Page

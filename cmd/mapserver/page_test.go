@@ -27,6 +27,7 @@ func TestPageSaysWhatReloads(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		configtest.Compared(t, c, config.KindMapServer)
 		var out bytes.Buffer
 		var got, before taken
 		r := reloader{path: c.Before, first: first, sites: &before, access: &before, logs: &before, log: slog.New(slog.NewTextHandler(&out, nil))}
@@ -57,6 +58,8 @@ func (x *taken) SetSites(_ context.Context, sites []server.Site) error {
 }
 
 func (x *taken) Hangup(api.Reloaded, error) {}
+
+func (x *taken) Expired(error) {}
 
 func (x *taken) Reload(a config.API) error {
 	x.api = a

@@ -1,10 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
-	"os"
 	"sync"
 
 	"github.com/eidolon-lisp/eidolon/api"
@@ -16,6 +16,7 @@ import (
 type access interface {
 	Reload(config.API) error
 	Hangup(api.Reloaded, error)
+	Expired(error)
 }
 
 // reloader applies a changed configuration file to a running map-server: its
@@ -35,27 +36,36 @@ type reloader struct {
 	running *config.MapServer // what was last reloaded; nil: first
 }
 
-// run reloads at each signal until ctx ends.
-func (r *reloader) run(ctx context.Context, signals <-chan os.Signal) error {
-	for {
-		select {
-		case <-signals:
-			r.access.Hangup(r.reload())
-		case <-ctx.Done():
-			return nil
-		}
-	}
+// trial applies configurations to the running map-server.
+func (r *reloader) trial() *config.Trial {
+	return &config.Trial{Path: r.path, Kind: config.KindMapServer, Log: r.log, Take: r.take, Expired: r.access.Expired, Running: func() *config.Text {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return cmp.Or(r.running, r.first).Text
+	}}
 }
 
-// reload reads the file again. If it is bad, or a part of the map-server does not
-// take it, all stays as it is, or is put back.
+// reload reads the file again.
 func (r *reloader) reload() (done api.Reloaded, err error) {
+	done, _, err = r.take(nil)
+	return done, err
+}
+
+// take has the map-server use a configuration, or with nil that of the file. If it
+// is bad, or a part of the map-server does not take it, all stays as it is, or is
+// put back. back puts the one before back later.
+func (r *reloader) take(text []byte) (done api.Reloaded, back func() error, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	next, err := config.LoadMapServer(r.path)
+	var next *config.MapServer
+	if text == nil {
+		next, err = config.LoadMapServer(r.path)
+	} else {
+		next, err = config.ParseMapServer(r.path, text)
+	}
 	if err != nil {
 		r.log.Error("configuration not reloaded, the running one stays", "err", err)
-		return done, err
+		return done, nil, err
 	}
 	for _, w := range next.Warnings {
 		r.log.Warn("configuration", "warning", w.Error())
@@ -64,32 +74,40 @@ func (r *reloader) reload() (done api.Reloaded, err error) {
 	if done.Restart = r.first.NeedsRestart(next); len(done.Restart) > 0 {
 		r.log.Warn("changes that take effect with a restart only", "keys", done.Restart)
 	}
-	if r.running == nil {
-		r.running = r.first
-	}
+	before := cmp.Or(r.running, r.first)
+	done.Changed = before.Changed(next)
 	if err := r.use(next); err != nil {
 		r.log.Error("configuration not reloaded, the running one stays", "err", err)
-		return api.Reloaded{}, err
+		return api.Reloaded{}, nil, err
 	}
-	done.Changed = r.running.Changed(next)
-	r.running = next
-	r.logs.Configure(next.Log)
 	r.log.Info("configuration reloaded", "file", r.path)
-	return done, nil
+	return done, func() error { return r.putBack(before) }, nil
 }
 
-// use gives the map-server its sites and callers, or neither. Sites are last, as
-// what ends with them does not come back.
+// putBack has the map-server use a configuration that it used before.
+func (r *reloader) putBack(before *config.MapServer) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.use(before); err != nil {
+		return err
+	}
+	r.log.Info("the configuration before is used again")
+	return nil
+}
+
+// use gives the map-server its sites and callers, or neither, and what is logged.
+// Sites are last, as what ends with them does not come back.
 func (r *reloader) use(next *config.MapServer) error {
 	if err := r.access.Reload(next.API); err != nil {
 		return fmt.Errorf("api: %w", err)
 	}
-	err := r.sites.SetSites(context.Background(), sitesOf(next))
-	if err == nil {
-		return nil
+	if err := r.sites.SetSites(context.Background(), sitesOf(next)); err != nil {
+		if back := r.access.Reload(cmp.Or(r.running, r.first).API); back != nil {
+			err = fmt.Errorf("%w; nor could who may call the API be put back: %w", err, back)
+		}
+		return err
 	}
-	if back := r.access.Reload(r.running.API); back != nil {
-		err = fmt.Errorf("%w; nor could who may call the API be put back: %w", err, back)
-	}
-	return err
+	r.logs.Configure(next.Log)
+	r.running = next
+	return nil
 }

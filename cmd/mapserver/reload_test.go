@@ -110,3 +110,5 @@ func (c *callers) Reload(a config.API) error {
 }
 
 func (c *callers) Hangup(api.Reloaded, error) {}
+
+func (c *callers) Expired(error) {}

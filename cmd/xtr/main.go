@@ -173,12 +173,13 @@ func run(ctx context.Context, path string) error {
 	r := &reloader{path: path, first: cfg, servers: control.MapServers, site: x, databases: dbs, access: access, logs: logs, log: log, watch: func(c *config.XTR) {
 		watcher.Configure(uplinkConfig(c, watching))
 	}}
-	g.Go(func() error { return r.run(ctx, hangups) })
+	trial := r.trial()
+	g.Go(func() error { return trial.Run(ctx, hangups, access.Hangup) })
 	g.Go(func() error { daemon.Supervise(ctx, log, api.Probe(x.Stats)); return nil })
 	g.Go(func() error { return pass(ctx, usageRound, fib, plane, x, misses) })
 	g.Go(func() error {
 		return api.Serve(ctx, api.Config{Socket: cfg.API.Socket, Access: access, Logger: logs.Logger("api")},
-			api.Controlled("xtr", api.Controls{Reload: r.reload, Logs: logs}, api.JoinStats(x.Stats, plane.Stats, dbs.stats, access.Stats)), api.Router(x, fib), api.Traces(fib, byKernel(plane)), api.BGP(speaks.view(x, dbs.list)))
+			api.Controlled("xtr", api.Controls{Reload: trial.Reload, Logs: logs, Trial: trial}, api.JoinStats(x.Stats, plane.Stats, dbs.stats, access.Stats)), api.Router(x, fib), api.Traces(fib, byKernel(plane)), api.BGP(speaks.view(x, dbs.list)))
 	})
 	if cfg.HTTP.Listen.IsValid() {
 		var page *api.Page

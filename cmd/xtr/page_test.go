@@ -60,6 +60,7 @@ func TestPageSaysWhatReloads(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		configtest.Compared(t, c, config.KindXTR)
 		before, got := reloadFrom(first, c.Before), reloadFrom(first, c.After)
 		if strings.Contains(before.log, "restart") {
 			t.Fatalf("%s: the same file is said to be changed: %s", c.Path, before.log)

@@ -1,10 +1,9 @@
 package main
 
 import (
-	"context"
+	"cmp"
 	"fmt"
 	"log/slog"
-	"os"
 	"slices"
 	"sync"
 
@@ -23,6 +22,7 @@ type site interface {
 type access interface {
 	Reload(config.API) error
 	Hangup(api.Reloaded, error)
+	Expired(error)
 }
 
 // reloader applies a changed configuration file to a running xTR: EID-prefixes,
@@ -45,27 +45,36 @@ type reloader struct {
 	running *config.XTR // what was last reloaded; nil: first
 }
 
-// run reloads at each signal until ctx ends.
-func (r *reloader) run(ctx context.Context, signals <-chan os.Signal) error {
-	for {
-		select {
-		case <-signals:
-			r.access.Hangup(r.reload())
-		case <-ctx.Done():
-			return nil
-		}
-	}
+// trial applies configurations to the running xTR.
+func (r *reloader) trial() *config.Trial {
+	return &config.Trial{Path: r.path, Kind: config.KindXTR, Log: r.log, Take: r.take, Expired: r.access.Expired, Running: func() *config.Text {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return cmp.Or(r.running, r.first).Text
+	}}
 }
 
-// reload reads the file again. If it is bad, or a part of the xTR does not take
-// it, all stays as it is, or is put back.
+// reload reads the file again.
 func (r *reloader) reload() (done api.Reloaded, err error) {
+	done, _, err = r.take(nil)
+	return done, err
+}
+
+// take has the xTR use a configuration, or with nil that of the file. If it is bad,
+// or a part of the xTR does not take it, all stays as it is, or is put back. back
+// puts it back later.
+func (r *reloader) take(text []byte) (done api.Reloaded, back func() error, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	next, err := config.LoadXTR(r.path)
+	var next *config.XTR
+	if text == nil {
+		next, err = config.LoadXTR(r.path)
+	} else {
+		next, err = config.ParseXTR(r.path, text)
+	}
 	if err != nil {
 		r.log.Error("configuration not reloaded, the running one stays", "err", err)
-		return done, err
+		return done, nil, err
 	}
 	for _, w := range next.Warnings {
 		r.log.Warn("configuration", "warning", w.Error())
@@ -77,17 +86,30 @@ func (r *reloader) reload() (done api.Reloaded, err error) {
 	if r.running == nil {
 		r.running = r.first
 	}
+	before := r.running
 	if err := r.use(next); err != nil {
-		if back := r.use(r.running); back != nil {
+		if back := r.use(before); back != nil {
 			err = fmt.Errorf("%w; nor could all be put back: %w", err, back)
 		}
 		r.log.Error("configuration not reloaded, the running one stays", "err", err)
-		return api.Reloaded{}, err
+		return api.Reloaded{}, nil, err
 	}
 	done.Changed = r.running.Changed(next)
 	r.running = next
 	r.log.Info("configuration reloaded", "file", r.path)
-	return done, nil
+	return done, func() error { return r.putBack(before) }, nil
+}
+
+// putBack has the xTR use a configuration that it used before.
+func (r *reloader) putBack(before *config.XTR) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.use(before); err != nil {
+		return err
+	}
+	r.running = before
+	r.log.Info("the configuration before is used again")
+	return nil
 }
 
 // use gives the xTR what it takes of a configuration, and stops at the first

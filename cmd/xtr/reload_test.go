@@ -48,6 +48,8 @@ func (r *recorder) SetDatabases(d []xtr.Database) error {
 func (r *recorder) Configure(l config.Log)     { r.logs = l }
 func (r *recorder) Reload(a config.API) error  { r.api = a; return nil }
 func (r *recorder) Hangup(api.Reloaded, error) {}
+
+func (r *recorder) Expired(error) {}
 func (r *recorder) SetKeys(m xtr.MapServer) error {
 	if r.refuse != "" && string(m.Key.Secret) == r.refuse {
 		return errors.New("no such key")

@@ -209,6 +209,7 @@ func (v value) content(want string, limit int64, private bool) ([]byte, bool) {
 		v.fail("%s can't be read: %v", name, err)
 		return nil, false
 	}
+	v.keep(string(data), false)
 	return data, true
 }
 
@@ -398,6 +399,7 @@ func (v value) tokenHash() (sum [sha256.Size]byte, ok bool) {
 	if !ok {
 		return sum, false
 	}
+	v.keep(s, true)
 	b, err := hex.DecodeString(s)
 	if err != nil || len(b) != len(sum) {
 		v.fail("found a text of %d characters, expected %s", len(s), want)

@@ -274,7 +274,11 @@ func (o *object) secret() []byte {
 }
 
 // secretText is text for a value that must not be shown.
-func (v value) secretText() (string, bool) { return v.text("the key as text") }
+func (v value) secretText() (string, bool) {
+	s, ok := v.text("the key as text")
+	v.keep(s, true)
+	return s, ok
+}
 
 // secretFile returns what the named file holds, without one newline at its
 // end, or "" after an error.
@@ -310,6 +314,7 @@ func (v value) secretFile() string {
 	if secret == "" {
 		v.fail("%s holds no key", s)
 	}
+	v.keep(secret, false)
 	return secret
 }
 

@@ -30,6 +30,8 @@ type MapServer struct {
 	Log  Log
 	// Warnings are doubts that did not stop the file from being used.
 	Warnings Errors
+	// Text is what was read.
+	Text *Text
 }
 
 // Site is one site that may register.
@@ -97,11 +99,26 @@ type ReplyRate struct {
 // Errors that holds everything wrong with the file, or says why the file can't
 // be read.
 func LoadMapServer(path string) (*MapServer, error) {
-	r, root, err := readFile(path)
+	text, err := readText(path)
 	if err != nil {
 		return nil, err
 	}
-	return readMapServer(r, root)
+	return ParseMapServer(path, text)
+}
+
+// ParseMapServer reads the text of a configuration of a map-server as if it stood at path. The
+// error is an Errors that holds everything wrong with it.
+func ParseMapServer(path string, text []byte) (*MapServer, error) {
+	r, root, err := parse(path, text)
+	if err != nil {
+		return nil, err
+	}
+	c, err := readMapServer(r, root)
+	if err != nil {
+		return nil, err
+	}
+	c.Text = &Text{kind: KindMapServer, data: text, secrets: r.secrets, server: c}
+	return c, nil
 }
 
 func readMapServer(r *reader, root value) (*MapServer, error) {

@@ -31,6 +31,7 @@ type reader struct {
 	errors   Errors
 	warnings Errors
 	needs    []Need
+	secrets  map[string]secret // by the names of their values
 	items    int
 }
 
@@ -67,21 +68,30 @@ type missing struct{ key, want string }
 // readFile reads and parses the file. The error is an Errors when the file
 // could be read but is not YAML.
 func readFile(path string) (*reader, value, error) {
-	f, err := os.Open(path)
+	data, err := readText(path)
 	if err != nil {
-		return nil, value{}, fmt.Errorf("read configuration: %w", err)
-	}
-	defer f.Close()
-	data, err := readAtMost(f, maxFileSize)
-	if err != nil {
-		return nil, value{}, fmt.Errorf("read configuration %s: %w", path, err)
+		return nil, value{}, err
 	}
 	return parse(path, data)
 }
 
+// readText reads the file.
+func readText(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	defer f.Close()
+	data, err := readAtMost(f, maxFileSize)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration %s: %w", path, err)
+	}
+	return data, nil
+}
+
 // parse builds the tree of a file's text.
 func parse(path string, data []byte) (*reader, value, error) {
-	r := &reader{file: path, anchors: make(map[string]ast.Node)}
+	r := &reader{file: path, anchors: make(map[string]ast.Node), secrets: make(map[string]secret)}
 	if line := nestedTooDeep(data); line > 0 {
 		r.fail(&token.Position{Line: line, Column: 1}, "more than %d brackets are open at once", maxNesting)
 		return nil, value{}, r.errors

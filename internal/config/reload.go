@@ -14,7 +14,7 @@ import (
 func (c *XTR) NeedsRestart(next *XTR) []string {
 	a, b := *c, *next
 	for _, x := range []*XTR{&a, &b} {
-		x.DatabaseMappings, x.Uplinks, x.Log, x.Warnings = nil, nil, Log{}, nil
+		x.DatabaseMappings, x.Uplinks, x.Log, x.Warnings, x.Text = nil, nil, Log{}, nil, nil
 		x.API = x.API.restart()
 		x.MapServers = slices.Clone(x.MapServers)
 		for i := range x.MapServers {
@@ -30,7 +30,7 @@ func (c *XTR) NeedsRestart(next *XTR) []string {
 func (c *MapServer) NeedsRestart(next *MapServer) []string {
 	a, b := *c, *next
 	for _, x := range []*MapServer{&a, &b} {
-		x.Sites, x.Log, x.Warnings = nil, Log{}, nil
+		x.Sites, x.Log, x.Warnings, x.Text = nil, Log{}, nil, nil
 		x.API = x.API.restart()
 	}
 	return different(reflect.ValueOf(a), reflect.ValueOf(b))
@@ -41,7 +41,7 @@ func (c *MapServer) NeedsRestart(next *MapServer) []string {
 // as theirs.
 func (c *XTR) Changed(next *XTR) []string {
 	a, b := *c, *next
-	a.Warnings, b.Warnings = nil, nil
+	a.Warnings, b.Warnings, a.Text, b.Text = nil, nil, nil, nil
 	return different(reflect.ValueOf(a), reflect.ValueOf(b))
 }
 
@@ -50,7 +50,7 @@ func (c *XTR) Changed(next *XTR) []string {
 // as theirs.
 func (c *MapServer) Changed(next *MapServer) []string {
 	a, b := *c, *next
-	a.Warnings, b.Warnings = nil, nil
+	a.Warnings, b.Warnings, a.Text, b.Text = nil, nil, nil, nil
 	return different(reflect.ValueOf(a), reflect.ValueOf(b))
 }
 

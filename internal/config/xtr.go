@@ -78,6 +78,8 @@ type XTR struct {
 	Tracing *Tracing
 	// Warnings are doubts that did not stop the file from being used.
 	Warnings Errors
+	// Text is what was read.
+	Text *Text
 }
 
 // fromBGP is the key of XTR.Learned.
@@ -249,11 +251,26 @@ type Plane struct {
 // LoadXTR reads the configuration of an xTR. The error is an Errors that holds
 // everything wrong with the file, or says why the file can't be read.
 func LoadXTR(path string) (*XTR, error) {
-	r, root, err := readFile(path)
+	text, err := readText(path)
 	if err != nil {
 		return nil, err
 	}
-	return readXTR(r, root)
+	return ParseXTR(path, text)
+}
+
+// ParseXTR reads the text of a configuration of an xTR as if it stood at path. The
+// error is an Errors that holds everything wrong with it.
+func ParseXTR(path string, text []byte) (*XTR, error) {
+	r, root, err := parse(path, text)
+	if err != nil {
+		return nil, err
+	}
+	c, err := readXTR(r, root)
+	if err != nil {
+		return nil, err
+	}
+	c.Text = &Text{kind: KindXTR, data: text, secrets: r.secrets, xtr: c}
+	return c, nil
 }
 
 func readXTR(r *reader, root value) (*XTR, error) {

@@ -118,6 +118,35 @@ func Changes(t *testing.T, root string, kind config.Kind, except []string, bases
 	return out
 }
 
+// Compared checks that a comparison of the two files of a change finds it, and
+// nothing that takes effect at another time.
+func Compared(t *testing.T, c Change, k config.Kind) {
+	t.Helper()
+	read := func(path string) *config.Text {
+		if k == config.KindMapServer {
+			if m, err := config.LoadMapServer(path); err == nil {
+				return m.Text
+			}
+		} else if x, err := config.LoadXTR(path); err == nil {
+			return x.Text
+		}
+		t.Fatalf("%s is not good", path)
+		return nil
+	}
+	diffs, err := config.Compare(read(c.Before), read(c.After))
+	if err != nil || len(diffs) == 0 {
+		t.Errorf("%s: differences %v, %v", c.Path, diffs, err)
+	}
+	for _, d := range diffs {
+		if d.After == config.Referred && !c.AtOnce {
+			continue
+		}
+		if d.Restart == c.AtOnce || !strings.HasPrefix(d.Key, c.Key) {
+			t.Errorf("%s: the page says at once: %v; the difference is %+v", c.Path, c.AtOnce, d)
+		}
+	}
+}
+
 // authority writes the certificate of an authority.
 func authority(t *testing.T, path string) {
 	t.Helper()

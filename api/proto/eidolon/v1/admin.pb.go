@@ -427,6 +427,420 @@ func (x *ReloadResponse) GetRestartKeys() []string {
 	return nil
 }
 
+// DiffConfigurationRequest is a configuration.
+type DiffConfigurationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The text, as it would be in the daemon's file; 4 MiB at most.
+	Configuration []byte `protobuf:"bytes,1,opt,name=configuration,proto3" json:"configuration,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiffConfigurationRequest) Reset() {
+	*x = DiffConfigurationRequest{}
+	mi := &file_eidolon_v1_admin_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiffConfigurationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiffConfigurationRequest) ProtoMessage() {}
+
+func (x *DiffConfigurationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_admin_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiffConfigurationRequest.ProtoReflect.Descriptor instead.
+func (*DiffConfigurationRequest) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_admin_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *DiffConfigurationRequest) GetConfiguration() []byte {
+	if x != nil {
+		return x.Configuration
+	}
+	return nil
+}
+
+// DiffConfigurationResponse says what differs.
+type DiffConfigurationResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of the configuration; 1000 at most.
+	Differences []*ConfigurationDifference `protobuf:"bytes,1,rep,name=differences,proto3" json:"differences,omitempty"`
+	// How many there are.
+	Count uint64 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	// Doubts about the configuration.
+	Warnings []string `protobuf:"bytes,3,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// The daemon's file.
+	File string `protobuf:"bytes,4,opt,name=file,proto3" json:"file,omitempty"`
+	// Why the daemon can't replace it; empty when it can.
+	FileError     string `protobuf:"bytes,5,opt,name=file_error,json=fileError,proto3" json:"file_error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiffConfigurationResponse) Reset() {
+	*x = DiffConfigurationResponse{}
+	mi := &file_eidolon_v1_admin_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiffConfigurationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiffConfigurationResponse) ProtoMessage() {}
+
+func (x *DiffConfigurationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_admin_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiffConfigurationResponse.ProtoReflect.Descriptor instead.
+func (*DiffConfigurationResponse) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_admin_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *DiffConfigurationResponse) GetDifferences() []*ConfigurationDifference {
+	if x != nil {
+		return x.Differences
+	}
+	return nil
+}
+
+func (x *DiffConfigurationResponse) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *DiffConfigurationResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+func (x *DiffConfigurationResponse) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *DiffConfigurationResponse) GetFileError() string {
+	if x != nil {
+		return x.FileError
+	}
+	return ""
+}
+
+// ConfigurationDifference is a key whose value differs.
+type ConfigurationDifference struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where it stands, items of lists by what they are of:
+	// "map_servers[203.0.113.10].merge".
+	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// The value in use, as it is written; empty when left out. Secrets are not shown,
+	// here and in after; long values are cut.
+	Before string `protobuf:"bytes,2,opt,name=before,proto3" json:"before,omitempty"`
+	// The value of the configuration.
+	After string `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`
+	// The change takes effect with a restart only.
+	Restart       bool `protobuf:"varint,4,opt,name=restart,proto3" json:"restart,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigurationDifference) Reset() {
+	*x = ConfigurationDifference{}
+	mi := &file_eidolon_v1_admin_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigurationDifference) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigurationDifference) ProtoMessage() {}
+
+func (x *ConfigurationDifference) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_admin_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigurationDifference.ProtoReflect.Descriptor instead.
+func (*ConfigurationDifference) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_admin_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ConfigurationDifference) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *ConfigurationDifference) GetBefore() string {
+	if x != nil {
+		return x.Before
+	}
+	return ""
+}
+
+func (x *ConfigurationDifference) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+func (x *ConfigurationDifference) GetRestart() bool {
+	if x != nil {
+		return x.Restart
+	}
+	return false
+}
+
+// ApplyConfigurationRequest is a configuration.
+type ApplyConfigurationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The text, as it would be in the daemon's file; 4 MiB at most.
+	Configuration []byte `protobuf:"bytes,1,opt,name=configuration,proto3" json:"configuration,omitempty"`
+	// How long it is used unless it is confirmed, up to 3600; 0 installs it at once.
+	ConfirmSeconds uint32 `protobuf:"varint,2,opt,name=confirm_seconds,json=confirmSeconds,proto3" json:"confirm_seconds,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ApplyConfigurationRequest) Reset() {
+	*x = ApplyConfigurationRequest{}
+	mi := &file_eidolon_v1_admin_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApplyConfigurationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApplyConfigurationRequest) ProtoMessage() {}
+
+func (x *ApplyConfigurationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_admin_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApplyConfigurationRequest.ProtoReflect.Descriptor instead.
+func (*ApplyConfigurationRequest) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_admin_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ApplyConfigurationRequest) GetConfiguration() []byte {
+	if x != nil {
+		return x.Configuration
+	}
+	return nil
+}
+
+func (x *ApplyConfigurationRequest) GetConfirmSeconds() uint32 {
+	if x != nil {
+		return x.ConfirmSeconds
+	}
+	return 0
+}
+
+// ApplyConfigurationResponse says what became of it.
+type ApplyConfigurationResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Doubts about it that do not keep it from being used.
+	Warnings []string `protobuf:"bytes,1,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// Keys that have changed and take effect with a restart only.
+	RestartKeys []string `protobuf:"bytes,2,rep,name=restart_keys,json=restartKeys,proto3" json:"restart_keys,omitempty"`
+	// The name of what waits for its confirmation; empty when it is installed.
+	Id            string `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApplyConfigurationResponse) Reset() {
+	*x = ApplyConfigurationResponse{}
+	mi := &file_eidolon_v1_admin_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApplyConfigurationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApplyConfigurationResponse) ProtoMessage() {}
+
+func (x *ApplyConfigurationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_admin_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApplyConfigurationResponse.ProtoReflect.Descriptor instead.
+func (*ApplyConfigurationResponse) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_admin_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ApplyConfigurationResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+func (x *ApplyConfigurationResponse) GetRestartKeys() []string {
+	if x != nil {
+		return x.RestartKeys
+	}
+	return nil
+}
+
+func (x *ApplyConfigurationResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// ConfirmConfigurationRequest says what to do with the configuration that waits.
+type ConfirmConfigurationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name; empty for whichever waits.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Take it back instead.
+	Revert        bool `protobuf:"varint,2,opt,name=revert,proto3" json:"revert,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfirmConfigurationRequest) Reset() {
+	*x = ConfirmConfigurationRequest{}
+	mi := &file_eidolon_v1_admin_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmConfigurationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmConfigurationRequest) ProtoMessage() {}
+
+func (x *ConfirmConfigurationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_admin_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmConfigurationRequest.ProtoReflect.Descriptor instead.
+func (*ConfirmConfigurationRequest) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_admin_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ConfirmConfigurationRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ConfirmConfigurationRequest) GetRevert() bool {
+	if x != nil {
+		return x.Revert
+	}
+	return false
+}
+
+// ConfirmConfigurationResponse is empty.
+type ConfirmConfigurationResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfirmConfigurationResponse) Reset() {
+	*x = ConfirmConfigurationResponse{}
+	mi := &file_eidolon_v1_admin_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmConfigurationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmConfigurationResponse) ProtoMessage() {}
+
+func (x *ConfirmConfigurationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_admin_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmConfigurationResponse.ProtoReflect.Descriptor instead.
+func (*ConfirmConfigurationResponse) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_admin_proto_rawDescGZIP(), []int{13}
+}
+
 // SubsystemLogLevel is from which level on a part of the daemon logs.
 type SubsystemLogLevel struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -440,7 +854,7 @@ type SubsystemLogLevel struct {
 
 func (x *SubsystemLogLevel) Reset() {
 	*x = SubsystemLogLevel{}
-	mi := &file_eidolon_v1_admin_proto_msgTypes[7]
+	mi := &file_eidolon_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -452,7 +866,7 @@ func (x *SubsystemLogLevel) String() string {
 func (*SubsystemLogLevel) ProtoMessage() {}
 
 func (x *SubsystemLogLevel) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_admin_proto_msgTypes[7]
+	mi := &file_eidolon_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -465,7 +879,7 @@ func (x *SubsystemLogLevel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubsystemLogLevel.ProtoReflect.Descriptor instead.
 func (*SubsystemLogLevel) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_eidolon_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SubsystemLogLevel) GetSubsystem() string {
@@ -493,7 +907,7 @@ type GetLogLevelRequest struct {
 
 func (x *GetLogLevelRequest) Reset() {
 	*x = GetLogLevelRequest{}
-	mi := &file_eidolon_v1_admin_proto_msgTypes[8]
+	mi := &file_eidolon_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -505,7 +919,7 @@ func (x *GetLogLevelRequest) String() string {
 func (*GetLogLevelRequest) ProtoMessage() {}
 
 func (x *GetLogLevelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_admin_proto_msgTypes[8]
+	mi := &file_eidolon_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -518,7 +932,7 @@ func (x *GetLogLevelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLogLevelRequest.ProtoReflect.Descriptor instead.
 func (*GetLogLevelRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_eidolon_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetLogLevelRequest) GetSubsystem() string {
@@ -539,7 +953,7 @@ type GetLogLevelResponse struct {
 
 func (x *GetLogLevelResponse) Reset() {
 	*x = GetLogLevelResponse{}
-	mi := &file_eidolon_v1_admin_proto_msgTypes[9]
+	mi := &file_eidolon_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -551,7 +965,7 @@ func (x *GetLogLevelResponse) String() string {
 func (*GetLogLevelResponse) ProtoMessage() {}
 
 func (x *GetLogLevelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_admin_proto_msgTypes[9]
+	mi := &file_eidolon_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -564,7 +978,7 @@ func (x *GetLogLevelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLogLevelResponse.ProtoReflect.Descriptor instead.
 func (*GetLogLevelResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_eidolon_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetLogLevelResponse) GetLevels() []*SubsystemLogLevel {
@@ -587,7 +1001,7 @@ type SetLogLevelRequest struct {
 
 func (x *SetLogLevelRequest) Reset() {
 	*x = SetLogLevelRequest{}
-	mi := &file_eidolon_v1_admin_proto_msgTypes[10]
+	mi := &file_eidolon_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -599,7 +1013,7 @@ func (x *SetLogLevelRequest) String() string {
 func (*SetLogLevelRequest) ProtoMessage() {}
 
 func (x *SetLogLevelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_admin_proto_msgTypes[10]
+	mi := &file_eidolon_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -612,7 +1026,7 @@ func (x *SetLogLevelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLogLevelRequest.ProtoReflect.Descriptor instead.
 func (*SetLogLevelRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_eidolon_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SetLogLevelRequest) GetSubsystem() string {
@@ -640,7 +1054,7 @@ type SetLogLevelResponse struct {
 
 func (x *SetLogLevelResponse) Reset() {
 	*x = SetLogLevelResponse{}
-	mi := &file_eidolon_v1_admin_proto_msgTypes[11]
+	mi := &file_eidolon_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -652,7 +1066,7 @@ func (x *SetLogLevelResponse) String() string {
 func (*SetLogLevelResponse) ProtoMessage() {}
 
 func (x *SetLogLevelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_admin_proto_msgTypes[11]
+	mi := &file_eidolon_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -665,7 +1079,7 @@ func (x *SetLogLevelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLogLevelResponse.ProtoReflect.Descriptor instead.
 func (*SetLogLevelResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_eidolon_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SetLogLevelResponse) GetLevels() []*SubsystemLogLevel {
@@ -700,7 +1114,32 @@ const file_eidolon_v1_admin_proto_rawDesc = "" +
 	"\rReloadRequest\"O\n" +
 	"\x0eReloadResponse\x12\x1a\n" +
 	"\bwarnings\x18\x01 \x03(\tR\bwarnings\x12!\n" +
-	"\frestart_keys\x18\x02 \x03(\tR\vrestartKeys\"]\n" +
+	"\frestart_keys\x18\x02 \x03(\tR\vrestartKeys\"E\n" +
+	"\x18DiffConfigurationRequest\x12)\n" +
+	"\rconfiguration\x18\x01 \x01(\fB\x03\x80\x01\x01R\rconfiguration\"\xc7\x01\n" +
+	"\x19DiffConfigurationResponse\x12E\n" +
+	"\vdifferences\x18\x01 \x03(\v2#.eidolon.v1.ConfigurationDifferenceR\vdifferences\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x04R\x05count\x12\x1a\n" +
+	"\bwarnings\x18\x03 \x03(\tR\bwarnings\x12\x12\n" +
+	"\x04file\x18\x04 \x01(\tR\x04file\x12\x1d\n" +
+	"\n" +
+	"file_error\x18\x05 \x01(\tR\tfileError\"s\n" +
+	"\x17ConfigurationDifference\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
+	"\x06before\x18\x02 \x01(\tR\x06before\x12\x14\n" +
+	"\x05after\x18\x03 \x01(\tR\x05after\x12\x18\n" +
+	"\arestart\x18\x04 \x01(\bR\arestart\"o\n" +
+	"\x19ApplyConfigurationRequest\x12)\n" +
+	"\rconfiguration\x18\x01 \x01(\fB\x03\x80\x01\x01R\rconfiguration\x12'\n" +
+	"\x0fconfirm_seconds\x18\x02 \x01(\rR\x0econfirmSeconds\"k\n" +
+	"\x1aApplyConfigurationResponse\x12\x1a\n" +
+	"\bwarnings\x18\x01 \x03(\tR\bwarnings\x12!\n" +
+	"\frestart_keys\x18\x02 \x03(\tR\vrestartKeys\x12\x0e\n" +
+	"\x02id\x18\x03 \x01(\tR\x02id\"E\n" +
+	"\x1bConfirmConfigurationRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06revert\x18\x02 \x01(\bR\x06revert\"\x1e\n" +
+	"\x1cConfirmConfigurationResponse\"]\n" +
 	"\x11SubsystemLogLevel\x12\x1c\n" +
 	"\tsubsystem\x18\x01 \x01(\tR\tsubsystem\x12*\n" +
 	"\x05level\x18\x02 \x01(\x0e2\x14.eidolon.v1.LogLevelR\x05level\"2\n" +
@@ -718,12 +1157,15 @@ const file_eidolon_v1_admin_proto_rawDesc = "" +
 	"\x0fLOG_LEVEL_DEBUG\x10\x01\x12\x12\n" +
 	"\x0eLOG_LEVEL_INFO\x10\x02\x12\x12\n" +
 	"\x0eLOG_LEVEL_WARN\x10\x03\x12\x13\n" +
-	"\x0fLOG_LEVEL_ERROR\x10\x042\x92\x03\n" +
+	"\x0fLOG_LEVEL_ERROR\x10\x042\xc4\x05\n" +
 	"\fAdminService\x12K\n" +
 	"\n" +
 	"GetVersion\x12\x1d.eidolon.v1.GetVersionRequest\x1a\x1e.eidolon.v1.GetVersionResponse\x12T\n" +
 	"\rGetStatistics\x12 .eidolon.v1.GetStatisticsRequest\x1a!.eidolon.v1.GetStatisticsResponse\x12?\n" +
-	"\x06Reload\x12\x19.eidolon.v1.ReloadRequest\x1a\x1a.eidolon.v1.ReloadResponse\x12N\n" +
+	"\x06Reload\x12\x19.eidolon.v1.ReloadRequest\x1a\x1a.eidolon.v1.ReloadResponse\x12`\n" +
+	"\x11DiffConfiguration\x12$.eidolon.v1.DiffConfigurationRequest\x1a%.eidolon.v1.DiffConfigurationResponse\x12c\n" +
+	"\x12ApplyConfiguration\x12%.eidolon.v1.ApplyConfigurationRequest\x1a&.eidolon.v1.ApplyConfigurationResponse\x12i\n" +
+	"\x14ConfirmConfiguration\x12'.eidolon.v1.ConfirmConfigurationRequest\x1a(.eidolon.v1.ConfirmConfigurationResponse\x12N\n" +
 	"\vGetLogLevel\x12\x1e.eidolon.v1.GetLogLevelRequest\x1a\x1f.eidolon.v1.GetLogLevelResponse\x12N\n" +
 	"\vSetLogLevel\x12\x1e.eidolon.v1.SetLogLevelRequest\x1a\x1f.eidolon.v1.SetLogLevelResponseB@Z>github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1;eidolonv1b\x06proto3"
 
@@ -740,43 +1182,57 @@ func file_eidolon_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_eidolon_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_eidolon_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_eidolon_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_eidolon_v1_admin_proto_goTypes = []any{
-	(LogLevel)(0),                 // 0: eidolon.v1.LogLevel
-	(*GetVersionRequest)(nil),     // 1: eidolon.v1.GetVersionRequest
-	(*GetVersionResponse)(nil),    // 2: eidolon.v1.GetVersionResponse
-	(*GetStatisticsRequest)(nil),  // 3: eidolon.v1.GetStatisticsRequest
-	(*GetStatisticsResponse)(nil), // 4: eidolon.v1.GetStatisticsResponse
-	(*Statistic)(nil),             // 5: eidolon.v1.Statistic
-	(*ReloadRequest)(nil),         // 6: eidolon.v1.ReloadRequest
-	(*ReloadResponse)(nil),        // 7: eidolon.v1.ReloadResponse
-	(*SubsystemLogLevel)(nil),     // 8: eidolon.v1.SubsystemLogLevel
-	(*GetLogLevelRequest)(nil),    // 9: eidolon.v1.GetLogLevelRequest
-	(*GetLogLevelResponse)(nil),   // 10: eidolon.v1.GetLogLevelResponse
-	(*SetLogLevelRequest)(nil),    // 11: eidolon.v1.SetLogLevelRequest
-	(*SetLogLevelResponse)(nil),   // 12: eidolon.v1.SetLogLevelResponse
+	(LogLevel)(0),                        // 0: eidolon.v1.LogLevel
+	(*GetVersionRequest)(nil),            // 1: eidolon.v1.GetVersionRequest
+	(*GetVersionResponse)(nil),           // 2: eidolon.v1.GetVersionResponse
+	(*GetStatisticsRequest)(nil),         // 3: eidolon.v1.GetStatisticsRequest
+	(*GetStatisticsResponse)(nil),        // 4: eidolon.v1.GetStatisticsResponse
+	(*Statistic)(nil),                    // 5: eidolon.v1.Statistic
+	(*ReloadRequest)(nil),                // 6: eidolon.v1.ReloadRequest
+	(*ReloadResponse)(nil),               // 7: eidolon.v1.ReloadResponse
+	(*DiffConfigurationRequest)(nil),     // 8: eidolon.v1.DiffConfigurationRequest
+	(*DiffConfigurationResponse)(nil),    // 9: eidolon.v1.DiffConfigurationResponse
+	(*ConfigurationDifference)(nil),      // 10: eidolon.v1.ConfigurationDifference
+	(*ApplyConfigurationRequest)(nil),    // 11: eidolon.v1.ApplyConfigurationRequest
+	(*ApplyConfigurationResponse)(nil),   // 12: eidolon.v1.ApplyConfigurationResponse
+	(*ConfirmConfigurationRequest)(nil),  // 13: eidolon.v1.ConfirmConfigurationRequest
+	(*ConfirmConfigurationResponse)(nil), // 14: eidolon.v1.ConfirmConfigurationResponse
+	(*SubsystemLogLevel)(nil),            // 15: eidolon.v1.SubsystemLogLevel
+	(*GetLogLevelRequest)(nil),           // 16: eidolon.v1.GetLogLevelRequest
+	(*GetLogLevelResponse)(nil),          // 17: eidolon.v1.GetLogLevelResponse
+	(*SetLogLevelRequest)(nil),           // 18: eidolon.v1.SetLogLevelRequest
+	(*SetLogLevelResponse)(nil),          // 19: eidolon.v1.SetLogLevelResponse
 }
 var file_eidolon_v1_admin_proto_depIdxs = []int32{
 	5,  // 0: eidolon.v1.GetStatisticsResponse.statistics:type_name -> eidolon.v1.Statistic
-	0,  // 1: eidolon.v1.SubsystemLogLevel.level:type_name -> eidolon.v1.LogLevel
-	8,  // 2: eidolon.v1.GetLogLevelResponse.levels:type_name -> eidolon.v1.SubsystemLogLevel
-	0,  // 3: eidolon.v1.SetLogLevelRequest.level:type_name -> eidolon.v1.LogLevel
-	8,  // 4: eidolon.v1.SetLogLevelResponse.levels:type_name -> eidolon.v1.SubsystemLogLevel
-	1,  // 5: eidolon.v1.AdminService.GetVersion:input_type -> eidolon.v1.GetVersionRequest
-	3,  // 6: eidolon.v1.AdminService.GetStatistics:input_type -> eidolon.v1.GetStatisticsRequest
-	6,  // 7: eidolon.v1.AdminService.Reload:input_type -> eidolon.v1.ReloadRequest
-	9,  // 8: eidolon.v1.AdminService.GetLogLevel:input_type -> eidolon.v1.GetLogLevelRequest
-	11, // 9: eidolon.v1.AdminService.SetLogLevel:input_type -> eidolon.v1.SetLogLevelRequest
-	2,  // 10: eidolon.v1.AdminService.GetVersion:output_type -> eidolon.v1.GetVersionResponse
-	4,  // 11: eidolon.v1.AdminService.GetStatistics:output_type -> eidolon.v1.GetStatisticsResponse
-	7,  // 12: eidolon.v1.AdminService.Reload:output_type -> eidolon.v1.ReloadResponse
-	10, // 13: eidolon.v1.AdminService.GetLogLevel:output_type -> eidolon.v1.GetLogLevelResponse
-	12, // 14: eidolon.v1.AdminService.SetLogLevel:output_type -> eidolon.v1.SetLogLevelResponse
-	10, // [10:15] is the sub-list for method output_type
-	5,  // [5:10] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	10, // 1: eidolon.v1.DiffConfigurationResponse.differences:type_name -> eidolon.v1.ConfigurationDifference
+	0,  // 2: eidolon.v1.SubsystemLogLevel.level:type_name -> eidolon.v1.LogLevel
+	15, // 3: eidolon.v1.GetLogLevelResponse.levels:type_name -> eidolon.v1.SubsystemLogLevel
+	0,  // 4: eidolon.v1.SetLogLevelRequest.level:type_name -> eidolon.v1.LogLevel
+	15, // 5: eidolon.v1.SetLogLevelResponse.levels:type_name -> eidolon.v1.SubsystemLogLevel
+	1,  // 6: eidolon.v1.AdminService.GetVersion:input_type -> eidolon.v1.GetVersionRequest
+	3,  // 7: eidolon.v1.AdminService.GetStatistics:input_type -> eidolon.v1.GetStatisticsRequest
+	6,  // 8: eidolon.v1.AdminService.Reload:input_type -> eidolon.v1.ReloadRequest
+	8,  // 9: eidolon.v1.AdminService.DiffConfiguration:input_type -> eidolon.v1.DiffConfigurationRequest
+	11, // 10: eidolon.v1.AdminService.ApplyConfiguration:input_type -> eidolon.v1.ApplyConfigurationRequest
+	13, // 11: eidolon.v1.AdminService.ConfirmConfiguration:input_type -> eidolon.v1.ConfirmConfigurationRequest
+	16, // 12: eidolon.v1.AdminService.GetLogLevel:input_type -> eidolon.v1.GetLogLevelRequest
+	18, // 13: eidolon.v1.AdminService.SetLogLevel:input_type -> eidolon.v1.SetLogLevelRequest
+	2,  // 14: eidolon.v1.AdminService.GetVersion:output_type -> eidolon.v1.GetVersionResponse
+	4,  // 15: eidolon.v1.AdminService.GetStatistics:output_type -> eidolon.v1.GetStatisticsResponse
+	7,  // 16: eidolon.v1.AdminService.Reload:output_type -> eidolon.v1.ReloadResponse
+	9,  // 17: eidolon.v1.AdminService.DiffConfiguration:output_type -> eidolon.v1.DiffConfigurationResponse
+	12, // 18: eidolon.v1.AdminService.ApplyConfiguration:output_type -> eidolon.v1.ApplyConfigurationResponse
+	14, // 19: eidolon.v1.AdminService.ConfirmConfiguration:output_type -> eidolon.v1.ConfirmConfigurationResponse
+	17, // 20: eidolon.v1.AdminService.GetLogLevel:output_type -> eidolon.v1.GetLogLevelResponse
+	19, // 21: eidolon.v1.AdminService.SetLogLevel:output_type -> eidolon.v1.SetLogLevelResponse
+	14, // [14:22] is the sub-list for method output_type
+	6,  // [6:14] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_eidolon_v1_admin_proto_init() }
@@ -790,7 +1246,7 @@ func file_eidolon_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_eidolon_v1_admin_proto_rawDesc), len(file_eidolon_v1_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   12,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

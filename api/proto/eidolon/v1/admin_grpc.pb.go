@@ -19,11 +19,14 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	AdminService_GetVersion_FullMethodName    = "/eidolon.v1.AdminService/GetVersion"
-	AdminService_GetStatistics_FullMethodName = "/eidolon.v1.AdminService/GetStatistics"
-	AdminService_Reload_FullMethodName        = "/eidolon.v1.AdminService/Reload"
-	AdminService_GetLogLevel_FullMethodName   = "/eidolon.v1.AdminService/GetLogLevel"
-	AdminService_SetLogLevel_FullMethodName   = "/eidolon.v1.AdminService/SetLogLevel"
+	AdminService_GetVersion_FullMethodName           = "/eidolon.v1.AdminService/GetVersion"
+	AdminService_GetStatistics_FullMethodName        = "/eidolon.v1.AdminService/GetStatistics"
+	AdminService_Reload_FullMethodName               = "/eidolon.v1.AdminService/Reload"
+	AdminService_DiffConfiguration_FullMethodName    = "/eidolon.v1.AdminService/DiffConfiguration"
+	AdminService_ApplyConfiguration_FullMethodName   = "/eidolon.v1.AdminService/ApplyConfiguration"
+	AdminService_ConfirmConfiguration_FullMethodName = "/eidolon.v1.AdminService/ConfirmConfiguration"
+	AdminService_GetLogLevel_FullMethodName          = "/eidolon.v1.AdminService/GetLogLevel"
+	AdminService_SetLogLevel_FullMethodName          = "/eidolon.v1.AdminService/SetLogLevel"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -41,6 +44,21 @@ type AdminServiceClient interface {
 	// FAILED_PRECONDITION, with everything that is wrong in the details
 	// (google.rpc.PreconditionFailure).
 	Reload(ctx context.Context, in *ReloadRequest, opts ...grpc.CallOption) (*ReloadResponse, error)
+	// DiffConfiguration returns how a configuration differs from the one in use, and
+	// changes nothing.
+	DiffConfiguration(ctx context.Context, in *DiffConfigurationRequest, opts ...grpc.CallOption) (*DiffConfigurationResponse, error)
+	// ApplyConfiguration has the daemon use a configuration. Without a time to confirm
+	// it replaces the daemon's file at once. With one the file stays as it is until
+	// ConfirmConfiguration; if that does not come in time, or the daemon ends, the
+	// configuration before is back. Errors are those of Reload, and change nothing;
+	// ABORTED while another configuration waits; FAILED_PRECONDITION with a violation
+	// of type FILE where the daemon can't replace its file.
+	ApplyConfiguration(ctx context.Context, in *ApplyConfigurationRequest, opts ...grpc.CallOption) (*ApplyConfigurationResponse, error)
+	// ConfirmConfiguration puts the configuration that waits into the daemon's file,
+	// or takes it back. NOT_FOUND when it does not wait any more; FAILED_PRECONDITION,
+	// and it still waits, where the daemon can't replace its file: who can does so, and
+	// calls Reload, which ends the waiting, too.
+	ConfirmConfiguration(ctx context.Context, in *ConfirmConfigurationRequest, opts ...grpc.CallOption) (*ConfirmConfigurationResponse, error)
 	// GetLogLevel returns from which level on the subsystems log.
 	GetLogLevel(ctx context.Context, in *GetLogLevelRequest, opts ...grpc.CallOption) (*GetLogLevelResponse, error)
 	// SetLogLevel changes that, until it is set again or the configuration is
@@ -86,6 +104,36 @@ func (c *adminServiceClient) Reload(ctx context.Context, in *ReloadRequest, opts
 	return out, nil
 }
 
+func (c *adminServiceClient) DiffConfiguration(ctx context.Context, in *DiffConfigurationRequest, opts ...grpc.CallOption) (*DiffConfigurationResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DiffConfigurationResponse)
+	err := c.cc.Invoke(ctx, AdminService_DiffConfiguration_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) ApplyConfiguration(ctx context.Context, in *ApplyConfigurationRequest, opts ...grpc.CallOption) (*ApplyConfigurationResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ApplyConfigurationResponse)
+	err := c.cc.Invoke(ctx, AdminService_ApplyConfiguration_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) ConfirmConfiguration(ctx context.Context, in *ConfirmConfigurationRequest, opts ...grpc.CallOption) (*ConfirmConfigurationResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ConfirmConfigurationResponse)
+	err := c.cc.Invoke(ctx, AdminService_ConfirmConfiguration_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminServiceClient) GetLogLevel(ctx context.Context, in *GetLogLevelRequest, opts ...grpc.CallOption) (*GetLogLevelResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetLogLevelResponse)
@@ -121,6 +169,21 @@ type AdminServiceServer interface {
 	// FAILED_PRECONDITION, with everything that is wrong in the details
 	// (google.rpc.PreconditionFailure).
 	Reload(context.Context, *ReloadRequest) (*ReloadResponse, error)
+	// DiffConfiguration returns how a configuration differs from the one in use, and
+	// changes nothing.
+	DiffConfiguration(context.Context, *DiffConfigurationRequest) (*DiffConfigurationResponse, error)
+	// ApplyConfiguration has the daemon use a configuration. Without a time to confirm
+	// it replaces the daemon's file at once. With one the file stays as it is until
+	// ConfirmConfiguration; if that does not come in time, or the daemon ends, the
+	// configuration before is back. Errors are those of Reload, and change nothing;
+	// ABORTED while another configuration waits; FAILED_PRECONDITION with a violation
+	// of type FILE where the daemon can't replace its file.
+	ApplyConfiguration(context.Context, *ApplyConfigurationRequest) (*ApplyConfigurationResponse, error)
+	// ConfirmConfiguration puts the configuration that waits into the daemon's file,
+	// or takes it back. NOT_FOUND when it does not wait any more; FAILED_PRECONDITION,
+	// and it still waits, where the daemon can't replace its file: who can does so, and
+	// calls Reload, which ends the waiting, too.
+	ConfirmConfiguration(context.Context, *ConfirmConfigurationRequest) (*ConfirmConfigurationResponse, error)
 	// GetLogLevel returns from which level on the subsystems log.
 	GetLogLevel(context.Context, *GetLogLevelRequest) (*GetLogLevelResponse, error)
 	// SetLogLevel changes that, until it is set again or the configuration is
@@ -144,6 +207,15 @@ func (UnimplementedAdminServiceServer) GetStatistics(context.Context, *GetStatis
 }
 func (UnimplementedAdminServiceServer) Reload(context.Context, *ReloadRequest) (*ReloadResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Reload not implemented")
+}
+func (UnimplementedAdminServiceServer) DiffConfiguration(context.Context, *DiffConfigurationRequest) (*DiffConfigurationResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DiffConfiguration not implemented")
+}
+func (UnimplementedAdminServiceServer) ApplyConfiguration(context.Context, *ApplyConfigurationRequest) (*ApplyConfigurationResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ApplyConfiguration not implemented")
+}
+func (UnimplementedAdminServiceServer) ConfirmConfiguration(context.Context, *ConfirmConfigurationRequest) (*ConfirmConfigurationResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ConfirmConfiguration not implemented")
 }
 func (UnimplementedAdminServiceServer) GetLogLevel(context.Context, *GetLogLevelRequest) (*GetLogLevelResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetLogLevel not implemented")
@@ -226,6 +298,60 @@ func _AdminService_Reload_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_DiffConfiguration_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DiffConfigurationRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).DiffConfiguration(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_DiffConfiguration_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).DiffConfiguration(ctx, req.(*DiffConfigurationRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_ApplyConfiguration_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ApplyConfigurationRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ApplyConfiguration(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ApplyConfiguration_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ApplyConfiguration(ctx, req.(*ApplyConfigurationRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_ConfirmConfiguration_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ConfirmConfigurationRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ConfirmConfiguration(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ConfirmConfiguration_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ConfirmConfiguration(ctx, req.(*ConfirmConfigurationRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AdminService_GetLogLevel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetLogLevelRequest)
 	if err := dec(in); err != nil {
@@ -280,6 +406,18 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Reload",
 			Handler:    _AdminService_Reload_Handler,
+		},
+		{
+			MethodName: "DiffConfiguration",
+			Handler:    _AdminService_DiffConfiguration_Handler,
+		},
+		{
+			MethodName: "ApplyConfiguration",
+			Handler:    _AdminService_ApplyConfiguration_Handler,
+		},
+		{
+			MethodName: "ConfirmConfiguration",
+			Handler:    _AdminService_ConfirmConfiguration_Handler,
 		},
 		{
 			MethodName: "GetLogLevel",
