@@ -7,7 +7,6 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"iter"
 	"net"
 	"net/http"
 	"net/netip"
@@ -23,6 +22,7 @@ import (
 
 	"github.com/eidolon-lisp/eidolon/api"
 	"github.com/eidolon-lisp/eidolon/dataplane"
+	"github.com/eidolon-lisp/eidolon/internal/config"
 	"github.com/eidolon-lisp/eidolon/mapping"
 	"github.com/eidolon-lisp/eidolon/mapping/auth"
 	"github.com/eidolon-lisp/eidolon/mapping/server"
@@ -166,22 +166,16 @@ func scrape(t *testing.T) map[string]bool {
 	if err != nil {
 		t.Fatal(err)
 	}
+	access, err := api.NewAccess(config.API{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	fib := dataplane.NewFIB()
 	plane := dataplane.NewForwarder(fib, dataplane.Config{})
 	told := map[string]bool{}
 	for _, c := range []api.HTTPConfig{
-		{Program: "mapserver", Stats: ms.Stats, Observed: api.ObserveMapServer(ms)},
-		{Program: "xtr", Observed: api.ObserveXTR(x, fib), Stats: func() iter.Seq2[string, uint64] {
-			return func(yield func(string, uint64) bool) {
-				for _, s := range []iter.Seq2[string, uint64]{x.Stats(), plane.Stats()} {
-					for name, v := range s {
-						if !yield(name, v) {
-							return
-						}
-					}
-				}
-			}
-		}},
+		{Program: "mapserver", Stats: api.JoinStats(ms.Stats, access.Stats), Observed: api.ObserveMapServer(ms)},
+		{Program: "xtr", Stats: api.JoinStats(x.Stats, plane.Stats, access.Stats), Observed: api.ObserveXTR(x, fib)},
 	} {
 		free, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {

@@ -197,6 +197,39 @@ func TestBadAPI(t *testing.T) {
 	}
 }
 
+// What is served to whoever connects is warned of, unless only this host can.
+func TestHTTPIsOpen(t *testing.T) {
+	for listen, want := range map[string]string{
+		"127.0.0.1": "", "'[::1]:9342'": "",
+		"0.0.0.0:9342":      "[2:36: found true with listen: 0.0.0.0:9342 2:48: found true with listen: 0.0.0.0:9342]",
+		"203.0.113.10:9342": "[2:41: found true with listen: 203.0.113.10:9342 2:53: found true with listen: 203.0.113.10:9342]",
+	} {
+		path := write(t, "listen: [203.0.113.10]\nhttp: {listen: "+listen+", rest: true, page: true}\n")
+		c, err := LoadMapServer(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, w := range c.Warnings {
+			what, why, _ := strings.Cut(w.Message, "; ")
+			if !strings.Contains(why, "without a password") {
+				t.Errorf("%s: warning %v", listen, w)
+			}
+			_, what, _ = strings.Cut(what, ": ")
+			got = append(got, fmt.Sprintf("%d:%d: %s", w.Line, w.Column, what))
+		}
+		if text := fmt.Sprint(got); text != want && (len(got) > 0 || want != "") {
+			t.Errorf("%s: %s, want %s", listen, text, want)
+		}
+		if err := os.WriteFile(path, []byte("listen: [203.0.113.10]\nhttp: {listen: "+listen+"}\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if c, err := LoadMapServer(path); err != nil || len(c.Warnings) > 0 {
+			t.Errorf("%s, without them: %v, %v", listen, c.Warnings, err)
+		}
+	}
+}
+
 // Who may call is reloaded; where to listen needs a restart.
 func TestAPINeedsRestart(t *testing.T) {
 	a := XTR{API: API{Socket: "/run/x", AuditFile: "a", TCP: &APITCP{Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1")}}, Users: []APIUser{{Name: "a"}}}}

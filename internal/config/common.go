@@ -64,8 +64,16 @@ func (v value) http(port uint16) (h HTTP) {
 	if h.Pprof && h.Listen.IsValid() && !h.Listen.Addr().IsLoopback() {
 		p.fail("found true with listen: %s; profiles show what is in memory, and are served on a loopback address only", h.Listen)
 	}
-	h.REST = o.get("rest").boolean(false)
-	h.Page = o.get("page").boolean(false)
+	rest, page := o.get("rest"), o.get("page")
+	h.REST, h.Page = rest.boolean(false), page.boolean(false)
+	for _, open := range []struct {
+		value
+		on bool
+	}{{rest, h.REST}, {page, h.Page}} {
+		if open.on && h.Listen.IsValid() && !h.Listen.Addr().IsLoopback() {
+			open.warn("found true with listen: %s; who can connect there reads everything, without a password and in clear", h.Listen)
+		}
+	}
 	o.end()
 	return h
 }
