@@ -6,10 +6,17 @@
 //
 // Requests are read-only: any number of reader goroutines answer them from one
 // immutable table behind an atomic pointer, without a lock. Everything that
-// changes the table (Map-Registers, expiry, Put and Delete) goes through one
+// changes the table (Map-Registers, expiry, Put and Delete, changes of sites) goes through one
 // mutex: a batch edits the table, publishes it, commits what changed to the
 // store, and only then are the Map-Notifies sent. Map-Registers are
 // authenticated by the readers before they queue for the writer.
+//
+// # Sites
+//
+// The sites of the configuration and those that the API put, which the store
+// keeps, change while the server runs (SetSites, ChangeSite). Readers take one
+// snapshot of all; the writer checks again what was checked by an older one.
+// Registrations that the new rules do not admit end with the change.
 //
 // # What is known about an EID
 //
