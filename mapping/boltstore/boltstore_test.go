@@ -472,7 +472,7 @@ func FuzzDecodeItem(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(byte(kind), key, value[crcSize:])
+		f.Add(byte(kind-mapping.ItemMapping), key, value[crcSize:])
 	}
 	f.Fuzz(func(t *testing.T, k byte, key, value []byte) {
 		kind := mapping.ItemMapping + mapping.ItemKind(k)%6
@@ -497,6 +497,7 @@ func FuzzDecodeItem(f *testing.F) {
 		}
 		same := it.EID == again.EID && it.By == again.By && it.Site == again.Site && it.KeyID == again.KeyID &&
 			it.Flags == again.Flags && it.Nonce == again.Nonce && it.At.Equal(again.At) &&
+			it.Revision == again.Revision && it.Digest == again.Digest && bytes.Equal(it.Value, again.Value) &&
 			(it.Record == nil) == (again.Record == nil) && (it.Record == nil || it.Record.Equal(again.Record))
 		if !same {
 			t.Fatalf("%+v came back as %+v", it, again)

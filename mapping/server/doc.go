@@ -6,10 +6,10 @@
 //
 // Requests are read-only: any number of reader goroutines answer them from one
 // immutable table behind an atomic pointer, without a lock. Everything that
-// changes the table (Map-Registers, expiry, Put and Delete, changes of sites) goes through one
-// mutex: a batch edits the table, publishes it, commits what changed to the
-// store, and only then are the Map-Notifies sent. Map-Registers are
-// authenticated by the readers before they queue for the writer.
+// changes the table (Map-Registers, expiry, Put and Delete, changes of sites)
+// goes through one mutex: a batch edits the table, publishes it, commits what
+// changed to the store, and only then are the Map-Notifies sent. Map-Registers
+// are authenticated by the readers before they queue for the writer.
 //
 // # Sites
 //
