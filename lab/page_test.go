@@ -277,6 +277,7 @@ func pageOfXTR(t *testing.T, lab *runner.Lab, path string) {
 	b.await("a locator of the other site", row("198.51.100.2", "up", "from 192.0.2.2 up"))
 	b.eval(`(location.hash = "#drops", true)`, new(bool))
 	b.await("drops", row("drop_no_mapping", "/s"))
+	b.await("those that there were come first", `[...document.querySelectorAll("#view tbody tr")].map((r) => Number(r.children[1].innerText.replaceAll(",", ""))).every((n, i, all) => i === 0 || all[i - 1] >= n)`)
 	b.eval(`(location.hash = "#events", true)`, new(bool))
 	b.await("the watch begins", row("watching"))
 	if _, err := lab.Run(t.Context(), "xtr-a", "lispctl", "clear", "map-cache"); err != nil {

@@ -179,6 +179,7 @@ func TestQueuedRegisterIsCheckedAgain(t *testing.T) {
 		"not changed": {func(x *Site) *Site { return x }, true, 0},
 	} {
 		t.Run(what, func(t *testing.T) {
+			t.Parallel()
 			b := newBench(t, twoSites(), newMemStore())
 			b.putSite(newSite())
 			msg := b.encode(registering{key: newKey, xtr: xtrID(1), records: []*mapping.Record{rec("10.20.7.0/24", "192.0.2.1")}})

@@ -78,7 +78,8 @@ async function fill() {
 
 async function part(at, p, i) {
   if (p.counters) {
-    at.tables[i].show(rates.counters((name) => p.counters(name, at.q)));
+    const rows = rates.counters((name) => p.counters(name, at.q));
+    at.tables[i].show(p.order ? rows.sort(p.order) : rows);
     return;
   }
   const { data } = await ask(p.from, at.view.search ? { q: at.q, skip: at.skip } : {});

@@ -174,12 +174,15 @@ const remote = {
   ],
 };
 
+// faint shows what is zero so that the rest is seen.
+const faint = (n, as) => n ? as(n) : element("span", { class: "note" }, as(n));
+
 // A counter is {name, value, now, minute}; see rates.js.
 const counters = [
   { title: "Counter", cell: (r) => address(r.name), sort: (r) => r.name },
-  number("Value", (r) => r.value),
-  { title: "Now", number: true, cell: (r) => rate(r.now), sort: (r) => r.now ?? -1 },
-  { title: "Last minute", number: true, cell: (r) => rate(r.minute), sort: (r) => r.minute ?? -1 },
+  { title: "Value", number: true, cell: (r) => faint(r.value, count), sort: (r) => r.value },
+  { title: "Now", number: true, cell: (r) => faint(r.now, rate), sort: (r) => r.now ?? -1 },
+  { title: "Last minute", number: true, cell: (r) => faint(r.minute, rate), sort: (r) => r.minute ?? -1 },
 ];
 
 const byName = (r) => r.name;
@@ -197,7 +200,7 @@ export const eventColumns = [
 const byEID = "An EID, such as 10.1.0.0/16 or [7]2001:db8::1";
 const events = { id: "events", title: "Events", search: byEID, events: true };
 const rates = { id: "rates", title: "Rates", search: "A part of a counter's name", parts: [{ counters: (name, text) => name.includes(text), title: "Rates", key: byName, columns: counters }] };
-const drops = { id: "drops", title: "Drops", parts: [{ counters: (name) => name.startsWith("drop_"), title: "Drops", key: byName, columns: counters }] };
+const drops = { id: "drops", title: "Drops", parts: [{ counters: (name) => name.startsWith("drop_"), order: (a, b) => b.value - a.value, title: "Drops", key: byName, columns: counters }] };
 
 // views are those of each daemon, the first of them to begin with.
 export const views = {
