@@ -26,7 +26,7 @@ const (
 	exitOK      = 0
 	exitFailure = 1 // wrong usage, or it could not be done
 
-	exitNoAnswer = 2 // lig
+	exitNoAnswer = 2 // lig, bench
 	exitNegative = 3
 
 	exitFails = 2 // doctor
@@ -90,7 +90,7 @@ It asks the daemons on this host by their Unix sockets. For one elsewhere give
 EIDOLON_ADDRESS, EIDOLON_CA, EIDOLON_CERT, EIDOLON_KEY and EIDOLON_TOKEN_FILE.
 
 The exit code is 0 when all went well and 1 when it did not; lig, doctor and
-config diff have two more each, config apply has one.`,
+config diff have two more each, config apply and bench have one.`,
 		Args:              cobra.ArbitraryArgs, // help refuses them
 		SilenceUsage:      true,
 		SilenceErrors:     true,
@@ -100,7 +100,7 @@ config diff have two more each, config apply has one.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())
 	})
-	root.AddCommand(newExplain(), newTrace(), newLig(), newMonitor(), newShow(), newLocator(), newClear(), newMapping(), newSite(), newImport(), newDecode(), newCapture(), newConfig(), newDoctor(), newToken(), newCompletion(), newVersion())
+	root.AddCommand(newExplain(), newTrace(), newBench(), newLig(), newMonitor(), newShow(), newLocator(), newClear(), newMapping(), newSite(), newImport(), newDecode(), newCapture(), newConfig(), newDoctor(), newToken(), newCompletion(), newVersion())
 	return root
 }
 
