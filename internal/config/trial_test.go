@@ -174,10 +174,10 @@ func TestTrialReload(t *testing.T) {
 func TestTrialStuck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := newTried(t)
+		x.stuck = true
 		if _, _, err := x.Apply(withLevel("debug"), time.Minute); err != nil {
 			t.Fatal(err)
 		}
-		x.stuck = true
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
 		if x.want(t, "info", "info"); x.reads != 1 {
