@@ -34,7 +34,7 @@ type traces struct {
 }
 
 // Traces is the TraceService of an xTR that forwards by fib. kernel says that a
-// kernel plane forwards what it can before that sees it.
+// kernel plane does, and leaves to the process what is traced.
 func Traces(fib Tracing, kernel bool) Service { return &traces{fib: fib, kernel: kernel} }
 
 func (s *traces) register(r grpc.ServiceRegistrar) { eidolonv1.RegisterTraceServiceServer(r, s) }

@@ -37,6 +37,9 @@ type FIB struct {
 	snap   atomic.Pointer[Snapshot]
 	tracer atomic.Pointer[Tracer] // nil: none
 
+	tracing sync.Mutex // of who begins and ends traces
+	onTrace func(*TraceFilter)
+
 	mu         sync.Mutex // writers
 	watchers   []chan struct{}
 	followers  []*Follower

@@ -75,18 +75,39 @@ type Tracer struct {
 	lost   atomic.Uint64
 }
 
-// Trace begins a trace, of which there is one at a time. It must be closed. Packets
-// that a kernel plane forwards by itself are not seen.
+// Trace begins a trace, of which there is one at a time. It must be closed.
 func (t *FIB) Trace(filter TraceFilter) (*Tracer, error) {
-	tr := &Tracer{fib: t, filter: filter, events: make(chan Traced, traceQueue)}
-	if !t.tracer.CompareAndSwap(nil, tr) {
+	t.tracing.Lock()
+	defer t.tracing.Unlock()
+	if t.tracer.Load() != nil {
 		return nil, ErrTracing
+	}
+	tr := &Tracer{fib: t, filter: filter, events: make(chan Traced, traceQueue)}
+	t.tracer.Store(tr)
+	if t.onTrace != nil {
+		t.onTrace(&filter)
 	}
 	return tr, nil
 }
 
+// OnTrace sets a function that is called when a trace begins, with its filter, and
+// with nil when it ends: a plane that forwards packets elsewhere leaves those that
+// match to the workers meanwhile. It is set once, before the first trace.
+func (t *FIB) OnTrace(fn func(*TraceFilter)) {
+	t.tracing.Lock()
+	defer t.tracing.Unlock()
+	t.onTrace = fn
+}
+
 // Close ends the trace. Some events may come after it.
-func (t *Tracer) Close() { t.fib.tracer.CompareAndSwap(t, nil) }
+func (t *Tracer) Close() {
+	f := t.fib
+	f.tracing.Lock()
+	defer f.tracing.Unlock()
+	if f.tracer.CompareAndSwap(t, nil) && f.onTrace != nil {
+		f.onTrace(nil)
+	}
+}
 
 // Events are the packets, in order for each worker. The channel is not closed.
 func (t *Tracer) Events() <-chan Traced { return t.events }

@@ -33,9 +33,10 @@ Up to 200 packets a second of each thread are told; the others are forwarded as
 ever, and counted. There is one trace at a time, and without one packets pay
 nothing for it.
 
-What the kernel plane (plane.kind: bpf) forwards by itself is not seen, and the
-command says so when it begins; what it leaves to the TUN plane is seen: packets
-without a mapping, fragments, what is dropped.`,
+The kernel plane (plane.kind: bpf) leaves the packets between the two ends, of all
+ports, to the process as long as they are traced, and the command says so when it
+begins: they are slower then. With plane.unfinished_checksums it does so with what
+goes out only.`,
 		Example: `  lispctl trace 10.2.0.10
   lispctl trace 10.2.0.0/16 --source 10.1.0.10 --protocol tcp --dport 443 -o jsonl`,
 		Args: arguments(1, 1),
@@ -94,7 +95,7 @@ func trace(cmd *cobra.Command, c *client, req *eidolonv1.TraceFlowRequest, o out
 			begun = true
 			fmt.Fprintf(cmd.ErrOrStderr(), "tracing packets to %s and back, until interrupted:\n", req.GetDestination())
 			if resp.GetKernelPlane() {
-				fmt.Fprintln(cmd.ErrOrStderr(), "(the kernel plane forwards what it can by itself, and that is not seen here: plane.kind: tun shows all)")
+				fmt.Fprintln(cmd.ErrOrStderr(), "(the kernel plane leaves these packets to the process meanwhile, which is slower)")
 			}
 		}
 		for _, p := range resp.GetPackets() {

@@ -51,7 +51,8 @@ func newPlane(cfg *config.XTR, c tun.Config, fib *dataplane.FIB) (sitePlane, err
 	return p, nil
 }
 
-// byKernel says whether packets pass without the process seeing them.
+// byKernel says whether packets pass without the process seeing them, unless they
+// are traced.
 func byKernel(p sitePlane) bool {
 	_, kernel := p.(*bpf.Plane)
 	return kernel

@@ -39,6 +39,9 @@ const (
 	DefaultMappings = 65536
 	// foldInterval is how often the tables are looked at when nobody asks.
 	foldInterval = time.Second
+	// traceTime is how long the programs leave packets to a trace that nobody
+	// prolongs: when the process is killed, they forward them again.
+	traceTime = 3 * foldInterval
 	// interfaceInterval is how often interfaces and routes are looked at when
 	// nothing is heard of a change, and gather how long further changes are
 	// waited for when something is.
@@ -183,6 +186,8 @@ func New(cfg Config, fib *dataplane.FIB) (_ *Plane, err error) {
 	p.copier = newCopier(t, p.fwd, devices, slow.SourcePorts)
 	p.copier.unfinished = cfg.Unfinished
 	fib.OnRead(p.copier.fold)
+	fib.OnTrace(p.copier.trace)
+	p.copier.trace(nil) // one of an earlier run has ended with it
 	if p.copier.stats, err = p.copier.read(); err != nil {
 		return nil, err
 	}
@@ -315,6 +320,7 @@ func (p *Plane) keep(ctx context.Context) {
 			}
 		case <-fold.C:
 			p.copier.fold()
+			p.copier.traceOn()
 			check("mappings of an earlier run are not removed", p.copier.expire())
 			check("some packets are the TUN plane's for want of room, see the counter kernel_full", p.copier.lack())
 		case <-changed:

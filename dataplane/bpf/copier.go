@@ -38,6 +38,7 @@ type copier struct {
 
 	mu      sync.Mutex
 	t       *tables
+	tracing bool
 	lines   map[mapping.EID]*line
 	byIndex []*line // by index of entries; nil: free, or nothing to tell
 	indices pool
@@ -756,6 +757,51 @@ func (c *copier) fold() {
 		})
 	}
 	c.bury()
+}
+
+// trace has the programs leave the packets of a trace to the TUN plane, and with
+// nil no more.
+func (c *copier) trace(f *dataplane.TraceFilter) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return
+	}
+	t := &c.t.settings.Trace
+	atomic.StoreUint64(&t.Until, 0)
+	if c.tracing = f != nil; !c.tracing {
+		return
+	}
+	t.Iid, t.Protocol, t.Family = f.IID, uint32(f.Protocol), 0
+	end := func(p netip.Prefix, prefix, mask *[4]uint32) {
+		*prefix, *mask = [4]uint32{}, [4]uint32{}
+		if !p.IsValid() {
+			return
+		}
+		if t.Family = 4; p.Addr().Is6() {
+			t.Family = 6
+		}
+		*prefix = words(p.Addr())
+		var m [16]byte
+		for i := range p.Bits() {
+			m[i/8] |= 0x80 >> (i % 8)
+		}
+		for i := range mask {
+			mask[i] = binary.NativeEndian.Uint32(m[4*i:])
+		}
+	}
+	end(f.Here, &t.Here, &t.HereMask)
+	end(f.There, &t.There, &t.ThereMask)
+	atomic.StoreUint64(&t.Until, bootTime(time.Now().Add(traceTime)))
+}
+
+// traceOn prolongs a trace that is under way.
+func (c *copier) traceOn() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.closed && c.tracing {
+		atomic.StoreUint64(&c.t.settings.Trace.Until, bootTime(time.Now().Add(traceTime)))
+	}
 }
 
 // take takes the usage of one entry.

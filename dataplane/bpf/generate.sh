@@ -14,6 +14,6 @@ if [ "${1:-}" = -check ] && [ "$(major)" != "$(cat object.clang)" ]; then
 fi
 rm -f lisp_bpfe*
 GOPACKAGE=bpf go tool bpf2go -cc "${CLANG:-clang}" -cflags "-O2 -g -Wall -Wextra -Werror -mcpu=v3 -fdebug-prefix-map=$PWD=." \
-  -target bpfel,bpfeb -type config -type local -type entry -type rloc -type slots -type sources -type usage -type address \
+  -target bpfel,bpfeb -type config -type trace -type local -type entry -type rloc -type slots -type sources -type usage -type address \
   -type eid4 -type eid6 -type local4 -type local6 -type member -type touch -type stats lisp lisp.c
 major >object.clang

@@ -620,6 +620,23 @@ INLINE void count_received(void *table, __u32 index, __u64 packets, __u64 bytes)
 	}
 }
 
+INLINE int within(const __u32 *a, const __u32 *prefix, const __u32 *mask)
+{
+	return !(((a[0] ^ prefix[0]) & mask[0]) | ((a[1] ^ prefix[1]) & mask[1]) | ((a[2] ^ prefix[2]) & mask[2]) | ((a[3] ^ prefix[3]) & mask[3]));
+}
+
+/* traced reports whether a trace is of an inner packet. Ports are for the slow
+ * path to look at, as is the protocol of the rest of a datagram. */
+INLINE int traced(const struct trace *t, __u32 iid, const struct packet *p, __u64 now)
+{
+	if (t->until <= now)
+		return 0;
+	if (t->iid != iid || (t->family && t->family != (p->v6 ? 6 : 4)) || (t->protocol && p->proto && t->protocol != p->proto))
+		return 0;
+	return (within(p->src, t->here, t->here_mask) && within(p->dst, t->there, t->there_mask)) ||
+	       (within(p->dst, t->here, t->here_mask) && within(p->src, t->there, t->there_mask));
+}
+
 INLINE int encap(struct __sk_buff *skb, int v6)
 {
 	__u32 zero = 0, frame, hash, index, head, size, pair = 0;
@@ -670,6 +687,8 @@ INLINE int encap(struct __sk_buff *skb, int v6)
 	if (p.ttl <= 1 || p.len > frame || (p.len < frame && skb->gso_size))
 		goto slow;
 	now = since_boot();
+	if (traced(&cfg->trace, iid, &p, now))
+		goto slow;
 	if (!find(&f, iid, v6, p.dst, st) || !(e = use(&f, now)) || !routed(skb, &f, &p, from))
 		goto slow;
 
@@ -879,6 +898,9 @@ INLINE int inner(struct __sk_buff *skb, struct stats *st, const struct address *
 		goto slow;
 
 	now = since_boot();
+	/* The slow path can't take what has an unfinished checksum. */
+	if (!cfg->unfinished && traced(&cfg->trace, iid, &p, now))
+		goto slow;
 	known = find(&f, iid, v6, p.src, st);
 	if (known)
 		e = use(&f, now);

@@ -33,6 +33,7 @@ type lispConfig struct {
 	Versioning uint32
 	Clamp      uint32
 	Unfinished uint32
+	Trace      lispTrace
 }
 
 type lispEid4 struct {
@@ -145,6 +146,19 @@ type lispStats struct {
 type lispTouch struct {
 	_     structs.HostLayout
 	Entry [64]uint8
+}
+
+type lispTrace struct {
+	_         structs.HostLayout
+	Until     uint64
+	Iid       uint32
+	Family    uint32
+	Protocol  uint32
+	Here      [4]uint32
+	HereMask  [4]uint32
+	There     [4]uint32
+	ThereMask [4]uint32
+	Pad       uint32
 }
 
 type lispUsage struct {

@@ -616,6 +616,43 @@ func carried(t *testing.T, ns *netns.NS) map[string]int {
 
 func TestCounters(t *testing.T) { sites.Counters(t) }
 
+// The programs leave a flow to the TUN plane while it is traced, and only so long.
+func TestTrace(t *testing.T) {
+	left := func(c string) func(after, later sites.Answer) {
+		return func(after, later sites.Answer) {
+			if then, more := after.Stats[c], later.Stats[c]-after.Stats[c]; then < 5 || more > 2 {
+				t.Errorf("%s is %d after the trace, and %d more later", c, then, more)
+			}
+		}
+	}
+	sites.Trace(t, [2]string{}, false, left("slow_encap"))
+	sites.Trace(t, [2]string{safe, ""}, true, left("slow_decap"))
+}
+
+// A process that is killed while it traces has nobody left whom the flow could be
+// told to: the programs soon forward it again.
+func TestKilledWhileTracing(t *testing.T) {
+	tp := sites.New(t)
+	a, _ := tp.Start(t, false)
+	arrives := func() bool {
+		got, _ := sites.Datagrams(t, tp.HostA, sites.HostA4, tp.HostB, sites.HostB4, false, 100)
+		return len(got) == 1
+	}
+	if !arrives() {
+		t.Fatal("nothing is forwarded at first")
+	}
+	a.Tell("trace", dataplane.TraceFilter{There: sites.EIDB4.Prefix})
+	a.Kill()
+	begin := time.Now()
+	for !arrives() {
+		if time.Since(begin) > 3*traceTime {
+			t.Fatalf("nothing is forwarded %v after the process was killed", time.Since(begin))
+		}
+	}
+	sites.Check(t, tp.XTRA.Do(tun.Cleanup))
+	sites.Check(t, tp.XTRA.Do(Cleanup))
+}
+
 // Super-packets go by the programs, and by both planes where one is on either
 // side.
 func TestSuperPackets(t *testing.T) {

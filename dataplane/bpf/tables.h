@@ -41,12 +41,24 @@ enum {
 	CHECK_STRICT,
 };
 
+/* Packets that are left to the slow path while a trace is of them, which tells
+ * what becomes of them: both directions between two ends. */
+struct trace {
+	__u64 until; /* in ns since boot; 0: no trace */
+	__u32 iid;
+	__u32 family;	/* 4 or 6; 0: both */
+	__u32 protocol; /* 0: all */
+	__u32 here[4], here_mask[4], there[4], there_mask[4];
+	__u32 pad;
+};
+
 struct config {
 	__u32 source4, source6; /* indices of sources, 0: none */
 	__u32 check;		/* of inner sources, CHECK_… */
 	__u32 versioning;
 	__u32 clamp; /* TCP SYNs are the slow path's */
 	__u32 unfinished; /* checksums may be left to who is behind a virtual link */
+	struct trace trace;
 };
 
 /* A prefix of the site. */

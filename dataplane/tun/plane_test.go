@@ -480,6 +480,8 @@ func TestPlaneDoesNotAllocate(t *testing.T) {
 
 func TestCounters(t *testing.T) { sites.Counters(t) }
 
+func TestTrace(t *testing.T) { sites.Trace(t, [2]string{}, true, func(_, _ sites.Answer) {}) }
+
 func TestSuperPackets(t *testing.T) {
 	for _, outer6 := range []bool{false, true} {
 		sites.SuperPackets(t, outer6, [2]string{}, func(a sites.Answer) { onlyDrops(t, a, dataplane.DropTooBig) })

@@ -120,6 +120,7 @@ type Answer struct {
 
 	Unreachable []dataplane.Path
 	Active      []dataplane.Activity
+	Traced      []dataplane.Traced
 	Traffic     map[string]dataplane.Traffic // of mappings, locators and own addresses, by name
 }
 
@@ -175,6 +176,7 @@ func child() error {
 	fib.SetProxies(dataplane.Proxies{ITR: cfg.ProxyITR, ETR: cfg.ProxyETR})
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	var tracer *dataplane.Tracer
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()
 	fmt.Println("{}")
@@ -228,6 +230,24 @@ func child() error {
 				return err
 			}
 			fib.SetSources(list)
+		case "trace":
+			// Begins a trace, and without a filter ends it, and answers what it told.
+			if tracer == nil {
+				var f dataplane.TraceFilter
+				if err := json.Unmarshal([]byte(arg), &f); err != nil {
+					return err
+				}
+				var err error
+				if tracer, err = fib.Trace(f); err != nil {
+					return err
+				}
+				break
+			}
+			tracer.Close()
+			for len(tracer.Events()) > 0 {
+				a.Traced = append(a.Traced, <-tracer.Events())
+			}
+			tracer = nil
 		case "unreachable":
 			for len(p.Unreachable()) > 0 {
 				a.Unreachable = append(a.Unreachable, <-p.Unreachable())

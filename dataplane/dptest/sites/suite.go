@@ -196,6 +196,62 @@ func Counters(t *testing.T) {
 	}
 }
 
+// Trace: a trace tells of each packet of a flow, in both directions and in order,
+// whichever part of the plane forwards such packets otherwise, and of no other
+// packet; and each arrives. planes are those of the two xTRs (see Config.Plane), of
+// which the first traces; in is whether it has to tell of what comes in. look gets
+// its state after the trace, and again after as many packets more.
+func Trace(t *testing.T, planes [2]string, in bool, look func(after, later Answer)) {
+	const out, back = 7, 5
+	tp := New(t)
+	ca, cb := ConfigA(RLOCB4), ConfigB(RLOCA4)
+	ca.Plane, cb.Plane = planes[0], planes[1]
+	for _, host := range []*netns.NS{tp.HostA, tp.HostB} {
+		// As from a wire: checksums that are not finished are not all planes' to
+		// forward.
+		Check(t, host.SetOffload("eth0", unix.ETHTOOL_STXCSUM, false))
+	}
+	a := Start(t, tp.XTRA, ca)
+	Start(t, tp.XTRB, cb)
+	play := func(from *netns.NS, src netip.Addr, to *netns.NS, dst netip.Addr, n int) {
+		t.Helper()
+		if got, err := Datagrams(t, from, src, to, dst, false, slices.Repeat([]int{100}, n)...); len(got) != n {
+			t.Fatalf("%d of %d packets arrived: %v", len(got), n, err)
+		}
+	}
+	all := func() {
+		t.Helper()
+		play(tp.HostA, HostA4, tp.HostB, HostB4, out)
+		play(tp.HostB, HostB4, tp.HostA, HostA4, back)
+		play(tp.HostA, HostA6, tp.HostB, HostB6, 1)
+	}
+	all()
+	a.Tell("trace", dataplane.TraceFilter{Here: netip.PrefixFrom(HostA4, 32), There: EIDB4.Prefix, Protocol: unix.IPPROTO_UDP})
+	all()
+	time.Sleep(100 * time.Millisecond) // a packet is told when it has been delivered
+	traced := a.Ask("trace").Traced
+	after := a.State()
+	all()
+	look(after, a.State())
+	var outs, ins int
+	for _, ev := range traced {
+		ok := ev.Drop == dataplane.NotDropped
+		if ev.In {
+			ins++
+			ok = ok && ev.Src == RLOCB4 && ev.Dst == RLOCA4 && ev.Flow.Src == HostB4 && ev.Flow.Dst == HostA4
+		} else {
+			outs++
+			ok = ok && ev.Src == RLOCA4 && ev.Dst == RLOCB4 && ev.Flow.Src == HostA4 && ev.Flow.Dst == HostB4
+		}
+		if !ok {
+			t.Errorf("told of a packet: %+v", ev)
+		}
+	}
+	if want := map[bool]int{true: back}[in]; outs != out || ins != want {
+		t.Errorf("told of %d packets out and %d in, want %d and %d", outs, ins, out, want)
+	}
+}
+
 // SuperPackets: what a host leaves to its device goes from site to site in
 // super-packets, and where the core has a link that takes nothing larger than its
 // MTU, as a wire does, in segments, which are the same octets at the other end,

@@ -114,7 +114,9 @@ type TraceFlowResponse struct {
 	// How many packets matched and were not told, since the trace began.
 	Lost uint64 `protobuf:"varint,2,opt,name=lost,proto3" json:"lost,omitempty"`
 	// In the first message: a kernel plane forwards what it can by itself, and
-	// that is not seen.
+	// leaves the packets between the two ends to the slower way through the
+	// process until the trace ends. With plane.unfinished_checksums it does so
+	// with what goes out only.
 	KernelPlane   bool `protobuf:"varint,3,opt,name=kernel_plane,json=kernelPlane,proto3" json:"kernel_plane,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

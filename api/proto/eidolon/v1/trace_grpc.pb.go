@@ -30,9 +30,8 @@ const (
 type TraceServiceClient interface {
 	// TraceFlow streams what becomes of the packets of hosts that match from now
 	// on, in both directions, until the caller ends it. Up to 200 a second of
-	// each worker are told, the others are counted and forwarded as ever. Those
-	// that a kernel plane forwards by itself are not seen. There is one trace at
-	// a time, else ALREADY_EXISTS. The first message has no packets and says that
+	// each worker are told, the others are counted and forwarded as ever. There
+	// is one trace at a time, else ALREADY_EXISTS. The first message has no packets and says that
 	// the trace has begun.
 	TraceFlow(ctx context.Context, in *TraceFlowRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TraceFlowResponse], error)
 }
@@ -72,9 +71,8 @@ type TraceService_TraceFlowClient = grpc.ServerStreamingClient[TraceFlowResponse
 type TraceServiceServer interface {
 	// TraceFlow streams what becomes of the packets of hosts that match from now
 	// on, in both directions, until the caller ends it. Up to 200 a second of
-	// each worker are told, the others are counted and forwarded as ever. Those
-	// that a kernel plane forwards by itself are not seen. There is one trace at
-	// a time, else ALREADY_EXISTS. The first message has no packets and says that
+	// each worker are told, the others are counted and forwarded as ever. There
+	// is one trace at a time, else ALREADY_EXISTS. The first message has no packets and says that
 	// the trace has begun.
 	TraceFlow(*TraceFlowRequest, grpc.ServerStreamingServer[TraceFlowResponse]) error
 	mustEmbedUnimplementedTraceServiceServer()
