@@ -66,6 +66,8 @@ type Access struct {
 	// patience is how long a stranger may hold a connection.
 	patience time.Duration
 	addrs    atomic.Pointer[[]netip.AddrPort]
+	// restAddrs are the same for REST.
+	restAddrs atomic.Pointer[[]netip.AddrPort]
 
 	failed, handshakes, denied, limited atomic.Uint64
 }
@@ -74,6 +76,7 @@ type Access struct {
 type rules struct {
 	users     []config.APIUser
 	transport credentials.TransportCredentials // nil without TCP
+	web       *tls.Config                      // the same for REST
 	clientCAs *x509.CertPool
 	// replaced is closed when others take their place.
 	replaced chan struct{}
@@ -167,6 +170,8 @@ func newRules(cfg config.API) *rules {
 		}
 	}
 	r.transport = credentials.NewTLS(c)
+	r.web = c.Clone()
+	r.web.NextProtos = []string{"h2", "http/1.1"}
 	return r
 }
 

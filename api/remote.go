@@ -66,6 +66,9 @@ type transport struct {
 
 // ServerHandshake implements credentials.TransportCredentials.
 func (t *transport) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	if b, ok := conn.(*bridged); ok {
+		return conn, b.who, nil
+	}
 	if a, ok := conn.(*admitted); ok {
 		if _, ok := a.Conn.(*net.UnixConn); ok {
 			_, who, err := t.peerCredentials.ServerHandshake(a.Conn)
@@ -122,22 +125,40 @@ func (a *Access) listen(ctx context.Context, socket net.Listener) ([]net.Listene
 	if a.tcp == nil {
 		return all, nil
 	}
+	over, err := a.listenOn(ctx, a.tcp.Listen, "API over TCP", &a.addrs)
+	if err != nil {
+		socket.Close()
+		return nil, err
+	}
+	return append(all, over...), nil
+}
+
+// listenREST returns what REST over TLS is listened for on, if it is.
+func (a *Access) listenREST(ctx context.Context) ([]net.Listener, error) {
+	if a.tcp == nil {
+		return nil, nil
+	}
+	return a.listenOn(ctx, a.tcp.REST, "REST over TLS", &a.restAddrs)
+}
+
+// listenOn listens on all of some addresses, or on none after an error.
+func (a *Access) listenOn(ctx context.Context, on []netip.AddrPort, what string, told *atomic.Pointer[[]netip.AddrPort]) (all []net.Listener, err error) {
 	var addrs []netip.AddrPort
-	for _, at := range a.tcp.Listen {
+	for _, at := range on {
 		l, err := listenTCP(ctx, at)
 		if err != nil {
 			for _, l := range all {
 				l.Close()
 			}
-			return nil, fmt.Errorf("API: %w", err)
+			return nil, fmt.Errorf("%s: %w", what, err)
 		}
-		a.log.Info("API over TCP", "listen", l.Addr())
+		a.log.Info(what, "listen", l.Addr())
 		all = append(all, &doorkeeper{l, a, a.tcpRoom})
 		if tcp, ok := l.Addr().(*net.TCPAddr); ok {
 			addrs = append(addrs, tcp.AddrPort())
 		}
 	}
-	a.addrs.Store(&addrs)
+	told.Store(&addrs)
 	return all, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	_ "embed" // the OpenAPI document
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 
+	eidolonv1 "github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1"
 	restv1 "github.com/eidolon-lisp/eidolon/api/proto/rest/eidolon/v1"
 	"github.com/eidolon-lisp/eidolon/api/web"
 )
@@ -60,6 +62,16 @@ func newREST(socket string) (*rest, error) {
 	if err != nil {
 		return nil, fmt.Errorf("rest: %w", err)
 	}
+	mux, err := newMux(conn)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return &rest{mux: mux, conn: conn, room: make(chan struct{}, maxREST)}, nil
+}
+
+// newMux returns all calls of the API by a connection as REST.
+func newMux(conn grpc.ClientConnInterface) (*runtime.ServeMux, error) {
 	mux := runtime.NewServeMux(
 		// The names are those of the .proto files, and nothing is left out.
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, &runtime.JSONPb{
@@ -71,16 +83,18 @@ func newREST(socket string) (*rest, error) {
 		runtime.WithOutgoingHeaderMatcher(func(string) (string, bool) { return "", false }),
 		runtime.WithMetadata(func(context.Context, *http.Request) metadata.MD { return nil }),
 	)
-	for _, register := range []func(context.Context, *runtime.ServeMux, *grpc.ClientConn) error{
-		restv1.RegisterAdminServiceHandler, restv1.RegisterMappingServiceHandler, restv1.RegisterSiteServiceHandler,
-		restv1.RegisterRouterServiceHandler, restv1.RegisterBGPServiceHandler, restv1.RegisterALTServiceHandler,
-	} {
-		if err := register(context.Background(), mux, conn); err != nil {
-			conn.Close()
-			return nil, fmt.Errorf("rest: %w", err)
-		}
+	ctx := context.Background()
+	if err := errors.Join(
+		restv1.RegisterAdminServiceHandlerClient(ctx, mux, eidolonv1.NewAdminServiceClient(conn)),
+		restv1.RegisterMappingServiceHandlerClient(ctx, mux, eidolonv1.NewMappingServiceClient(conn)),
+		restv1.RegisterSiteServiceHandlerClient(ctx, mux, eidolonv1.NewSiteServiceClient(conn)),
+		restv1.RegisterRouterServiceHandlerClient(ctx, mux, eidolonv1.NewRouterServiceClient(conn)),
+		restv1.RegisterBGPServiceHandlerClient(ctx, mux, eidolonv1.NewBGPServiceClient(conn)),
+		restv1.RegisterALTServiceHandlerClient(ctx, mux, eidolonv1.NewALTServiceClient(conn)),
+	); err != nil {
+		return nil, fmt.Errorf("rest: %w", err)
 	}
-	return &rest{mux: mux, conn: conn, room: make(chan struct{}, maxREST)}, nil
+	return mux, nil
 }
 
 // onlyReads refuses what needs another role than RoleRead, whatever the document
@@ -107,9 +121,16 @@ func (r *rest) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	case req.Method != http.MethodGet:
 		h.Set("Allow", http.MethodGet)
 		refuse(w, http.StatusMethodNotAllowed, codes.PermissionDenied,
-			"only what reads is served here, which is GET: change things by gRPC, over the Unix socket of the daemon or as its api.tcp allows")
+			"only what reads is served here, which is GET: change things as api.tcp of the daemon allows, by REST over TLS or by gRPC, or over its Unix socket")
 		return
-	case req.URL.Path == "/openapi.json":
+	}
+	r.serve(w, req)
+}
+
+// serve answers a request that may be made.
+func (r *rest) serve(w http.ResponseWriter, req *http.Request) {
+	h := w.Header()
+	if req.URL.Path == "/openapi.json" {
 		h.Set("Content-Type", "application/json")
 		w.Write(openAPI)
 		return

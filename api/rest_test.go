@@ -123,7 +123,7 @@ func TestREST(t *testing.T) {
 		{"POST", "/v1/mappings", ""},
 	} {
 		status, answer, header := fetch(t, x.method, web.URL+x.path, x.body)
-		if text, _ := answer["message"].(string); status != 405 || header.Get("Allow") != "GET" || !strings.Contains(text, "over the Unix socket") {
+		if text, _ := answer["message"].(string); status != 405 || header.Get("Allow") != "GET" || !strings.Contains(text, "as api.tcp of the daemon allows") {
 			t.Errorf("%s %s: %d, %v", x.method, x.path, status, answer)
 		}
 	}

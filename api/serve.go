@@ -65,8 +65,8 @@ type Service interface {
 	register(grpc.ServiceRegistrar)
 }
 
-// Serve serves on a Unix socket, and on TCP with TLS where its Access has that,
-// until ctx ends; then calls under way have a few seconds to end and the socket
+// Serve serves on a Unix socket, and on TCP with TLS where its Access has that, as
+// REST too, until ctx ends; then calls under way have a few seconds to end and the socket
 // is removed. It also serves the standard health service and reflection. A
 // socket that is left over from a process that was killed is replaced; one that
 // answers is ErrInUse, and anything else at that path is an error.
@@ -94,6 +94,23 @@ func Serve(ctx context.Context, cfg Config, services ...Service) error {
 	if err != nil {
 		return err
 	}
+	forREST, err := access.listenREST(ctx)
+	if err != nil {
+		for _, l := range listeners {
+			l.Close()
+		}
+		return err
+	}
+	var calls *secureREST
+	if len(forREST) > 0 {
+		if calls, err = newSecureREST(access, log); err != nil {
+			for _, l := range append(listeners, forREST...) {
+				l.Close()
+			}
+			return err
+		}
+		listeners = append(listeners, calls.bridge)
+	}
 	s := grpc.NewServer(
 		grpc.Creds(&transport{peerCredentials{uid: uint32(os.Geteuid()), gid: gid, log: log}, access}),
 		grpc.InTapHandle(access.admit),
@@ -116,7 +133,7 @@ func Serve(ctx context.Context, cfg Config, services ...Service) error {
 	healthv1.RegisterHealthServer(s, healthy)
 	reflection.Register(s)
 	if err := undeclared(s.GetServiceInfo()); err != nil {
-		for _, l := range listeners {
+		for _, l := range append(listeners, forREST...) {
 			l.Close()
 		}
 		return err
@@ -137,7 +154,24 @@ func Serve(ctx context.Context, cfg Config, services ...Service) error {
 		defer hard.Stop()
 		s.GracefulStop()
 	})
-	failures := make(chan error, len(listeners))
+	failures := make(chan error, len(listeners)+1)
+	if calls != nil {
+		wg.Go(func() {
+			until, stop := context.WithCancel(ctx)
+			defer stop()
+			go func() { // it ends with the others
+				select {
+				case <-ended:
+					stop()
+				case <-until.Done():
+				}
+			}()
+			if err := calls.run(until, forREST); err != nil {
+				failures <- err
+				s.Stop()
+			}
+		})
+	}
 	for _, l := range listeners {
 		wg.Go(func() {
 			if err := s.Serve(l); err != nil && ctx.Err() == nil {

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -63,7 +64,7 @@ func TestAccess(t *testing.T) {
 		defer l.Close()
 		return l.Addr().String()
 	}
-	control, address := free("udp"), free("tcp")
+	control, address, rest := free("udp"), free("tcp"), free("tcp")
 	path, audit := filepath.Join(dir, "mapserver.yml"), filepath.Join(dir, "audit.log")
 	write := func(token, more string) {
 		t.Helper()
@@ -72,9 +73,9 @@ state_dir: state
 api:
   socket: api.sock
   audit_file: audit.log
-  tcp: {listen: [%q], certificate_file: api.crt, key_file: api.key}
+  tcp: {listen: [%q], rest_listen: [%q], certificate_file: api.crt, key_file: api.key}
   users: [{name: fabric, roles: [register], eid_prefixes: [10.1.0.0/16], token_hashes: ["%x"]}]
-%s`, control, address, sha256.Sum256([]byte(token)), more)
+%s`, control, address, rest, sha256.Sum256([]byte(token)), more)
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -165,6 +166,26 @@ api:
 	}
 	if err := put("second", "192.0.2.3"); err != nil {
 		t.Fatal(err)
+	}
+	// By REST, with the new certificate and token, too.
+	web := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}, Timeout: 20 * time.Second}
+	defer web.CloseIdleConnections()
+	for token, want := range map[string]int{"first": http.StatusUnauthorized, "second": http.StatusOK} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+rest+"/v1/mappings:put",
+			strings.NewReader(`{"records": [{"eid": "10.1.0.0/16", "locators": [{"address": "192.0.2.3", "priority": 1, "weight": 100}]}]}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+		req.Header.Set("Content-Type", "application/json")
+		resp, err := web.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if got := resp.TLS.PeerCertificates[0].SerialNumber.String(); resp.StatusCode != want || got == serial {
+			t.Errorf("REST with the token %q: %s, certificate %s", token, resp.Status, got)
+		}
 	}
 	// The same file and the same certificate change nothing, and are not told.
 	hangup()

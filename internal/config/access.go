@@ -36,6 +36,8 @@ type API struct {
 type APITCP struct {
 	// Listen is not empty.
 	Listen []netip.AddrPort
+	// REST is where the services are there as REST, too.
+	REST []netip.AddrPort
 	// Certificate is the daemon's, with its key; its Leaf is set.
 	Certificate tls.Certificate `json:"-"`
 	// ClientCAs sign the certificates of users; empty where these have tokens
@@ -68,13 +70,14 @@ const (
 	shortToken  = 22 // characters of base64 that hold 128 bits
 	longToken   = 512
 	soonExpired = 14 * 24 * time.Hour
+	restPorts   = 100 // from the port of gRPC to that of REST
 )
 
 // restart returns what of it takes effect with a restart only.
 func (a API) restart() API {
 	a.AuditFile, a.Users = "", nil
 	if a.TCP != nil {
-		a.TCP = &APITCP{Listen: a.TCP.Listen, MaxConnections: a.TCP.MaxConnections}
+		a.TCP = &APITCP{Listen: a.TCP.Listen, REST: a.TCP.REST, MaxConnections: a.TCP.MaxConnections}
 	}
 	return a
 }
@@ -133,6 +136,12 @@ func (a *API) readTCP(v value, port uint16) (certificates bool) {
 	for _, item := range o.need("listen", fmt.Sprintf("a list of addresses to listen on, such as [\"203.0.113.10:%d\"]", port)).atLeastOne("addresses to listen on") {
 		if ap, ok := item.addrPort(port, true); ok && seen.add(ap, item, "address") {
 			t.Listen = append(t.Listen, ap)
+			item.needsAddr(NeedTCP, ap)
+		}
+	}
+	for _, item := range o.get("rest_listen").atLeastOne("addresses to serve REST on") {
+		if ap, ok := item.addrPort(port+restPorts, true); ok && seen.add(ap, item, "address") {
+			t.REST = append(t.REST, ap)
 			item.needsAddr(NeedTCP, ap)
 		}
 	}

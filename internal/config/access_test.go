@@ -94,7 +94,7 @@ func TestExampleAPI(t *testing.T) {
 	got.TCP.Certificate.Certificate, got.TCP.Certificate.PrivateKey, got.TCP.Certificate.Leaf, got.TCP.ClientCAs = nil, nil, nil, nil
 	want := API{
 		Socket: "/run/eidolon/mapserver.sock", AuditFile: "/var/log/eidolon/audit.log",
-		TCP: &APITCP{Listen: []netip.AddrPort{netip.MustParseAddrPort("203.0.113.10:9344"), netip.MustParseAddrPort("[2001:db8:113::10]:9344")}, MaxConnections: 128},
+		TCP: &APITCP{Listen: []netip.AddrPort{netip.MustParseAddrPort("203.0.113.10:9344"), netip.MustParseAddrPort("[2001:db8:113::10]:9344")}, REST: []netip.AddrPort{netip.MustParseAddrPort("203.0.113.10:9444")}, MaxConnections: 128},
 		Users: []APIUser{
 			{Name: "noc", Read: true, Certificates: []string{"noc.example.org"}, Tokens: [][32]byte{sha256.Sum256([]byte("hunter2-hunter2-hunter2-hunter2"))}},
 			{Name: "alice", Operate: true, Certificates: []string{"alice@example.org"}},
@@ -133,6 +133,8 @@ func TestBadAPI(t *testing.T) {
 			"3:66: api.tcp.certificate_file: it can't be read: open DIR/missing.crt: no such file or directory\n" +
 			"3:114: api.tcp.client_ca_file: it holds no certificate in PEM\n" +
 			"3:144: api.tcp.max_connections: found \"0\", expected a number from 1 to 4096"},
+		{"REST on the port of gRPC", "  tcp: {listen: [127.0.0.1], rest_listen: [\"127.0.0.1:9344\", 127.0.0.1], certificate_file: fresh.crt, key_file: fresh.key}\n" + user,
+			"3:44: api.tcp.rest_listen[0]: address 127.0.0.1:9344 is given twice, first at line 3"},
 		{"another's key", "  tcp: {listen: [127.0.0.1], certificate_file: fresh.crt, key_file: other.key, client_ca_file: broken.pem}\n" + user, "" +
 			"3:69: api.tcp.key_file: it is not the key of the certificate of \"CN=mapserver.example\": tls: private key does not match public key\n" +
 			"3:96: api.tcp.client_ca_file: certificate 1 can't be used: x509: malformed certificate"},

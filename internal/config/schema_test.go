@@ -39,7 +39,7 @@ var asked = map[Kind][]string{
 // askedAPI has what names files that are on no examiner's disk.
 const askedAPI = `api:
   audit_file: x
-  tcp: {listen: [x], certificate_file: x, key_file: x, client_ca_file: x, max_connections: 1}
+  tcp: {listen: [x], rest_listen: [x], certificate_file: x, key_file: x, client_ca_file: x, max_connections: 1}
   users: [{name: x, roles: [read], certificates: [x], eid_prefixes: [x], instances: [1], token_file: x, token_hashes: [x]}]
 `
 

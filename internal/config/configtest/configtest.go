@@ -55,7 +55,7 @@ var texts = []any{
 // OfUsers are the keys that need certificates and tokens to be good. The test of a
 // map-server's access changes what of them takes effect at once.
 var OfUsers = []string{
-	"api.tcp.listen", "api.tcp.certificate_file", "api.tcp.key_file", "api.tcp.client_ca_file", "api.tcp.max_connections",
+	"api.tcp.listen", "api.tcp.rest_listen", "api.tcp.certificate_file", "api.tcp.key_file", "api.tcp.client_ca_file", "api.tcp.max_connections",
 	"api.users[].name", "api.users[].roles", "api.users[].certificates", "api.users[].eid_prefixes", "api.users[].instances",
 	"api.users[].token_file", "api.users[].token_hashes",
 }
