@@ -327,7 +327,9 @@ func (s *configSession) apply(wait time.Duration) error {
 			held = installTime
 		}
 	}
-	ctx, cancel := context.WithTimeout(s.cmd.Context(), answerTime)
+	// Who interrupts it here has it taken back below, and for that its number is
+	// needed.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.cmd.Context()), answerTime)
 	defer cancel()
 	done, err := s.admin.ApplyConfiguration(ctx, &eidolonv1.ApplyConfigurationRequest{Configuration: s.text, ConfirmSeconds: uint32(held / time.Second)})
 	if err != nil {
