@@ -727,13 +727,15 @@ func TestAuditInLog(t *testing.T) {
 
 // TestSecretFields: what a message says is secret is not told.
 func TestSecretFields(t *testing.T) {
+	secret := new(descriptorpb.FieldOptions)
+	proto.SetExtension(secret, eidolonv1.E_IsSecret, true)
 	text, label := descriptorpb.FieldDescriptorProto_TYPE_STRING, descriptorpb.FieldDescriptorProto_LABEL_OPTIONAL
 	many, message := descriptorpb.FieldDescriptorProto_LABEL_REPEATED, descriptorpb.FieldDescriptorProto_TYPE_MESSAGE
 	file, err := protodesc.NewFile(&descriptorpb.FileDescriptorProto{
 		Name: proto.String("secret.proto"), Package: proto.String("secret"), Syntax: proto.String("proto3"),
 		MessageType: []*descriptorpb.DescriptorProto{{Name: proto.String("Site"), Field: []*descriptorpb.FieldDescriptorProto{
 			{Name: proto.String("name"), Number: proto.Int32(1), Type: &text, Label: &label},
-			{Name: proto.String("key"), Number: proto.Int32(2), Type: &text, Label: &label, Options: &descriptorpb.FieldOptions{DebugRedact: proto.Bool(true)}},
+			{Name: proto.String("key"), Number: proto.Int32(2), Type: &text, Label: &label, Options: secret},
 			{Name: proto.String("parts"), Number: proto.Int32(3), Type: &message, Label: &many, TypeName: proto.String(".secret.Site")},
 			{Name: proto.String("whole"), Number: proto.Int32(4), Type: &message, Label: &label, TypeName: proto.String(".secret.Site")},
 		}}},

@@ -15,8 +15,8 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/types/descriptorpb"
 
+	eidolonv1 "github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1"
 	"github.com/eidolon-lisp/eidolon/mapping"
 )
 
@@ -298,7 +298,7 @@ func short(s string) string {
 }
 
 // asJSON returns v as JSON that is the same each time, with null for nil. Of
-// messages, fields with the option debug_redact are left out.
+// messages, fields with the option is_secret are left out.
 func asJSON(v any) json.RawMessage {
 	var b []byte
 	var err error
@@ -318,7 +318,7 @@ func asJSON(v any) json.RawMessage {
 // redact clears the fields of a message that are secret.
 func redact(m protoreflect.Message) {
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-		if o, ok := f.Options().(*descriptorpb.FieldOptions); ok && o.GetDebugRedact() {
+		if secret, _ := proto.GetExtension(f.Options(), eidolonv1.E_IsSecret).(bool); secret {
 			m.Clear(f)
 			return true
 		}

@@ -1094,7 +1094,7 @@ var File_eidolon_v1_admin_proto protoreflect.FileDescriptor
 const file_eidolon_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"\x16eidolon/v1/admin.proto\x12\n" +
-	"eidolon.v1\"\x13\n" +
+	"eidolon.v1\x1a\x18eidolon/v1/options.proto\"\x13\n" +
 	"\x11GetVersionRequest\"\x83\x01\n" +
 	"\x12GetVersionResponse\x12\x18\n" +
 	"\aprogram\x18\x01 \x01(\tR\aprogram\x12\x18\n" +
@@ -1114,9 +1114,9 @@ const file_eidolon_v1_admin_proto_rawDesc = "" +
 	"\rReloadRequest\"O\n" +
 	"\x0eReloadResponse\x12\x1a\n" +
 	"\bwarnings\x18\x01 \x03(\tR\bwarnings\x12!\n" +
-	"\frestart_keys\x18\x02 \x03(\tR\vrestartKeys\"E\n" +
-	"\x18DiffConfigurationRequest\x12)\n" +
-	"\rconfiguration\x18\x01 \x01(\fB\x03\x80\x01\x01R\rconfiguration\"\xc7\x01\n" +
+	"\frestart_keys\x18\x02 \x03(\tR\vrestartKeys\"F\n" +
+	"\x18DiffConfigurationRequest\x12*\n" +
+	"\rconfiguration\x18\x01 \x01(\fB\x04\xf8\xaf\x19\x01R\rconfiguration\"\xc7\x01\n" +
 	"\x19DiffConfigurationResponse\x12E\n" +
 	"\vdifferences\x18\x01 \x03(\v2#.eidolon.v1.ConfigurationDifferenceR\vdifferences\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x04R\x05count\x12\x1a\n" +
@@ -1128,9 +1128,9 @@ const file_eidolon_v1_admin_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
 	"\x06before\x18\x02 \x01(\tR\x06before\x12\x14\n" +
 	"\x05after\x18\x03 \x01(\tR\x05after\x12\x18\n" +
-	"\arestart\x18\x04 \x01(\bR\arestart\"o\n" +
-	"\x19ApplyConfigurationRequest\x12)\n" +
-	"\rconfiguration\x18\x01 \x01(\fB\x03\x80\x01\x01R\rconfiguration\x12'\n" +
+	"\arestart\x18\x04 \x01(\bR\arestart\"p\n" +
+	"\x19ApplyConfigurationRequest\x12*\n" +
+	"\rconfiguration\x18\x01 \x01(\fB\x04\xf8\xaf\x19\x01R\rconfiguration\x12'\n" +
 	"\x0fconfirm_seconds\x18\x02 \x01(\rR\x0econfirmSeconds\"k\n" +
 	"\x1aApplyConfigurationResponse\x12\x1a\n" +
 	"\bwarnings\x18\x01 \x03(\tR\bwarnings\x12!\n" +
@@ -1240,6 +1240,7 @@ func file_eidolon_v1_admin_proto_init() {
 	if File_eidolon_v1_admin_proto != nil {
 		return
 	}
+	file_eidolon_v1_options_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -1443,7 +1443,7 @@ var File_eidolon_v1_site_proto protoreflect.FileDescriptor
 const file_eidolon_v1_site_proto_rawDesc = "" +
 	"\n" +
 	"\x15eidolon/v1/site.proto\x12\n" +
-	"eidolon.v1\x1a\x16eidolon/v1/model.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"8\n" +
+	"eidolon.v1\x1a\x16eidolon/v1/model.proto\x1a\x18eidolon/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"8\n" +
 	"\x10ListSitesRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03eid\x18\x02 \x01(\tR\x03eid\";\n" +
@@ -1467,11 +1467,11 @@ const file_eidolon_v1_site_proto_rawDesc = "" +
 	"\bshadowed\x18\x0e \x01(\tR\bshadowed\"c\n" +
 	"\aSiteKey\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\rR\x05keyId\x12A\n" +
-	"\talgorithm\x18\x02 \x01(\x0e2#.eidolon.v1.AuthenticationAlgorithmR\talgorithm\"\x8a\x01\n" +
+	"\talgorithm\x18\x02 \x01(\x0e2#.eidolon.v1.AuthenticationAlgorithmR\talgorithm\"\x8b\x01\n" +
 	"\x11AuthenticationKey\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\rR\x05keyId\x12A\n" +
-	"\talgorithm\x18\x02 \x01(\x0e2#.eidolon.v1.AuthenticationAlgorithmR\talgorithm\x12\x1b\n" +
-	"\x06secret\x18\x03 \x01(\tB\x03\x80\x01\x01R\x06secret\"\xf3\x01\n" +
+	"\talgorithm\x18\x02 \x01(\x0e2#.eidolon.v1.AuthenticationAlgorithmR\talgorithm\x12\x1c\n" +
+	"\x06secret\x18\x03 \x01(\tB\x04\xf8\xaf\x19\x01R\x06secret\"\xf3\x01\n" +
 	"\n" +
 	"SitePrefix\x12\x10\n" +
 	"\x03eid\x18\x01 \x01(\tR\x03eid\x122\n" +
@@ -1655,6 +1655,7 @@ func file_eidolon_v1_site_proto_init() {
 		return
 	}
 	file_eidolon_v1_model_proto_init()
+	file_eidolon_v1_options_proto_init()
 	file_eidolon_v1_site_proto_msgTypes[9].OneofWrappers = []any{}
 	file_eidolon_v1_site_proto_msgTypes[11].OneofWrappers = []any{}
 	file_eidolon_v1_site_proto_msgTypes[13].OneofWrappers = []any{}
