@@ -39,6 +39,8 @@ const (
 	DefaultMappings = 65536
 	// foldInterval is how often the tables are looked at when nobody asks.
 	foldInterval = time.Second
+	// foldRest is how many times as long as a look it is until the next one.
+	foldRest = 15
 	// traceTime is how long the programs leave packets to a trace that nobody
 	// prolongs: when the process is killed, they forward them again.
 	traceTime = 3 * foldInterval
