@@ -94,9 +94,7 @@ func (a *Access) handshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error
 	if err != nil {
 		// Who connects and says nothing may only see whether somebody listens.
 		if !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
-			a.handshakes.Add(1)
-			a.failures.add(from.Addr(), time.Now())
-			a.complain("API TLS handshake failed", from.Addr(), err)
+			a.handshakeFailed(conn, err)
 		}
 		return nil, nil, err
 	}
@@ -107,6 +105,17 @@ func (a *Access) handshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error
 	who := &remote{CommonAuthInfo: state.CommonAuthInfo, addr: from, conn: conn, chain: state.State.PeerCertificates}
 	who.stranger = time.AfterFunc(a.patience, func() { conn.Close() })
 	return secure, who, nil
+}
+
+// handshakeFailed notes that somebody who said something did not get through TLS.
+func (a *Access) handshakeFailed(conn net.Conn, why error) {
+	from, ok := addrOf(conn)
+	if !ok {
+		return
+	}
+	a.handshakes.Add(1)
+	a.failures.add(from.Addr(), time.Now())
+	a.complain("API TLS handshake failed", from.Addr(), why)
 }
 
 func addrOf(conn net.Conn) (netip.AddrPort, bool) {
@@ -304,6 +313,16 @@ type admitted struct {
 	net.Conn
 	leave func()
 	once  sync.Once
+	heard atomic.Bool // something came
+}
+
+// Read implements net.Conn.
+func (a *admitted) Read(b []byte) (int, error) {
+	n, err := a.Conn.Read(b)
+	if n > 0 && !a.heard.Load() {
+		a.heard.Store(true)
+	}
+	return n, err
 }
 
 // Close implements net.Conn.

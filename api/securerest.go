@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"mime"
@@ -43,7 +44,7 @@ func newSecureREST(a *Access, log *slog.Logger) (*secureREST, error) {
 		ReadHeaderTimeout: handshakeTime,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    maxHeaders,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		TLSConfig: &tls.Config{
 			MinVersion: tls.VersionTLS13,
 			NextProtos: []string{"h2", "http/1.1"},
@@ -65,8 +66,11 @@ func newSecureREST(a *Access, log *slog.Logger) (*secureREST, error) {
 		if x, ok := sessions.LoadAndDelete(c); ok {
 			x.(*session).close()
 		}
+		// Who connects and says nothing may only see whether somebody listens.
 		if t, ok := c.(*tls.Conn); ok && !t.ConnectionState().HandshakeComplete {
-			a.handshakes.Add(1)
+			if from, ok := t.NetConn().(*admitted); ok && from.heard.Load() {
+				a.handshakeFailed(from, errors.New("REST: the handshake was not completed"))
+			}
 		}
 	}
 	return s, nil
@@ -77,7 +81,7 @@ func (s *secureREST) run(ctx context.Context, listeners []net.Listener) error {
 	ended := make(chan error, len(listeners))
 	for _, l := range listeners {
 		go func() {
-			if err := s.server.ServeTLS(l, "", ""); err != http.ErrServerClosed {
+			if err := s.server.ServeTLS(l, "", ""); !errors.Is(err, http.ErrServerClosed) {
 				ended <- fmt.Errorf("REST on %v: %w", l.Addr(), err)
 				return
 			}
@@ -159,7 +163,7 @@ func (x *session) open(state *tls.ConnectionState) error {
 	case x.behind != nil:
 		return nil
 	case x.ended || state == nil || !ok:
-		return fmt.Errorf("the connection has ended")
+		return errors.New("the connection has ended")
 	}
 	x.who = &remote{CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}, addr: from, conn: x.conn, chain: state.PeerCertificates}
 	conn, err := grpc.NewClient("passthrough:///rest", grpc.WithTransportCredentials(insecure.NewCredentials()),

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -186,6 +187,12 @@ func TestRESTStrangers(t *testing.T) {
 	if !bytes.HasPrefix(answer, []byte("HTTP/1.1 401 ")) {
 		t.Errorf("a stranger gets %q, %v", answer, err)
 	}
+	// Who says nothing is no failure; who does not speak TLS 1.3 is one.
+	silent, err := net.Dial("tcp", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	silent.Close()
 	if _, err := tls.Dial("tcp", at, &tls.Config{RootCAs: conf.RootCAs, MaxVersion: tls.VersionTLS12}); err == nil {
 		t.Error("TLS 1.2 is spoken")
 	}

@@ -168,19 +168,25 @@ func run(ctx context.Context, o options) error {
 
 // report writes report.md and the plots beside the runs.
 func report(o options, runs []measure.Run) error {
-	f, err := os.Create(filepath.Join(o.out, "report.md"))
+	path := filepath.Join(o.out, "report.md")
+	in := model.Inputs{Command: strings.TrimSpace("go run ./benchmarks/bgpgrowth " + strings.Join(os.Args[1:], " ")), Commit: rig.Commit(), Machine: rig.Machine(), Sites: "none"}
+	if o.report {
+		// Who only writes has measured nothing.
+		before, err := os.ReadFile(path)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		in.Command, in.Machine, in.Commit = model.Provenance(before)
+	}
+	if len(runs) > 0 {
+		in.Sites = fmt.Sprintf("%s, with seed %d", runs[0].Source, runs[0].Seed)
+	}
+	f, err := os.Create(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	sites := "none"
-	if len(runs) > 0 {
-		sites = fmt.Sprintf("%s, with seed %d", runs[0].Source, runs[0].Seed)
-	}
-	err = model.Report(f, model.Inputs{
-		Command: strings.TrimSpace("go run ./benchmarks/bgpgrowth " + strings.Join(os.Args[1:], " ")), Commit: rig.Commit(), Machine: rig.Machine(),
-		Sites: sites,
-	}, runs)
+	err = model.Report(f, in, runs)
 	return errors.Join(err, f.Close(), model.Plots(o.out, runs))
 }
 

@@ -250,3 +250,37 @@ func TestKernelRefusesPrefix(t *testing.T) {
 		t.Errorf("%d prefixes have no room, %d are over such, %d are placed", len(c.refused), len(c.over), c.placed[0])
 	}
 }
+
+// What was counted is taken when the copier has rested, and in the end in any case.
+func TestFoldRests(t *testing.T) {
+	c, fib, _ := newTestCopier(t, 1024)
+	fib.Apply([]mapping.CacheChange{mapped("10.1.0.0/16", "192.0.2.1")})
+	if err := c.sync(); err != nil {
+		t.Fatal(err)
+	}
+	line := c.lines[mapping.MustParseEID("10.1.0.0/16")]
+	entry := fib.Snapshot().Lookup(0, netip.MustParseAddr("10.1.0.1"), netip.MustParseAddr("192.0.2.77"), time.Now())
+	count := func(want uint64) {
+		t.Helper()
+		if got := entry.Traffic().PacketsOut; got != want {
+			t.Errorf("%d packets are taken, want %d", got, want)
+		}
+	}
+	sent := func() {
+		c.t.usages[int(line.index)*c.t.shards].Packets++
+		c.t.touched[line.index/8] = ^uint64(0)
+	}
+	sent()
+	c.fold()
+	count(1)
+	if rest := time.Until(c.restUntil); rest > foldInterval {
+		t.Errorf("it rests for %v", rest)
+	}
+	c.restUntil = time.Now().Add(time.Hour)
+	sent()
+	c.fold()
+	count(1)
+	c.restUntil = time.Time{}
+	c.fold()
+	count(2)
+}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -92,6 +93,17 @@ func Coefficients(runs []measure.Run) (list []Fitted) {
 type Inputs struct {
 	Command, Commit, Machine string
 	Sites                    string // where the sites are from
+}
+
+var provenance = regexp.MustCompile(`(?m)^    (go run \./benchmarks/bgpgrowth.*)\n\n(.*), commit (\S+)\. Sites: `)
+
+// Provenance returns by what command, on what machine and at which commit the runs
+// of a report were measured, "unknown" where it does not say.
+func Provenance(report []byte) (command, machine, commit string) {
+	if m := provenance.FindSubmatch(report); m != nil {
+		return string(m[1]), string(m[2]), string(m[3])
+	}
+	return "unknown", "an unknown machine", "unknown"
 }
 
 // Report writes all that the runs say, in Markdown. Nothing in it is there that

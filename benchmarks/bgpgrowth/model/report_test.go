@@ -1,6 +1,7 @@
 package model
 
 import (
+	"bytes"
 	"encoding/xml"
 	"errors"
 	"io"
@@ -117,5 +118,20 @@ func TestPlots(t *testing.T) {
 	}
 	if list, _ := filepath.Glob(filepath.Join(none, "*.svg")); len(list) != 1 {
 		t.Errorf("plots of nothing: %v", list)
+	}
+}
+
+// A report that is written again tells who measured, not who wrote.
+func TestProvenance(t *testing.T) {
+	var b bytes.Buffer
+	in := Inputs{Command: "go run ./benchmarks/bgpgrowth -seed 2", Machine: "2 cores of something, Linux 6, go1", Commit: "0123456789ab-dirty", Sites: "none"}
+	if err := Report(&b, in, made()); err != nil {
+		t.Fatal(err)
+	}
+	if command, machine, commit := Provenance(b.Bytes()); command != in.Command || machine != in.Machine || commit != in.Commit {
+		t.Errorf("read %q, %q, %q of the report of %+v", command, machine, commit, in)
+	}
+	if command, _, commit := Provenance(nil); command != "unknown" || commit != "unknown" {
+		t.Errorf("read %q, %q of nothing", command, commit)
 	}
 }
