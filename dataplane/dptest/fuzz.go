@@ -7,12 +7,15 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/eidolon-lisp/eidolon/dataplane"
+	"github.com/eidolon-lisp/eidolon/mapping"
 )
 
 // Fuzz plays random packets on the core and looks at what must always hold:
-// each packet goes on or has one reason why not, what goes out is a sound
+// each packet goes on, has one reason why not, or is held and then, with its
+// mapping, one of these; what goes out is a sound
 // datagram, and another site's core makes the same packet of it. Then planes of
 // the other factories play the same packets, and have to come to the same. What
 // the corpus has is where the fuzzer begins.
@@ -40,6 +43,12 @@ func Fuzz(f *testing.F, others ...Factory) {
 		if n := len(pkt); err == nil && n <= maxRandom+maxPad {
 			short := min(n, maxRandom)
 			f.Add(uint8(state), uint8(instance), in, n > short, uint8(max(0, slices.Index(outerSources, d.Src))), d.TTL, d.TOS, uint16(n-short), pkt[:short])
+		}
+	}
+	for i, s := range States() {
+		if s.Config.Miss.Hold {
+			f.Add(uint8(i), uint8(0), false, false, uint8(0), uint8(64), uint8(0), uint16(0), numbered("10.100.0.1", i))
+			f.Add(uint8(i), uint8(0), false, false, uint8(0), uint8(64), uint8(0), uint16(0), numbered("2001:db8:100::1", i))
 		}
 	}
 	f.Fuzz(func(t *testing.T, state, instance uint8, in, fix bool, from, ttl, tos uint8, pad uint16, pkt []byte) {
@@ -113,14 +122,17 @@ type fuzzer struct {
 func newPeer() *memory {
 	s := &State{Sources: sources(addr("192.0.2.99"), addr("2001:db8:ffff::99"))}
 	m := newMemory(s)
-	var locals []dataplane.LocalEID
+	m.fib.SetLocal(peerEIDs())
+	return m
+}
+
+func peerEIDs() (locals []dataplane.LocalEID) {
 	for _, iid := range []string{"", "[7]", "[16777215]"} {
 		for _, p := range []string{"10.2.0.0/15", "10.4.0.0/15", "10.6.0.0/16", "10.12.0.0/14", "2001:db8:2::/47", "2001:db8:4::/47", "2001:db8:6::/48"} {
 			locals = append(locals, dataplane.LocalEID{EID: eid(iid + p)})
 		}
 	}
-	m.fib.SetLocal(locals)
-	return m
+	return locals
 }
 
 // play plays a packet on the core of a state, completes the case by what came of
@@ -130,9 +142,20 @@ func (z *fuzzer) play(t *testing.T, state int, c *Case) error {
 	var o Outcome
 	if c.Out != nil {
 		o = m.Encap(c.IID, slices.Clone(c.Out), 0)
+		if o.Held > 0 {
+			return z.wasHeld(state, c, o)
+		}
 	} else {
 		o = m.Decap(c.IID, slices.Clone(c.In), 0)
 	}
+	if err := z.fate(c, o); err != nil {
+		return err
+	}
+	return z.compare(state, c, o)
+}
+
+// fate looks at what the core made of a packet, and completes the case by it.
+func (z *fuzzer) fate(c *Case, o Outcome) error {
 	var reasons uint64
 	for r, n := range o.Drops {
 		c.Drop = r
@@ -153,7 +176,45 @@ func (z *fuzzer) play(t *testing.T, state int, c *Case) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
-	return z.compare(state, c, o)
+	return nil
+}
+
+// wasHeld gives the core of a state the mapping that a packet is held for, looks at
+// what comes of the packet then, and takes the mapping away again. No other plane
+// may have decided, without it.
+func (z *fuzzer) wasHeld(state int, c *Case, o Outcome) error {
+	if o.Held != 1 || len(o.Sent)+len(o.Host)+len(o.Drops) > 0 {
+		return fmt.Errorf("%d held of one, and %d sent, %d to the host, drops %v", o.Held, len(o.Sent), len(o.Host), o.Drops)
+	}
+	for i, p := range z.planes[state] {
+		f := z.others[i]
+		if f.Routes && (len(routed(c.Out)) < len(c.Out) || !belongs(state, c.IID, c.Out)) {
+			continue
+		}
+		if got := p.Encap(c.IID, slices.Clone(c.Out), 0); got.Err != nil || got.Held != 1 && !(got.Passed && f.SlowPath) {
+			return fmt.Errorf("the core holds it; but plane %d: %d sent, %d to the host, drops %v, error %v", i, len(got.Sent), len(got.Host), got.Drops, got.Err)
+		}
+	}
+	m, dst := z.core[state], destination(c.Out)
+	to := mapping.EID{IID: c.IID, Prefix: netip.PrefixFrom(dst, dst.BitLen())}
+	record := &mapping.Record{EID: to, TTL: 60, Locators: []mapping.Locator{mapping.MakeLocator(Far4, 1, 100)}}
+	m.Learn(mapping.CacheChange{EID: to, Record: record, Expires: m.now.Add(time.Hour)})
+	o = m.outcome(c.IID)
+	m.Learn(mapping.CacheChange{EID: to})
+	if again := m.Rest(c.IID, 0); len(again.Sent)+len(again.Host)+len(again.Drops) > 0 {
+		return fmt.Errorf("held once, it came twice: %d sent, %d to the host, drops %v", len(again.Sent), len(again.Host), again.Drops)
+	}
+	z.peer.fib.SetLocal(append(peerEIDs(), dataplane.LocalEID{EID: to}))
+	defer z.peer.fib.SetLocal(peerEIDs())
+	return z.fate(c, o)
+}
+
+// destination of a packet that the core has taken for one.
+func destination(pkt []byte) netip.Addr {
+	if pkt[0]>>4 == 4 {
+		return netip.AddrFrom4([4]byte(pkt[16:]))
+	}
+	return netip.AddrFrom16([16]byte(pkt[24:]))
 }
 
 // wentOut looks at what the core made of a packet that it sent.
