@@ -41,8 +41,10 @@ type usage struct {
 	listed         atomic.Bool  // in activity
 	native         atomic.Int64 // since when the kernel forwards natively, in ms; 0: it does not
 	gone           atomic.Bool  // no longer in the map-cache
+	marked         atomic.Bool  // in carried
+	next           *usage       // there
 
-	toldPackets, toldBytes uint64 // under FIB.mu: what Usage has reported
+	toldPackets, toldBytes uint64 // what Usage has reported
 
 	// Under activity.mu: what Active has seen, and since how many calls.
 	seenSent, seenReceived uint64
@@ -50,6 +52,44 @@ type usage struct {
 
 	_                       [64]byte // another worker's cache line
 	received, receivedBytes atomic.Uint64
+}
+
+// sent adds packets that went out, and their octets, to u, and puts it into the
+// lists of what has traffic. It never waits.
+func (f *FIB) sent(u *usage, packets, bytes uint64) {
+	u.packets.Add(packets)
+	u.bytes.Add(bytes)
+	f.carried.push(u)
+	f.activity.note(u)
+}
+
+// carried is a list of the entries that packets went out by since it was taken.
+// Workers put each entry in once, without waiting for each other; one caller takes
+// all of them, so that it does not have to look at the entries without traffic.
+type carried struct{ head atomic.Pointer[usage] }
+
+func (c *carried) push(u *usage) {
+	if u.marked.Load() || !u.marked.CompareAndSwap(false, true) {
+		return
+	}
+	for {
+		u.next = c.head.Load()
+		if c.head.CompareAndSwap(u.next, u) {
+			return
+		}
+	}
+}
+
+// take empties the list and calls fn for each entry that was in it. What went out
+// after the call of fn has put the entry in again.
+func (c *carried) take(fn func(*usage)) {
+	for u := c.head.Swap(nil); u != nil; {
+		next := u.next
+		u.next = nil
+		u.marked.Store(false) // before its counters are read
+		fn(u)
+		u = next
+	}
 }
 
 // note puts u into the list, if there is room. It never waits.

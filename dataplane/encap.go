@@ -275,8 +275,7 @@ func (e *Encap) decide(s *Snapshot, now time.Time) {
 // endRun adds the run's packets to the counters that all workers share.
 func (e *Encap) endRun() {
 	if r := &e.run; r.packets > 0 {
-		r.entry.use.packets.Add(r.packets)
-		r.entry.use.bytes.Add(r.bytes)
+		e.f.fib.sent(r.entry.use, r.packets, r.bytes)
 		r.rloc.packets.Add(r.packets)
 		r.rloc.bytes.Add(r.bytes)
 		if e.from.tally != r.local {
@@ -285,7 +284,6 @@ func (e *Encap) endRun() {
 		}
 		e.from.packets += r.packets
 		e.from.bytes += r.bytes
-		e.f.fib.activity.note(r.entry.use)
 	}
 	e.run.valid = false
 	e.run.packets, e.run.bytes = 0, 0

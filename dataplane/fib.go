@@ -54,6 +54,7 @@ type FIB struct {
 	tables     map[string]*[Slots]uint8 // by locators
 
 	activity activity
+	carried  carried
 }
 
 // Snapshot is one state of the FIB. It does not change.
@@ -297,17 +298,16 @@ func (f *FIB) compile(eid mapping.EID, r *mapping.Record, petrs []mapping.Locato
 }
 
 // Usage calls fn for each EID that packets were forwarded by since the last
-// call, with how many. It is for one caller, who tells the map-cache what is
-// in use.
+// call, with how many, in no order. It is for one caller, who tells the map-cache
+// what is in use, and takes as long as there are such EIDs, however many mappings
+// there are. Until it is called again, the FIB keeps what it will tell of.
 func (f *FIB) Usage(fn func(e mapping.EID, packets, bytes uint64)) {
 	f.beforeRead()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for eid, e := range f.snap.Load().All() {
-		p, b := e.Count()
-		if p != e.use.toldPackets {
-			fn(eid, p-e.use.toldPackets, b-e.use.toldBytes)
-			e.use.toldPackets, e.use.toldBytes = p, b
+	f.carried.take(func(u *usage) {
+		p, b := u.packets.Load(), u.bytes.Load()
+		if p != u.toldPackets && !u.gone.Load() {
+			fn(u.eid, p-u.toldPackets, b-u.toldBytes)
 		}
-	}
+		u.toldPackets, u.toldBytes = p, b
+	})
 }

@@ -3,6 +3,9 @@ package dataplane_test
 import (
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -122,9 +125,10 @@ func TestCountersOutliveRecords(t *testing.T) {
 	p4, p6 := flow4(72).Bytes(), flow6(52).Bytes() // 100 octets each
 	s.send(0, p4, p4, p6)
 	used := func() string {
-		var out string
-		s.fib.Usage(func(e mapping.EID, p, b uint64) { out += fmt.Sprintf("%v %d %d;", e, p, b) })
-		return out
+		var out []string
+		s.fib.Usage(func(e mapping.EID, p, b uint64) { out = append(out, fmt.Sprintf("%v %d %d;", e, p, b)) })
+		slices.Sort(out)
+		return strings.Join(out, "")
 	}
 	if got := used(); got != "10.2.0.0/16 2 200;2001:db8:2::/48 1 100;" {
 		t.Errorf("first round: %s", got)
@@ -158,6 +162,49 @@ func TestCountersOutliveRecords(t *testing.T) {
 			t.Errorf("after a flap %d packets", p)
 		}
 	}
+}
+
+// Workers that send while Usage looks lose nothing, and nothing counts twice.
+func TestUsageWhileSending(t *testing.T) {
+	s := newSite(t, dataplane.MissPolicy{})
+	const mappings, workers, rounds = 8, 4, 2000
+	for i := range mappings {
+		s.learn(positive(fmt.Sprintf("10.2.%d.0/24", i), theirs4))
+	}
+	var entries []*dataplane.Entry
+	for i := range mappings {
+		entries = append(entries, entryOf(t, s.fib, fmt.Sprintf("10.2.%d.0/24", i)))
+	}
+	var sending sync.WaitGroup
+	for range workers {
+		sending.Go(func() {
+			for i := range rounds {
+				s.fib.Sent(entries[i%mappings], 1, 100)
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { sending.Wait(); close(done) }()
+	got := make(map[mapping.EID]uint64)
+	look := func() {
+		s.fib.Usage(func(e mapping.EID, p, _ uint64) {
+			got[e] += p
+		})
+	}
+	for ended := false; !ended; {
+		select {
+		case <-done:
+			ended = true
+		default:
+		}
+		look()
+	}
+	for _, e := range entries {
+		if got[e.EID()] != workers*rounds/mappings {
+			t.Errorf("%v carried %d packets, want %d", e.EID(), got[e.EID()], workers*rounds/mappings)
+		}
+	}
+	s.fib.Usage(func(e mapping.EID, p, _ uint64) { t.Errorf("%v carried %d packets more", e, p) })
 }
 
 // Locators that nobody uses any more do not pile up.

@@ -81,9 +81,7 @@ func (f *FIB) beforeRead() {
 // Sent counts packets, and octets of them inside, that were forwarded by the
 // entry elsewhere.
 func (f *FIB) Sent(e *Entry, packets, bytes uint64) {
-	e.use.packets.Add(packets)
-	e.use.bytes.Add(bytes)
-	f.activity.note(e.use)
+	f.sent(e.use, packets, bytes)
 }
 
 // Received counts packets, and octets of them inside, that came from the
