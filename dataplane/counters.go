@@ -47,7 +47,7 @@ const (
 	CacheHits         // packets of hosts for which the map-cache had an answer, be it negative
 	CacheMisses       // packets of hosts for which it had none
 
-	HostCacheHits   // lookups that the kernel plane's cache of hosts answered
+	HostCacheHits   // lookups that the kernel plane's caches of flows and hosts answered
 	HostCacheMisses // lookups that went to its prefixes
 	SlowEncap       // packets of the site that the kernel plane left to the user-space plane
 	SlowDecap       // datagrams that the kernel plane left to the user-space plane

@@ -25,7 +25,7 @@ const grace = 100 * time.Millisecond
 // copier keeps the tables of the programs as the FIB is, and takes what they
 // count back to it. An entry is never changed in place, but for its expiry: a
 // new one takes its place in the prefixes, and then the generation changes, so
-// that the cache of hosts forgets the old one. All methods may be called from
+// that the caches of hosts and flows forget the old one. All methods may be called from
 // any goroutine.
 type copier struct {
 	fwd     *dataplane.Forwarder
@@ -234,12 +234,16 @@ func (c *copier) sync() error {
 	c.syncRLOCs(s)
 	errs = append(errs, c.flush())
 	c.settle()
-	atomic.StoreUint32(&c.t.settings.Check, uint32(cfg.SourceCheck))
-	atomic.StoreUint32(&c.t.settings.Versioning, number(cfg.MapVersioning))
+	if set(&c.t.settings.Check, uint32(cfg.SourceCheck)) || set(&c.t.settings.Versioning, number(cfg.MapVersioning)) {
+		c.forgetAll()
+	}
 	atomic.StoreUint32(&c.t.settings.Clamp, number(cfg.MSSClamp))
 	atomic.StoreUint32(&c.t.settings.Unfinished, number(c.unfinished))
 	return errors.Join(errs...)
 }
+
+// set gives a word of the tables a value, and reports whether it is another.
+func set(word *uint32, v uint32) bool { return atomic.SwapUint32(word, v) != v }
 
 func number(b bool) uint32 {
 	if b {
@@ -281,8 +285,10 @@ func (c *copier) change(s *dataplane.Snapshot, eid mapping.EID, cfg dataplane.Se
 	ok := c.compile(l, cfg)
 	if ok && old != nil && old.index != 0 && l.same(old) {
 		// Only the expiry is new.
-		was := &c.t.entries[old.index]
-		atomic.StoreUint64(&was.Expires, bootTime(e.Expires()))
+		was, expires := &c.t.entries[old.index], bootTime(e.Expires())
+		if atomic.SwapUint64(&was.Expires, expires) > expires {
+			c.forget(eid)
+		}
 		if was.Version == uint32(e.Record().Version) {
 			c.release(l)
 			old.entry = e
@@ -489,7 +495,10 @@ func (c *copier) release(l *line) {
 	}
 }
 
-// forget makes the cache of hosts look again for addresses of the prefix.
+// forgetAll makes the caches of the programs hold nothing.
+func (c *copier) forgetAll() { atomic.AddUint32(&c.t.generations[0].v, 1) }
+
+// forget makes the caches hold nothing of addresses of the prefix.
 func (c *copier) forget(e mapping.EID) {
 	i := 0
 	if a := e.Prefix.Addr(); a.Is4() && e.Prefix.Bits() >= 16 || a.Is6() && e.Prefix.Bits() >= 32 {
@@ -567,7 +576,7 @@ func (c *copier) syncLocals(s *dataplane.Snapshot) error {
 		changed = true
 	}
 	if changed { // destinations that were not local may be so now
-		atomic.AddUint32(&c.t.generations[0].v, 1)
+		c.forgetAll()
 	}
 	return nil
 }
@@ -610,8 +619,8 @@ func (c *copier) syncSources(s *dataplane.Snapshot) {
 		c.lately[i] = now
 	}
 	used := make(map[lispSources]uint32)
-	atomic.StoreUint32(&c.t.settings.Source4, c.sourceTable(used, s.SourceTable(netip.IPv4Unspecified())))
-	atomic.StoreUint32(&c.t.settings.Source6, c.sourceTable(used, s.SourceTable(netip.IPv6Unspecified())))
+	changed := set(&c.t.settings.Source4, c.sourceTable(used, s.SourceTable(netip.IPv4Unspecified())))
+	changed = set(&c.t.settings.Source6, c.sourceTable(used, s.SourceTable(netip.IPv6Unspecified()))) || changed
 	around := make(map[netip.Addr]uint32)
 	for a := range s.Avoiding() {
 		around[a] = c.sourceTable(used, s.SourceTable(a))
@@ -621,7 +630,10 @@ func (c *copier) syncSources(s *dataplane.Snapshot) {
 		if special && i == 0 {
 			i = maxSourceTable // has no sources: the slow path's
 		}
-		atomic.StoreUint32(&c.t.rlocs[m.index].Source, i)
+		changed = set(&c.t.rlocs[m.index].Source, i) || changed
+	}
+	if changed {
+		c.forgetAll()
 	}
 	c.sources = used
 }
@@ -672,10 +684,14 @@ func (c *copier) sourceTable(used map[lispSources]uint32, t dataplane.SourceTabl
 
 // syncRLOCs brings path MTUs, and the sources of new locators, into the tables.
 func (c *copier) syncRLOCs(s *dataplane.Snapshot) {
+	changed := false
 	for _, m := range c.remotes {
 		if m.rloc != nil {
-			atomic.StoreUint32(&c.t.rlocs[m.index].Mtu, uint32(m.rloc.MTU()))
+			changed = set(&c.t.rlocs[m.index].Mtu, uint32(m.rloc.MTU())) || changed
 		}
+	}
+	if changed {
+		c.forgetAll()
 	}
 	c.syncSources(s)
 }

@@ -72,6 +72,8 @@ struct lisp {
 /* Filled in by user space before the programs are loaded. */
 const volatile __u32 shard_bits = 0;
 const volatile __u32 shard_each = 0; /* no two CPUs have one shard */
+const volatile __u32 flow_bits = 0;  /* of the number of a CPU in flows and arrivals */
+const volatile __u32 flow_lines = 1; /* of each CPU, a power of 2 */
 
 /* An inner packet, and what was decided about it. */
 struct packet {
@@ -242,6 +244,7 @@ INLINE struct local *local_of(int v6, const __u32 *a)
 struct found {
 	struct host key;
 	__u32 index;
+	__u32 generation;
 	__u64 line;
 	__u8 routed;
 };
@@ -252,9 +255,24 @@ INLINE __u64 mix64(__u64 x, __u64 w)
 	return x ^ x >> 29;
 }
 
+/* generation is that of what the tables say of an address. */
+INLINE __u32 generation(__u32 iid, int v6, __u32 first)
+{
+	__u32 zero = 0, bucket, *all, *one;
+
+	/* User space computes the same: see bucket in copier.go. */
+	bucket = mix(mix(0, iid | (v6 ? 1U << 31 : 0)), v6 ? swap32(first) : swap32(first) >> 16);
+	bucket = 1 + ((bucket ^ bucket >> 15) & (GENERATIONS - 1));
+	all = bpf_map_lookup_elem(&generations, &zero);
+	one = bpf_map_lookup_elem(&generations, &bucket);
+	if (!all || !one)
+		return 0;
+	return *(volatile __u32 *)all + *(volatile __u32 *)one;
+}
+
 INLINE int find(struct found *f, __u32 iid, int v6, const __u32 *a, struct stats *st)
 {
-	__u32 zero = 0, bucket, *all, *one, *index;
+	__u32 *index;
 	__u64 check, *line;
 
 	f->key.instance = iid | (v6 ? 1U << 31 : 0);
@@ -263,14 +281,8 @@ INLINE int find(struct found *f, __u32 iid, int v6, const __u32 *a, struct stats
 	f->key.addr[2] = v6 ? a[2] : 0;
 	f->key.addr[3] = v6 ? a[3] : 0;
 
-	/* User space computes the same: see bucket in sync.go. */
-	bucket = mix(mix(0, f->key.instance), v6 ? swap32(a[0]) : swap32(a[0]) >> 16);
-	bucket = 1 + ((bucket ^ bucket >> 15) & (GENERATIONS - 1));
-	all = bpf_map_lookup_elem(&generations, &zero);
-	one = bpf_map_lookup_elem(&generations, &bucket);
-	if (!all || !one)
-		return 0;
-	check = mix64(*(volatile __u32 *)all + *(volatile __u32 *)one, (__u64)f->key.instance << 32 | f->key.addr[0]);
+	f->generation = generation(iid, v6, a[0]);
+	check = mix64(f->generation, (__u64)f->key.instance << 32 | f->key.addr[0]);
 	if (v6) {
 		check = mix64(check, (__u64)a[1] << 32 | a[2]);
 		check = mix64(check, a[3]);
@@ -637,29 +649,171 @@ INLINE int traced(const struct trace *t, __u32 iid, const struct packet *p, __u6
 	       (within(p->dst, t->here, t->here_mask) && within(p->src, t->there, t->there_mask));
 }
 
+/* line_of is the index of that line of this CPU which a hash has. */
+INLINE __u32 line_of(__u32 hash)
+{
+	return (hash & (flow_lines - 1)) << flow_bits | bpf_get_smp_processor_id();
+}
+
+INLINE __u32 flow_kind(const struct packet *p)
+{
+	return 1U << 31 | (__u32)p->v6 << 9 | (__u32)p->has_ports << 8 | p->proto;
+}
+
+/* is_flow reports whether a line is of the flow of a packet, and valid. */
+INLINE int is_flow(const struct flow *k, struct __sk_buff *skb, const struct packet *p, __u64 now)
+{
+	if (k->src != p->src[0] || k->dst != p->dst[0] || k->ports != p->ports || k->kind != flow_kind(p) || k->in != skb->ifindex ||
+	    k->until <= now || k->generation != generation(k->iid, p->v6, p->dst[0]))
+		return 0;
+	return !p->v6 || (k->src6[0] == p->src[1] && k->src6[1] == p->src[2] && k->src6[2] == p->src[3] && k->dst6[0] == p->dst[1] &&
+			  k->dst6[1] == p->dst[2] && k->dst6[2] == p->dst[3]);
+}
+
+INLINE __u32 arrival_hash(const struct packet *p, const struct address *outer)
+{
+	__u64 h = mix64((__u64)outer->addr[0] << 32 | p->src[0], p->dst[0]);
+
+	if (p->v6)
+		h = mix64(mix64(mix64(h, (__u64)p->src[1] << 32 | p->src[2]), (__u64)p->src[3] << 32 | p->dst[1]),
+			  (__u64)p->dst[2] << 32 | p->dst[3]);
+	return h >> 32;
+}
+
+INLINE __u32 arrival_kind(const struct packet *p, const struct address *outer)
+{
+	return 1U << 31 | (__u32)p->v6 << 4 | outer->family;
+}
+
+/* is_arrival reports whether a line is of the sources and the destination of a
+ * datagram, and valid. */
+INLINE int is_arrival(const struct arrival *k, const struct packet *p, const struct address *outer, __u32 iid, __u64 now)
+{
+	if (k->src != p->src[0] || k->dst != p->dst[0] || k->outer != outer->addr[0] || k->kind != arrival_kind(p, outer) || k->iid != iid ||
+	    k->until <= now || k->generation != generation(iid, p->v6, p->src[0]))
+		return 0;
+	if (outer->family == 6 && (k->outer6[0] != outer->addr[1] || k->outer6[1] != outer->addr[2] || k->outer6[2] != outer->addr[3]))
+		return 0;
+	return !p->v6 || (k->src6[0] == p->src[1] && k->src6[1] == p->src[2] && k->src6[2] == p->src[3] && k->dst6[0] == p->dst[1] &&
+			  k->dst6[1] == p->dst[2] && k->dst6[2] == p->dst[3]);
+}
+
+/* keep_arrival notes in a line that datagrams with the sources and the destination
+ * are good, and the entry of the inner source, if there is one. */
+INLINE void keep_arrival(struct arrival *k, const struct packet *p, const struct address *outer, __u32 iid, const struct found *f, const struct entry *e)
+{
+	k->until = e ? *(volatile __u64 *)&e->expires : ~0ULL;
+	k->generation = f->generation;
+	k->kind = arrival_kind(p, outer);
+	k->iid = iid;
+	k->src = p->src[0];
+	k->dst = p->dst[0];
+	k->outer = outer->addr[0];
+	k->entry = e ? f->index : 0;
+	if (p->v6) {
+		__builtin_memcpy(k->src6, &p->src[1], 12);
+		__builtin_memcpy(k->dst6, &p->dst[1], 12);
+	}
+	if (outer->family == 6)
+		__builtin_memcpy(k->outer6, &outer->addr[1], 12);
+}
+
+/* choose finds in the tables what is done with a packet out of the site, and puts
+ * it into k for the next ones; 0 says that it is the slow path's to find. */
+INLINE int choose(struct __sk_buff *skb, struct stats *st, const struct config *cfg, const struct local *from, const struct packet *p, __u32 hash,
+		  __u64 now, struct flow *k)
+{
+	__u32 index;
+	struct sources *s;
+	struct entry *e;
+	struct found f;
+	struct rloc *r;
+	__u16 port;
+
+	k->until = 0; /* the rest is not of one flow until the end */
+	if (!find(&f, from->iid, p->v6, p->dst, st) || !(e = use(&f, now)) || !routed(skb, &f, p, from))
+		return 0;
+	index = e->slots;
+	if (index) {
+		struct slots *t = bpf_map_lookup_elem(&slot_tables, &index);
+
+		if (!t)
+			return 0;
+		index = t->rloc[hash % SLOTS];
+	} else {
+		index = e->rloc;
+	}
+	r = bpf_map_lookup_elem(&rlocs, &index);
+	if (!r)
+		return 0;
+	k->rloc = index;
+	index = r->source ? r->source : r->v6 ? cfg->source6 : cfg->source4;
+	s = bpf_map_lookup_elem(&source_tables, &index);
+	if (!s || !index || !s->n)
+		return 0;
+	index = s->slots[hash >> 16 & (SLOTS - 1)];
+	if (index >= MAX_SOURCES)
+		return 0;
+	port = s->ports[index][hash >> 8 & (PORTS - 1)];
+	if (!port)
+		return 0;
+	k->generation = f.generation;
+	k->in = skb->ifindex;
+	k->kind = flow_kind(p);
+	k->src = p->src[0];
+	k->dst = p->dst[0];
+	k->ports = p->ports;
+	k->iid = from->iid;
+	k->entry = f.index;
+	k->mtu = *(volatile __u32 *)&r->mtu;
+	k->remote = r->addr[0];
+	k->local = s->addr[index][0];
+	k->versions = cfg->versioning && from->version && e->version ? from->version << 12 | e->version : 0;
+	k->port = port;
+	k->own = s->own[index];
+	k->outer6 = r->v6;
+	if (p->v6) {
+		__builtin_memcpy(k->src6, &p->src[1], 12);
+		__builtin_memcpy(k->dst6, &p->dst[1], 12);
+	}
+	if (r->v6) {
+		__builtin_memcpy(k->remote6, &r->addr[1], 12);
+		__builtin_memcpy(k->local6, &s->addr[index][1], 12);
+	}
+	k->until = *(volatile __u64 *)&e->expires;
+	return 1;
+}
+
 INLINE int encap(struct __sk_buff *skb, int v6)
 {
-	__u32 zero = 0, frame, hash, index, head, size, pair = 0;
+	__u32 zero = 0, frame, hash = 0, head, size, outer6, iid;
 	struct bpf_fib_lookup fib = {};
 	struct stats *st = stats_of_cpu();
-	struct packet p;
-	struct found f;
+	struct flow *k = NULL;
 	struct config *cfg;
-	struct local *from;
-	struct entry *e;
-	struct rloc *r;
-	struct sources *s;
-	__u32 remote[4], local[4], outer6, iid, ours;
+	struct packet p = {};
 	__u64 bytes, now;
-	__u16 port;
 	void *data, *end;
 
 	if (!st || !(cfg = bpf_map_lookup_elem(&settings, &zero)))
 		return TC_ACT_UNSPEC;
 	pull(skb, ETH_LEN + (v6 ? IP6_LEN : IP4_LEN) + 20);
-	{
+	now = since_boot();
+	frame = skb->len - ETH_LEN;
+	if (parse(skb, &p, ETH_LEN, v6, 1)) {
+		hash = flow_hash(&p);
+		size = line_of(hash);
+		k = bpf_map_lookup_elem(&flows, &size);
+	}
+	if (k && is_flow(k, skb, &p, now)) {
+		iid = k->iid;
+		st->cache_hits++;
+		if (p.ttl <= 1 || p.len > frame || (p.len < frame && skb->gso_size) || traced(&cfg->trace, iid, &p, now))
+			goto slow;
+	} else {
 		/* Most packets that are not of the site are told by their source. */
 		__u32 src[4] = {};
+		struct local *from;
 
 		data = (void *)(long)skb->data;
 		end = (void *)(long)skb->data_end;
@@ -679,63 +833,30 @@ INLINE int encap(struct __sk_buff *skb, int v6)
 		from = local_of(v6, src);
 		if (!from || !routable(v6, src))
 			return TC_ACT_UNSPEC;
-	}
-	iid = from->iid;
-	if (!parse(skb, &p, ETH_LEN, v6, 1))
-		goto slow;
-	frame = skb->len - ETH_LEN;
-	if (p.ttl <= 1 || p.len > frame || (p.len < frame && skb->gso_size))
-		goto slow;
-	now = since_boot();
-	if (traced(&cfg->trace, iid, &p, now))
-		goto slow;
-	if (!find(&f, iid, v6, p.dst, st) || !(e = use(&f, now)) || !routed(skb, &f, &p, from))
-		goto slow;
-
-	hash = flow_hash(&p);
-	index = e->slots;
-	if (index) {
-		struct slots *t = bpf_map_lookup_elem(&slot_tables, &index);
-
-		if (!t)
+		iid = from->iid;
+		if (!k || p.ttl <= 1 || p.len > frame || (p.len < frame && skb->gso_size) || traced(&cfg->trace, iid, &p, now))
 			goto slow;
-		index = t->rloc[hash % SLOTS];
-	} else {
-		index = e->rloc;
+		if (!choose(skb, st, cfg, from, &p, hash, now, k))
+			goto slow;
 	}
-	if (cfg->versioning && from->version && e->version) {
-		pair = from->version << 12 | e->version;
-	}
-	r = bpf_map_lookup_elem(&rlocs, &index);
-	if (!r)
-		goto slow;
-	outer6 = r->v6;
-	__builtin_memcpy(remote, r->addr, 16);
+	outer6 = k->outer6;
 	head = outer6 ? HEAD6 : HEAD4;
-	if (segment(skb, &p) + head > r->mtu || p.len + head > MAX_DATAGRAM)
-		goto slow;
-	size = r->source ? r->source : outer6 ? cfg->source6 : cfg->source4;
-	s = bpf_map_lookup_elem(&source_tables, &size);
-	if (!s || !size || !s->n)
-		goto slow;
-	size = s->slots[hash >> 16 & (SLOTS - 1)];
-	if (size >= MAX_SOURCES)
-		goto slow;
-	__builtin_memcpy(local, s->addr[size], 16);
-	ours = s->own[size];
-	port = s->ports[size][hash >> 8 & (PORTS - 1)];
-	if (!port)
+	if (segment(skb, &p) + head > k->mtu || p.len + head > MAX_DATAGRAM)
 		goto slow;
 
 	fib.family = outer6 ? AF_INET6 : AF_INET;
 	fib.l4_protocol = UDP;
-	fib.sport = port;
+	fib.sport = k->port;
 	fib.dport = swap16(LISP_PORT);
 	fib.ifindex = skb->ifindex;
-	__builtin_memcpy(fib.src, local, 16);
-	__builtin_memcpy(fib.dst, remote, 16);
+	fib.src[0] = k->local;
+	fib.dst[0] = k->remote;
+	if (outer6) {
+		__builtin_memcpy(&fib.src[1], k->local6, 12);
+		__builtin_memcpy(&fib.dst[1], k->remote6, 12);
+	}
 	/* The kernel judges the length of what it has not segmented yet. */
-	if (!next_hop(skb, &fib, port, skb->gso_size ? 0 : skb->len, now))
+	if (!next_hop(skb, &fib, k->port, skb->gso_size ? 0 : skb->len, now))
 		goto slow;
 
 	/* A super-packet of UDP that comes whole to who decapsulates it in the kernel
@@ -763,9 +884,11 @@ INLINE int encap(struct __sk_buff *skb, int v6)
 		ip->len = swap16(p.len + UDP_LEN + LISP_LEN);
 		ip->next = UDP;
 		ip->ttl = p.ttl - 1;
-		__builtin_memcpy(ip->src, local, 16);
-		__builtin_memcpy(ip->dst, remote, 16);
-		put_headers((void *)(ip + 1), &p, port, pair, iid);
+		ip->src[0] = k->local;
+		__builtin_memcpy(&ip->src[1], k->local6, 12);
+		ip->dst[0] = k->remote;
+		__builtin_memcpy(&ip->dst[1], k->remote6, 12);
+		put_headers((void *)(ip + 1), &p, k->port, k->versions, iid);
 		if (!forwarded(data + ETH_LEN + HEAD6, end, v6))
 			goto undone;
 	} else {
@@ -781,10 +904,10 @@ INLINE int encap(struct __sk_buff *skb, int v6)
 		ip->frag = swap16(0x4000);
 		ip->ttl = p.ttl - 1;
 		ip->proto = UDP;
-		ip->src = local[0];
-		ip->dst = remote[0];
+		ip->src = k->local;
+		ip->dst = k->remote;
 		ip->sum = header_sum(ip);
-		put_headers((void *)(ip + 1), &p, port, pair, iid);
+		put_headers((void *)(ip + 1), &p, k->port, k->versions, iid);
 		if (!forwarded(data + ETH_LEN + HEAD4, end, v6))
 			goto undone;
 	}
@@ -793,10 +916,10 @@ INLINE int encap(struct __sk_buff *skb, int v6)
 	bytes = p.len + (size - 1) * p.header;
 	st->encap_packets += size;
 	st->encap_bytes += bytes;
-	count_sent(&usages, f.index, size, bytes);
-	count_sent(&rloc_usages, index, size, bytes);
-	count_sent(&own_usages, ours, size, bytes);
-	touch(f.index);
+	count_sent(&usages, k->entry, size, bytes);
+	count_sent(&rloc_usages, k->rloc, size, bytes);
+	count_sent(&own_usages, k->own, size, bytes);
+	touch(k->entry);
 	return leave(&fib);
 undone:
 	st->undone++;
@@ -866,15 +989,13 @@ INLINE int is_own(const struct address *a)
 INLINE int inner(struct __sk_buff *skb, struct stats *st, const struct address *src, __u32 ours, __u32 off, __u8 tos, __u8 ttl, int outer6, int v6)
 {
 	struct bpf_fib_lookup fib = {};
-	__u32 zero = 0, first, iid = 0, size;
+	__u32 zero = 0, first, iid = 0, size, line, entry;
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct lisp *lisp = data + off - LISP_LEN;
 	struct config *cfg = bpf_map_lookup_elem(&settings, &zero);
-	struct entry *e = NULL;
-	struct local *to;
+	struct arrival *k;
 	struct packet p;
-	struct found f;
-	__u8 flags, ecn, known, sender, *seen, one = 1;
+	__u8 flags, ecn, sender, *seen, one = 1;
 	__u64 flagbits, bytes, now;
 	struct hop *hop;
 
@@ -893,30 +1014,47 @@ INLINE int inner(struct __sk_buff *skb, struct stats *st, const struct address *
 	ecn = combine(p.tos, tos);
 	if (ecn & DROP)
 		goto slow;
-	to = local_of(v6, p.dst);
-	if (!to || to->iid != iid || !routable(v6, p.dst) || !routable(v6, p.src) || local_of(v6, p.src))
-		goto slow;
-
 	now = since_boot();
 	/* The slow path can't take what has an unfinished checksum. */
 	if (!cfg->unfinished && traced(&cfg->trace, iid, &p, now))
 		goto slow;
-	known = find(&f, iid, v6, p.src, st);
-	if (known)
-		e = use(&f, now);
-	if (cfg->check != CHECK_OFF) {
-		if (known && !f.index)
+	line = line_of(arrival_hash(&p, src));
+	k = bpf_map_lookup_elem(&arrivals, &line);
+	if (!k)
+		goto slow;
+	if ((flags & (FLAG_N | FLAG_V)) != FLAG_V && is_arrival(k, &p, src, iid, now)) {
+		entry = k->entry;
+		st->cache_hits++;
+	} else {
+		struct entry *e = NULL;
+		struct local *to;
+		struct found f;
+		__u8 known;
+
+		to = local_of(v6, p.dst);
+		if (!to || to->iid != iid || !routable(v6, p.dst) || !routable(v6, p.src) || local_of(v6, p.src))
 			goto slow;
-		if (!e && cfg->check == CHECK_STRICT)
-			goto slow;
-		if (e && !listed(e, src))
-			goto slow;
-	}
-	if ((flags & (FLAG_N | FLAG_V)) == FLAG_V) {
-		if (!cfg->versioning || !to->version || (first & 0xfff) != to->version)
-			goto slow;
-		if (e && (first >> 12 & 0xfff) && e->version && (first >> 12 & 0xfff) != e->version)
-			goto slow;
+		known = find(&f, iid, v6, p.src, st);
+		if (known)
+			e = use(&f, now);
+		if (cfg->check != CHECK_OFF) {
+			if (known && !f.index)
+				goto slow;
+			if (!e && cfg->check == CHECK_STRICT)
+				goto slow;
+			if (e && !listed(e, src))
+				goto slow;
+		}
+		if ((flags & (FLAG_N | FLAG_V)) == FLAG_V) {
+			if (!cfg->versioning || !to->version || (first & 0xfff) != to->version)
+				goto slow;
+			if (e && (first >> 12 & 0xfff) && e->version && (first >> 12 & 0xfff) != e->version)
+				goto slow;
+		}
+		/* A mapping that has expired may be valid again without a new generation. */
+		if (e || !known || !f.index)
+			keep_arrival(k, &p, src, iid, &f, e);
+		entry = e ? f.index : 0;
 	}
 
 	fib.family = v6 ? AF_INET6 : AF_INET;
@@ -973,9 +1111,9 @@ INLINE int inner(struct __sk_buff *skb, struct stats *st, const struct address *
 		st->ecn_unexpected += size;
 	if (flags & (FLAG_N | FLAG_L))
 		st->header_bits += size;
-	if (e) {
-		count_received(&usages, f.index, size, bytes);
-		touch(f.index);
+	if (entry) {
+		count_received(&usages, entry, size, bytes);
+		touch(entry);
 	}
 	count_received(&own_usages, ours, size, bytes);
 	if (!sender) {

@@ -19,6 +19,23 @@ type lispAddress struct {
 	Addr   [4]uint32
 }
 
+type lispArrival struct {
+	_          structs.HostLayout
+	Until      uint64
+	Generation uint32
+	Kind       uint32
+	Iid        uint32
+	Src        uint32
+	Dst        uint32
+	Outer      uint32
+	Entry      uint32
+	Pad        [7]uint32
+	Src6       [3]uint32
+	Dst6       [3]uint32
+	Outer6     [3]uint32
+	Pad6       [7]uint32
+}
+
 type lispClock struct {
 	_     structs.HostLayout
 	Until uint64
@@ -57,6 +74,32 @@ type lispEntry struct {
 	Slots   uint32
 	Set     uint32
 	Version uint32
+}
+
+type lispFlow struct {
+	_          structs.HostLayout
+	Until      uint64
+	Generation uint32
+	In         uint32
+	Kind       uint32
+	Src        uint32
+	Dst        uint32
+	Ports      uint32
+	Iid        uint32
+	Entry      uint32
+	Rloc       uint32
+	Mtu        uint32
+	Remote     uint32
+	Local      uint32
+	Versions   uint32
+	Port       uint16
+	Own        uint8
+	Outer6     uint8
+	Src6       [3]uint32
+	Dst6       [3]uint32
+	Remote6    [3]uint32
+	Local6     [3]uint32
+	Pad        [4]uint32
 }
 
 type lispHop struct {
@@ -173,11 +216,13 @@ type lispUsage struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	lispMapArrivals     = "arrivals"
 	lispMapClocks       = "clocks"
 	lispMapCounts       = "counts"
 	lispMapEids4        = "eids4"
 	lispMapEids6        = "eids6"
 	lispMapEntries      = "entries"
+	lispMapFlows        = "flows"
 	lispMapGenerations  = "generations"
 	lispMapHeard        = "heard"
 	lispMapHops         = "hops"
@@ -196,6 +241,8 @@ const (
 	lispMapUsages       = "usages"
 	lispMapVirtuals     = "virtuals"
 	lispProgIngress     = "ingress"
+	lispVarFlowBits     = "flow_bits"
+	lispVarFlowLines    = "flow_lines"
 	lispVarShardBits    = "shard_bits"
 	lispVarShardEach    = "shard_each"
 )
@@ -249,11 +296,13 @@ type lispProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lispMapSpecs struct {
+	Arrivals     *ebpf.MapSpec `ebpf:"arrivals"`
 	Clocks       *ebpf.MapSpec `ebpf:"clocks"`
 	Counts       *ebpf.MapSpec `ebpf:"counts"`
 	Eids4        *ebpf.MapSpec `ebpf:"eids4"`
 	Eids6        *ebpf.MapSpec `ebpf:"eids6"`
 	Entries      *ebpf.MapSpec `ebpf:"entries"`
+	Flows        *ebpf.MapSpec `ebpf:"flows"`
 	Generations  *ebpf.MapSpec `ebpf:"generations"`
 	Heard        *ebpf.MapSpec `ebpf:"heard"`
 	Hops         *ebpf.MapSpec `ebpf:"hops"`
@@ -277,6 +326,8 @@ type lispMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lispVariableSpecs struct {
+	FlowBits  *ebpf.VariableSpec `ebpf:"flow_bits"`
+	FlowLines *ebpf.VariableSpec `ebpf:"flow_lines"`
 	ShardBits *ebpf.VariableSpec `ebpf:"shard_bits"`
 	ShardEach *ebpf.VariableSpec `ebpf:"shard_each"`
 }
@@ -301,11 +352,13 @@ func (o *lispObjects) Close() error {
 //
 // It can be passed to loadLispObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lispMaps struct {
+	Arrivals     *ebpf.Map `ebpf:"arrivals"`
 	Clocks       *ebpf.Map `ebpf:"clocks"`
 	Counts       *ebpf.Map `ebpf:"counts"`
 	Eids4        *ebpf.Map `ebpf:"eids4"`
 	Eids6        *ebpf.Map `ebpf:"eids6"`
 	Entries      *ebpf.Map `ebpf:"entries"`
+	Flows        *ebpf.Map `ebpf:"flows"`
 	Generations  *ebpf.Map `ebpf:"generations"`
 	Heard        *ebpf.Map `ebpf:"heard"`
 	Hops         *ebpf.Map `ebpf:"hops"`
@@ -327,11 +380,13 @@ type lispMaps struct {
 
 func (m *lispMaps) Close() error {
 	return _LispClose(
+		m.Arrivals,
 		m.Clocks,
 		m.Counts,
 		m.Eids4,
 		m.Eids6,
 		m.Entries,
+		m.Flows,
 		m.Generations,
 		m.Heard,
 		m.Hops,
@@ -356,6 +411,8 @@ func (m *lispMaps) Close() error {
 //
 // It can be passed to loadLispObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lispVariables struct {
+	FlowBits  *ebpf.Variable `ebpf:"flow_bits"`
+	FlowLines *ebpf.Variable `ebpf:"flow_lines"`
 	ShardBits *ebpf.Variable `ebpf:"shard_bits"`
 	ShardEach *ebpf.Variable `ebpf:"shard_each"`
 }

@@ -19,7 +19,7 @@ import (
 // LayoutVersion is that of the tables in tables.h and of what is in them. Those
 // of another version, or of other sizes, are not adopted: the new program starts
 // with empty ones, and the old go with the old program.
-const LayoutVersion = 3
+const LayoutVersion = 4
 
 // pinRoot is where pins are, one directory for each network namespace.
 const pinRoot = "/sys/fs/bpf/eidolon"

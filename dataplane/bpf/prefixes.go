@@ -126,6 +126,7 @@ func flushBatch[K any](c *copier, b *batch[K]) error {
 		errs = append(errs, err)
 		if e.old != nil && e.old.index != 0 {
 			atomic.StoreUint64(&c.t.entries[e.old.index].Expires, 0)
+			c.forget(e.eid)
 		}
 		if b.remove {
 			return // what is there has expired for good, and keeps its place
@@ -175,6 +176,7 @@ func (c *copier) refuse(e mapping.EID) {
 		c.over[p]++
 		if l := c.lines[p]; l != nil && l.index != 0 {
 			atomic.StoreUint64(&c.t.entries[l.index].Expires, 0)
+			c.forget(p)
 		}
 	}
 }

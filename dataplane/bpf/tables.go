@@ -26,6 +26,14 @@ const (
 	generations    = 4096
 	touchLine      = 64
 	maxShards      = 8
+	// maxFlows is how many flows, and arrivals, all CPUs together remember, and
+	// minFlows how many each does.
+	maxFlows = 1 << 18
+	minFlows = 64
+	// hostsPerFlow is how many hosts there are in their cache for each of these.
+	hostsPerFlow = 4
+	// maxCPUs is for how many there is room when the kernel does not tell.
+	maxCPUs = 8192
 	// maxEntries is what the cache of hosts has bits for.
 	maxEntries = 1 << 24
 )
@@ -78,14 +86,24 @@ func specify(spec *ebpf.CollectionSpec, entries, cache int) error {
 	if err := spec.Variables["shard_bits"].Set(uint32(n)); err != nil {
 		return fmt.Errorf("set shard_bits: %w", err)
 	}
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		cpus = maxCPUs
+	}
 	each := uint32(0)
-	if cpus, err := ebpf.PossibleCPU(); err == nil && cpus <= 1<<n {
+	if cpus <= 1<<n {
 		each = 1
 	}
 	if err := spec.Variables["shard_each"].Set(each); err != nil {
 		return fmt.Errorf("set shard_each: %w", err)
 	}
+	cpuBits := bits.Len(uint(cpus - 1))
+	lines := max(min(floor2(cache/hostsPerFlow), maxFlows>>cpuBits), minFlows)
+	if err := errors.Join(spec.Variables["flow_bits"].Set(uint32(cpuBits)), spec.Variables["flow_lines"].Set(uint32(lines))); err != nil {
+		return fmt.Errorf("set the size of the cache of flows: %w", err)
+	}
 	size := map[string]int{
+		"flows": lines << cpuBits, "arrivals": lines << cpuBits,
 		"eids4": entries, "eids6": entries, "entries": entries, "usages": entries << n, "touched": (entries + touchLine - 1) / touchLine,
 		"rloc_usages": maxRLOCs << n, "own_usages": maxOwn << n, "hosts": cache,
 	}
@@ -94,6 +112,9 @@ func specify(spec *ebpf.CollectionSpec, entries, cache int) error {
 	}
 	return nil
 }
+
+// floor2 is the largest power of 2 that is not more than n, which is positive.
+func floor2(n int) int { return 1 << (bits.Len(uint(n)) - 1) }
 
 // mapTables maps the arrays into memory.
 func mapTables(maps lispMaps) (_ *tables, err error) {

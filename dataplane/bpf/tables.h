@@ -158,6 +158,43 @@ struct hop {
 	__u32 outer[5]; /* who sent the datagram; zeroes: an inner packet of nobody's */
 };
 
+/* What was decided of the last packet of a flow out of the site, and depends on
+ * nothing but the tables: it is that of the next one, as long as the mapping is
+ * valid and the generation, the sum of the two, is the same. It is of one CPU.
+ * What there is of an IPv4 flow lies in one line of the processor's cache. */
+struct flow {
+	__u64 until; /* in ns since boot; 0: nothing */
+	__u32 generation;
+	__u32 in;   /* the interface that the packet came by */
+	__u32 kind; /* flow_kind */
+	__u32 src, dst, ports;
+	__u32 iid;
+	__u32 entry, rloc; /* indices */
+	__u32 mtu;	   /* of the locator */
+	__u32 remote, local;
+	__u32 versions; /* source and destination map-version; 0: none */
+	__u16 port;
+	__u8 own; /* index */
+	__u8 outer6;
+	/* The second words of addresses and those after. */
+	__u32 src6[3], dst6[3], remote6[3], local6[3];
+	__u32 pad[4];
+};
+
+/* The same of the last datagram of a sender to a host of the site, of the two
+ * outer and inner sources and the destination that it had. */
+struct arrival {
+	__u64 until;
+	__u32 generation;
+	__u32 kind; /* arrival_kind */
+	__u32 iid;
+	__u32 src, dst, outer;
+	__u32 entry; /* of the inner source; 0: none */
+	__u32 pad[7];
+	__u32 src6[3], dst6[3], outer6[3]; /* as in struct flow */
+	__u32 pad6[7];
+};
+
 /* How far the time since boot is ahead of the coarse clock, which costs little to
  * read and stands still while the machine is suspended. */
 struct clock {
@@ -193,6 +230,10 @@ TABLE(generations, ARRAY, __u32, __u32, GENERATIONS + 1, BPF_F_MMAPABLE);
 
 TABLE(clocks, PERCPU_ARRAY, __u32, struct clock, 1, 0);
 TABLE(hops, PERCPU_ARRAY, __u32, struct hop, HOPS, 0);
+
+/* For each CPU: line << flow_bits | CPU. */
+TABLE(flows, ARRAY, __u32, struct flow, 1, BPF_F_MMAPABLE);
+TABLE(arrivals, ARRAY, __u32, struct arrival, 1, BPF_F_MMAPABLE);
 
 TABLE(entries, ARRAY, __u32, struct entry, DEFAULT_ENTRIES, BPF_F_MMAPABLE);
 TABLE(rlocs, ARRAY, __u32, struct rloc, 65536, BPF_F_MMAPABLE);
