@@ -585,6 +585,12 @@ func (c *copier) syncLocals(s *dataplane.Snapshot) error {
 // no room are received on by the slow path.
 func (c *copier) syncOwn(s *dataplane.Snapshot) error {
 	own := s.Own()
+	changed := false
+	defer func() {
+		if changed {
+			c.forgetAll()
+		}
+	}()
 	for a, o := range c.own {
 		if slices.Contains(own, a) {
 			continue
@@ -593,6 +599,7 @@ func (c *copier) syncOwn(s *dataplane.Snapshot) error {
 			return fmt.Errorf("take the local RLOC %v out of the tables: %w", a, err)
 		}
 		delete(c.own, a)
+		changed = true
 		c.retire(func() { c.ownIdx.put(o.index) })
 	}
 	for _, a := range own {

@@ -2,6 +2,7 @@ package bpf
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -104,5 +105,33 @@ func TestFlowsAreForgotten(t *testing.T) {
 			}
 			play("again after the change", c.rloc, c.taken)
 		})
+	}
+}
+
+// So does what they remember of our own addresses, of which not all are sources.
+func TestOwnAddressIsForgotten(t *testing.T) {
+	p := parts.New(t, &dptest.State{Name: "own", Sources: []dataplane.Source{{Addr: dptest.Ours4, Priority: 1, Weight: 100}}}).(*program)
+	further := netip.MustParseAddr("192.0.2.77")
+	in := dptest.Datagram{Src: dptest.Far4, Dst: further, TTL: 64, SrcPort: 50000, Sum: dptest.ZeroSum,
+		Inner: dptest.Flow("10.99.0.1:80", "10.1.0.1:1000", dptest.UDP, 20).Bytes()}.Bytes()
+	for _, c := range []struct {
+		when string
+		ours []netip.Addr
+	}{
+		{"at first", []netip.Addr{dptest.Ours4}},
+		{"at an address that has become ours", []netip.Addr{dptest.Ours4, further}},
+		{"at one that was ours", []netip.Addr{dptest.Ours4}},
+		{"at one that is ours again", []netip.Addr{further, dptest.Ours4}},
+	} {
+		p.fib.SetLocalRLOCs(c.ours)
+		if err := p.plane.copier.sync(); err != nil {
+			t.Fatal(err)
+		}
+		want := slices.Contains(c.ours, further)
+		for range 2 {
+			if o := p.Decap(0, in, 0); o.Err != nil || len(o.Host) == 1 != want {
+				t.Errorf("%s a datagram is taken: %v, want %v (%v)", c.when, len(o.Host) == 1, want, o.Err)
+			}
+		}
 	}
 }

@@ -1132,6 +1132,27 @@ slow:
 	return TC_ACT_UNSPEC;
 }
 
+/* own_index is the index of one of our addresses; 0: it is none. */
+INLINE __u32 own_index(const struct address *a)
+{
+	__u32 zero = 0, *all = bpf_map_lookup_elem(&generations, &zero), *index, now;
+	struct mine *last = bpf_map_lookup_elem(&last_own, &zero);
+
+	if (!all || !last)
+		return 0;
+	now = *(volatile __u32 *)all;
+	if (last->index && last->generation == now && last->addr.family == a->family && last->addr.addr[0] == a->addr[0] &&
+	    last->addr.addr[1] == a->addr[1] && last->addr.addr[2] == a->addr[2] && last->addr.addr[3] == a->addr[3])
+		return last->index;
+	index = bpf_map_lookup_elem(&own, a);
+	if (!index)
+		return 0;
+	last->addr = *a;
+	last->index = *index;
+	last->generation = now;
+	return *index;
+}
+
 /* decap takes what may be a datagram to one of our locators. 1 in the end
  * means that it is none. */
 INLINE int decap(struct __sk_buff *skb, int outer6)
@@ -1141,7 +1162,7 @@ INLINE int decap(struct __sk_buff *skb, int outer6)
 	void *data, *end;
 	__u32 off = ETH_LEN + (outer6 ? HEAD6 : HEAD4), len;
 	struct udp *udp;
-	__u32 *mine;
+	__u32 mine;
 	__u8 tos, ttl, version;
 
 	data = (void *)(long)skb->data;
@@ -1192,16 +1213,16 @@ INLINE int decap(struct __sk_buff *skb, int outer6)
 	}
 	/* A datagram with a checksum is verified by the kernel on its way to the
 	 * socket, as is one whose lengths do not agree. */
-	mine = bpf_map_lookup_elem(&own, &dst);
+	mine = own_index(&dst);
 	if (!mine)
 		return 1;
 	if (udp->sum || len != skb->len - ETH_LEN || swap16(udp->len) != len - (outer6 ? IP6_LEN : IP4_LEN) || !routable(outer6, src.addr))
 		goto slow;
 	version = *(__u8 *)(data + off) >> 4;
 	if (version == 4)
-		return inner(skb, st, &src, *mine, off, tos, ttl, outer6, 0);
+		return inner(skb, st, &src, mine, off, tos, ttl, outer6, 0);
 	if (version == 6)
-		return inner(skb, st, &src, *mine, off, tos, ttl, outer6, 1);
+		return inner(skb, st, &src, mine, off, tos, ttl, outer6, 1);
 slow:
 	st->slow_decap++;
 	return TC_ACT_UNSPEC;

@@ -147,6 +147,13 @@ type lispMember struct {
 	Addr [4]uint32
 }
 
+type lispMine struct {
+	_          structs.HostLayout
+	Addr       lispAddress
+	Index      uint32
+	Generation uint32
+}
+
 type lispRloc struct {
 	_      structs.HostLayout
 	Addr   [4]uint32
@@ -227,6 +234,7 @@ const (
 	lispMapHeard        = "heard"
 	lispMapHops         = "hops"
 	lispMapHosts        = "hosts"
+	lispMapLastOwn      = "last_own"
 	lispMapLocals4      = "locals4"
 	lispMapLocals6      = "locals6"
 	lispMapMembers      = "members"
@@ -307,6 +315,7 @@ type lispMapSpecs struct {
 	Heard        *ebpf.MapSpec `ebpf:"heard"`
 	Hops         *ebpf.MapSpec `ebpf:"hops"`
 	Hosts        *ebpf.MapSpec `ebpf:"hosts"`
+	LastOwn      *ebpf.MapSpec `ebpf:"last_own"`
 	Locals4      *ebpf.MapSpec `ebpf:"locals4"`
 	Locals6      *ebpf.MapSpec `ebpf:"locals6"`
 	Members      *ebpf.MapSpec `ebpf:"members"`
@@ -363,6 +372,7 @@ type lispMaps struct {
 	Heard        *ebpf.Map `ebpf:"heard"`
 	Hops         *ebpf.Map `ebpf:"hops"`
 	Hosts        *ebpf.Map `ebpf:"hosts"`
+	LastOwn      *ebpf.Map `ebpf:"last_own"`
 	Locals4      *ebpf.Map `ebpf:"locals4"`
 	Locals6      *ebpf.Map `ebpf:"locals6"`
 	Members      *ebpf.Map `ebpf:"members"`
@@ -391,6 +401,7 @@ func (m *lispMaps) Close() error {
 		m.Heard,
 		m.Hops,
 		m.Hosts,
+		m.LastOwn,
 		m.Locals4,
 		m.Locals6,
 		m.Members,

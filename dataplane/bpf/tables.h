@@ -202,6 +202,13 @@ struct clock {
 	__u64 ahead;
 };
 
+/* The last of our addresses that a datagram was to. It is of one CPU. */
+struct mine {
+	struct address addr;
+	__u32 index; /* in own_usages */
+	__u32 generation;
+};
+
 #define TABLE(name, kind, k, v, n, f)             \
 	struct {                                  \
 		__uint(type, BPF_MAP_TYPE_##kind); \
@@ -228,6 +235,7 @@ TABLE(hosts, LRU_HASH, struct host, __u64, 65536, 0);
 /* The first is for all, and each of the others for what hashes to it. */
 TABLE(generations, ARRAY, __u32, __u32, GENERATIONS + 1, BPF_F_MMAPABLE);
 
+TABLE(last_own, PERCPU_ARRAY, __u32, struct mine, 1, 0);
 TABLE(clocks, PERCPU_ARRAY, __u32, struct clock, 1, 0);
 TABLE(hops, PERCPU_ARRAY, __u32, struct hop, HOPS, 0);
 
