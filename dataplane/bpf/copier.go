@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 	"sync"
@@ -41,6 +42,7 @@ type copier struct {
 	tracing bool
 
 	restUntil time.Time // of fold
+	searched  time.Time // when fold looked for all marks
 
 	lines   map[mapping.EID]*line
 	byIndex []*line // by index of entries; nil: free, or nothing to tell
@@ -748,27 +750,48 @@ func (c *copier) fold() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if begin := time.Now(); !c.closed && !begin.Before(c.restUntil) {
-		c.take()
+		c.take(begin.Sub(c.searched) >= foldInterval)
 		c.restUntil = time.Now().Add(min(foldRest*time.Since(begin), foldInterval))
 	}
 }
 
-// take is fold, at once.
-func (c *copier) take() {
-	any := false
-	for w := range c.t.touched[:c.indices.next/8+1] { // beyond are no entries
-		if atomic.LoadUint64(&c.t.touched[w]) == 0 {
-			continue
+// marked takes the marks from words of eight, and yields the indices of those that
+// were set. A mark that is set meanwhile is for the next time.
+func marked(words []uint64) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		for w := range words {
+			if atomic.LoadUint64(&words[w]) == 0 {
+				continue
+			}
+			var b [8]byte
+			binary.NativeEndian.PutUint64(b[:], atomic.SwapUint64(&words[w], 0))
+			for k, mark := range b {
+				if mark != 0 && !yield(w*8+k) {
+					return
+				}
+			}
 		}
-		any = true
-		marks := atomic.SwapUint64(&c.t.touched[w], 0)
-		var b [8]byte
-		binary.NativeEndian.PutUint64(b[:], marks)
-		for k, mark := range b {
-			if i := w*8 + k; mark != 0 && i < len(c.byIndex) && c.byIndex[i] != nil {
+	}
+}
+
+// take is fold, at once. With all it looks for marks everywhere, and not only where
+// marks are said to be: on some CPUs that may have been seen before the mark itself.
+func (c *copier) take(all bool) {
+	any := false
+	search := func(first, last int) {
+		for i := range marked(c.t.touched[first*touchLine/8 : min(last*touchLine/8, len(c.t.touched))]) {
+			any = true
+			if i += first * touchLine; i < len(c.byIndex) && c.byIndex[i] != nil {
 				c.takeLine(c.byIndex[i])
 			}
 		}
+	}
+	for i := range marked(c.t.touchedIn) {
+		search(i, i+1)
+	}
+	if all {
+		c.searched = time.Now()
+		search(0, int(c.indices.next)/touchLine+1) // beyond are no entries
 	}
 	if any {
 		for _, m := range c.remotes {
@@ -868,7 +891,7 @@ func (c *copier) takeRemote(m *remote) {
 func (c *copier) close() error {
 	c.mu.Lock()
 	if !c.closed {
-		c.take()
+		c.take(true)
 	}
 	c.mu.Unlock()
 	err := c.count()

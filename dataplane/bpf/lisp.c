@@ -116,9 +116,14 @@ INLINE void touch(__u32 index)
 {
 	__u32 line = index / TOUCH_LINE;
 	struct touch *t = bpf_map_lookup_elem(&touched, &line);
+	__u32 above = line / TOUCH_LINE;
 
-	if (t && !t->entry[index % TOUCH_LINE])
-		t->entry[index % TOUCH_LINE] = 1;
+	if (!t || t->entry[index % TOUCH_LINE])
+		return;
+	t->entry[index % TOUCH_LINE] = 1;
+	t = bpf_map_lookup_elem(&touched_in, &above);
+	if (t)
+		t->entry[line % TOUCH_LINE] = 1;
 }
 
 #define MOMENT (50ULL * 1000 * 1000) /* in ns */

@@ -246,6 +246,7 @@ const (
 	lispMapSlotTables   = "slot_tables"
 	lispMapSourceTables = "source_tables"
 	lispMapTouched      = "touched"
+	lispMapTouchedIn    = "touched_in"
 	lispMapUsages       = "usages"
 	lispMapVirtuals     = "virtuals"
 	lispProgIngress     = "ingress"
@@ -327,6 +328,7 @@ type lispMapSpecs struct {
 	SlotTables   *ebpf.MapSpec `ebpf:"slot_tables"`
 	SourceTables *ebpf.MapSpec `ebpf:"source_tables"`
 	Touched      *ebpf.MapSpec `ebpf:"touched"`
+	TouchedIn    *ebpf.MapSpec `ebpf:"touched_in"`
 	Usages       *ebpf.MapSpec `ebpf:"usages"`
 	Virtuals     *ebpf.MapSpec `ebpf:"virtuals"`
 }
@@ -384,6 +386,7 @@ type lispMaps struct {
 	SlotTables   *ebpf.Map `ebpf:"slot_tables"`
 	SourceTables *ebpf.Map `ebpf:"source_tables"`
 	Touched      *ebpf.Map `ebpf:"touched"`
+	TouchedIn    *ebpf.Map `ebpf:"touched_in"`
 	Usages       *ebpf.Map `ebpf:"usages"`
 	Virtuals     *ebpf.Map `ebpf:"virtuals"`
 }
@@ -413,6 +416,7 @@ func (m *lispMaps) Close() error {
 		m.SlotTables,
 		m.SourceTables,
 		m.Touched,
+		m.TouchedIn,
 		m.Usages,
 		m.Virtuals,
 	)

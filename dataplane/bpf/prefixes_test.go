@@ -268,9 +268,10 @@ func TestFoldRests(t *testing.T) {
 	}
 	sent := func() {
 		c.t.usages[int(line.index)*c.t.shards].Packets++
-		c.t.touched[line.index/8] = ^uint64(0)
+		c.t.touched[line.index/8], c.t.touchedIn[line.index/8/touchLine] = ^uint64(0), ^uint64(0)
 	}
 	sent()
+	c.searched = time.Now()
 	c.fold()
 	count(1)
 	if rest := time.Until(c.restUntil); rest > foldInterval {
@@ -283,4 +284,13 @@ func TestFoldRests(t *testing.T) {
 	c.restUntil = time.Time{}
 	c.fold()
 	count(2)
+	// A mark that nothing tells of is found within a second.
+	c.t.usages[int(line.index)*c.t.shards].Packets++
+	c.t.touched[line.index/8] = ^uint64(0)
+	c.restUntil = time.Time{}
+	c.fold()
+	count(2)
+	c.restUntil, c.searched = time.Time{}, time.Now().Add(-foldInterval)
+	c.fold()
+	count(3)
 }

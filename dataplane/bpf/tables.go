@@ -64,6 +64,7 @@ type tables struct {
 	rlocUsages   []lispUsage
 	ownUsages    []lispUsage
 	touched      []uint64 // eight entries in each
+	touchedIn    []uint64 // eight times eight of these words
 
 	mapped [][]byte
 }
@@ -105,7 +106,7 @@ func specify(spec *ebpf.CollectionSpec, entries, cache int) error {
 	size := map[string]int{
 		"flows": lines << cpuBits, "arrivals": lines << cpuBits,
 		"eids4": entries, "eids6": entries, "entries": entries, "usages": entries << n, "touched": (entries + touchLine - 1) / touchLine,
-		"rloc_usages": maxRLOCs << n, "own_usages": maxOwn << n, "hosts": cache,
+		"touched_in": (entries + touchLine*touchLine - 1) / (touchLine * touchLine), "rloc_usages": maxRLOCs << n, "own_usages": maxOwn << n, "hosts": cache,
 	}
 	for name, n := range size {
 		spec.Maps[name].MaxEntries = uint32(n)
@@ -153,11 +154,13 @@ func mapTables(maps lispMaps) (_ *tables, err error) {
 	if t.ownUsages, err = mapArray[lispUsage](t, maps.OwnUsages); err != nil {
 		return nil, err
 	}
-	touched, err := mapArray[[touchLine / 8]uint64](t, maps.Touched)
-	if err != nil {
-		return nil, err
+	for m, words := range map[*ebpf.Map]*[]uint64{maps.Touched: &t.touched, maps.TouchedIn: &t.touchedIn} {
+		lines, err := mapArray[[touchLine / 8]uint64](t, m)
+		if err != nil {
+			return nil, err
+		}
+		*words = unsafe.Slice(&lines[0][0], len(lines)*touchLine/8)
 	}
-	t.touched = unsafe.Slice(&touched[0][0], len(touched)*touchLine/8)
 	return t, nil
 }
 

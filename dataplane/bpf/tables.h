@@ -253,6 +253,8 @@ TABLE(members, HASH, struct member, __u8, 65536, BPF_F_NO_PREALLOC);
 TABLE(usages, ARRAY, __u32, struct usage, DEFAULT_ENTRIES, BPF_F_MMAPABLE);
 TABLE(rloc_usages, ARRAY, __u32, struct usage, DEFAULT_ENTRIES, BPF_F_MMAPABLE);
 TABLE(own_usages, ARRAY, __u32, struct usage, DEFAULT_ENTRIES, BPF_F_MMAPABLE);
-/* Which entries were used since user space cleared them. */
+/* Which entries were used since user space cleared them, and in which elements of
+ * that table there is such a mark. */
 TABLE(touched, ARRAY, __u32, struct touch, DEFAULT_ENTRIES, BPF_F_MMAPABLE);
+TABLE(touched_in, ARRAY, __u32, struct touch, DEFAULT_ENTRIES, BPF_F_MMAPABLE);
 TABLE(heard, HASH, struct address, __u8, 4096, 0);
