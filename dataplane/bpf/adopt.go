@@ -71,8 +71,9 @@ func (c *copier) adoptLine(l *line, byRLOC map[uint32]*remote, sets map[uint32]s
 	l.told = c.sum(c.t.usages, l.index)
 	indices := []uint32{e.Rloc}
 	if e.Slots != 0 {
-		l.slots, l.hasSlots = c.t.slotTables[e.Slots].Rloc, true
-		c.slots.adopt(l.slots, e.Slots)
+		slots := c.t.slotTables[e.Slots].Rloc
+		l.slots, l.hasSlots = &slots, true
+		c.slots.adopt(slots, e.Slots)
 		indices = slices.Compact(slices.Sorted(slices.Values(l.slots[:])))
 	}
 	for _, i := range indices {

@@ -74,15 +74,16 @@ type copier struct {
 
 // line is what is in the tables for one EID-prefix.
 type line struct {
-	eid   mapping.EID
-	index uint32           // of entries; 0: the slow path
-	entry *dataplane.Entry // nil when it was adopted and nothing new has come
-	rlocs []*remote
-	slots [dataplane.Slots]uint32 // if there is more than one
-	set   string                  // "": the locator alone
 	told  lispUsage
+	entry *dataplane.Entry // nil when it was adopted and nothing new has come
+	index uint32           // of entries; 0: the slow path
 
 	hasSlots, hasSet bool // references that release gives back
+
+	eid   mapping.EID
+	rlocs []*remote
+	slots *[dataplane.Slots]uint32 // nil: there is one locator
+	set   string                   // "": the locator alone
 }
 
 // remote is a locator in the tables.
@@ -307,7 +308,7 @@ func (c *copier) change(s *dataplane.Snapshot, eid mapping.EID, cfg dataplane.Se
 
 // same reports whether two lines do the same with packets, but for versions.
 func (l *line) same(o *line) bool {
-	return slices.Equal(l.rlocs, o.rlocs) && l.slots == o.slots && l.set == o.set
+	return slices.Equal(l.rlocs, o.rlocs) && l.set == o.set && (l.slots == nil) == (o.slots == nil) && (l.slots == nil || *l.slots == *o.slots)
 }
 
 // compile takes the references of a line, and reports whether there was room.
@@ -328,6 +329,7 @@ func (c *copier) compile(l *line, cfg dataplane.Settings) bool {
 		l.rlocs = append(l.rlocs, m)
 	}
 	if t := l.entry.Table(); t != nil {
+		l.slots = new([dataplane.Slots]uint32)
 		for i, k := range t {
 			l.slots[i] = l.rlocs[k].index
 		}
@@ -409,13 +411,13 @@ var errFull = errors.New("no room in the tables of the kernel plane")
 func (c *copier) write(l *line) error {
 	e := lispEntry{Rloc: l.rlocs[0].index, Version: uint32(l.entry.Record().Version), Expires: bootTime(l.entry.Expires())}
 	if len(l.rlocs) > 1 {
-		i, fresh, ok := c.slots.get(l.slots)
+		i, fresh, ok := c.slots.get(*l.slots)
 		if !ok {
 			return errFull
 		}
 		l.hasSlots = true
 		if fresh {
-			c.t.slotTables[i].Rloc = l.slots
+			c.t.slotTables[i].Rloc = *l.slots
 		}
 		e.Slots = i
 	}
@@ -480,7 +482,7 @@ func (c *copier) release(l *line) {
 		}
 	}
 	if l.hasSlots {
-		if i, last := c.slots.put(l.slots); last {
+		if i, last := c.slots.put(*l.slots); last {
 			c.retire(func() { c.slots.indices.put(i) })
 		}
 	}
