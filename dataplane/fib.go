@@ -305,7 +305,10 @@ func (f *FIB) Usage(fn func(e mapping.EID, packets, bytes uint64)) {
 	f.beforeRead()
 	f.carried.take(func(u *usage) {
 		p, b := u.packets.Load(), u.bytes.Load()
-		if p != u.toldPackets && !u.gone.Load() {
+		if p == u.toldPackets { // octets that came meanwhile are told with the next packet
+			return
+		}
+		if !u.gone.Load() {
 			fn(u.eid, p-u.toldPackets, b-u.toldBytes)
 		}
 		u.toldPackets, u.toldBytes = p, b

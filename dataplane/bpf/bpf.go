@@ -39,6 +39,8 @@ const (
 	DefaultMappings = 65536
 	// foldInterval is how often the tables are looked at when nobody asks.
 	foldInterval = time.Second
+	// searchInterval is how often fold looks for marks everywhere.
+	searchInterval = foldInterval * 9 / 10
 	// foldRest is how many times as long as a look it is until the next one.
 	foldRest = 15
 	// traceTime is how long the programs leave packets to a trace that nobody

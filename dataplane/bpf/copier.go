@@ -237,8 +237,9 @@ func (c *copier) sync() error {
 	c.syncRLOCs(s)
 	errs = append(errs, c.flush())
 	c.settle()
-	if set(&c.t.settings.Check, uint32(cfg.SourceCheck)) || set(&c.t.settings.Versioning, number(cfg.MapVersioning)) {
-		c.forgetAll()
+	changed := set(&c.t.settings.Check, uint32(cfg.SourceCheck))
+	if set(&c.t.settings.Versioning, number(cfg.MapVersioning)) || changed {
+		c.forgetFlows()
 	}
 	atomic.StoreUint32(&c.t.settings.Clamp, number(cfg.MSSClamp))
 	atomic.StoreUint32(&c.t.settings.Unfinished, number(c.unfinished))
@@ -289,7 +290,7 @@ func (c *copier) change(s *dataplane.Snapshot, eid mapping.EID, cfg dataplane.Se
 	if ok && old != nil && old.index != 0 && l.same(old) {
 		// Only the expiry is new.
 		was, expires := &c.t.entries[old.index], bootTime(e.Expires())
-		if atomic.SwapUint64(&was.Expires, expires) > expires {
+		if atomic.SwapUint64(&was.Expires, expires) > expires+uint64(time.Millisecond) { // both clocks are read one after the other
 			c.forget(eid)
 		}
 		if was.Version == uint32(e.Record().Version) {
@@ -502,6 +503,10 @@ func (c *copier) release(l *line) {
 // forgetAll makes the caches of the programs hold nothing.
 func (c *copier) forgetAll() { atomic.AddUint32(&c.t.generations[0].v, 1) }
 
+// forgetFlows makes those of flows, of who sends to which host, and of our addresses
+// hold nothing. The cache of hosts does not hang on what is changed in place.
+func (c *copier) forgetFlows() { atomic.AddUint32(&c.t.generations[generations+1].v, 1) }
+
 // forget makes the caches hold nothing of addresses of the prefix.
 func (c *copier) forget(e mapping.EID) {
 	i := 0
@@ -592,7 +597,7 @@ func (c *copier) syncOwn(s *dataplane.Snapshot) error {
 	changed := false
 	defer func() {
 		if changed {
-			c.forgetAll()
+			c.forgetFlows()
 		}
 	}()
 	for a, o := range c.own {
@@ -644,7 +649,7 @@ func (c *copier) syncSources(s *dataplane.Snapshot) {
 		changed = set(&c.t.rlocs[m.index].Source, i) || changed
 	}
 	if changed {
-		c.forgetAll()
+		c.forgetFlows()
 	}
 	c.sources = used
 }
@@ -702,7 +707,7 @@ func (c *copier) syncRLOCs(s *dataplane.Snapshot) {
 		}
 	}
 	if changed {
-		c.forgetAll()
+		c.forgetFlows()
 	}
 	c.syncSources(s)
 }
@@ -752,7 +757,10 @@ func (c *copier) fold() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if begin := time.Now(); !c.closed && !begin.Before(c.restUntil) {
-		c.take(begin.Sub(c.searched) >= foldInterval)
+		all := begin.Sub(c.searched) >= searchInterval
+		if c.take(all); all {
+			c.searched = begin
+		}
 		c.restUntil = time.Now().Add(min(foldRest*time.Since(begin), foldInterval))
 	}
 }
@@ -781,7 +789,8 @@ func marked(words []uint64) iter.Seq[int] {
 func (c *copier) take(all bool) {
 	any := false
 	search := func(first, last int) {
-		for i := range marked(c.t.touched[first*touchLine/8 : min(last*touchLine/8, len(c.t.touched))]) {
+		end := len(c.t.touched)
+		for i := range marked(c.t.touched[min(first*touchLine/8, end):min(last*touchLine/8, end)]) {
 			any = true
 			if i += first * touchLine; i < len(c.byIndex) && c.byIndex[i] != nil {
 				c.takeLine(c.byIndex[i])
@@ -792,7 +801,6 @@ func (c *copier) take(all bool) {
 		search(i, i+1)
 	}
 	if all {
-		c.searched = time.Now()
 		search(0, int(c.indices.next)/touchLine+1) // beyond are no entries
 	}
 	if any {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/eidolon-lisp/eidolon/dataplane"
 	"github.com/eidolon-lisp/eidolon/dataplane/dptest"
+	"github.com/eidolon-lisp/eidolon/internal/netns"
 	"github.com/eidolon-lisp/eidolon/mapping"
 )
 
@@ -133,5 +134,29 @@ func TestOwnAddressIsForgotten(t *testing.T) {
 				t.Errorf("%s a datagram is taken: %v, want %v (%v)", c.when, len(o.Host) == 1, want, o.Err)
 			}
 		}
+	}
+}
+
+// The programs have all settings from the first moment.
+func TestSettings(t *testing.T) {
+	s := &dptest.State{Name: "settings", Sources: []dataplane.Source{{Addr: dptest.Ours4, Priority: 1, Weight: 100}},
+		Config: dataplane.Config{SourceCheck: dataplane.SourcesStrict, MapVersioning: true, MSSClamp: true}}
+	router, err := netns.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer router.Close()
+	if err := router.Do(func() error {
+		p, err := inState(s, dataplane.NewFIB())
+		if err != nil {
+			return err
+		}
+		defer p.Close()
+		if got := p.copier.t.settings; got.Check != uint32(dataplane.SourcesStrict) || got.Versioning != 1 || got.Clamp != 1 || got.Unfinished != 1 {
+			t.Errorf("%+v", *got)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
 	}
 }

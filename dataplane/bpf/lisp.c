@@ -72,8 +72,7 @@ struct lisp {
 /* Filled in by user space before the programs are loaded. */
 const volatile __u32 shard_bits = 0;
 const volatile __u32 shard_each = 0; /* no two CPUs have one shard */
-const volatile __u32 flow_bits = 0;  /* of the number of a CPU in flows and arrivals */
-const volatile __u32 flow_lines = 1; /* of each CPU, a power of 2 */
+const volatile __u32 flow_lines = 1; /* of each CPU in flows and arrivals, a power of 2 */
 
 /* An inner packet, and what was decided about it. */
 struct packet {
@@ -260,22 +259,37 @@ INLINE __u64 mix64(__u64 x, __u64 w)
 	return x ^ x >> 29;
 }
 
-/* generation is that of what the tables say of an address. */
-INLINE __u32 generation(__u32 iid, int v6, __u32 first)
+/* word reads a word of the generations. */
+INLINE __u32 word(__u32 index)
 {
-	__u32 zero = 0, bucket, *all, *one;
+	__u32 *w = bpf_map_lookup_elem(&generations, &index);
 
-	/* User space computes the same: see bucket in copier.go. */
-	bucket = mix(mix(0, iid | (v6 ? 1U << 31 : 0)), v6 ? swap32(first) : swap32(first) >> 16);
-	bucket = 1 + ((bucket ^ bucket >> 15) & (GENERATIONS - 1));
-	all = bpf_map_lookup_elem(&generations, &zero);
-	one = bpf_map_lookup_elem(&generations, &bucket);
-	if (!all || !one)
-		return 0;
-	return *(volatile __u32 *)all + *(volatile __u32 *)one;
+	return w ? *(volatile __u32 *)w : 0;
 }
 
-INLINE int find(struct found *f, __u32 iid, int v6, const __u32 *a, struct stats *st)
+/* bucket tells which word is that of an address. */
+INLINE __u32 bucket(__u32 iid, int v6, __u32 first)
+{
+	__u32 h;
+
+	/* User space computes the same: see bucket in copier.go. */
+	h = mix(mix(0, iid | (v6 ? 1U << 31 : 0)), v6 ? swap32(first) : swap32(first) >> 16);
+	return 1 + ((h ^ h >> 15) & (GENERATIONS - 1));
+}
+
+/* What is read before the tables are, so that what is changed meanwhile makes old
+ * what is kept of them. */
+struct before {
+	__u32 all, in_place;
+};
+
+INLINE void begin(struct before *b)
+{
+	b->all = word(0);
+	b->in_place = word(GENERATIONS + 1);
+}
+
+INLINE int find(struct found *f, __u32 all, __u32 iid, int v6, const __u32 *a, struct stats *st)
 {
 	__u32 *index;
 	__u64 check, *line;
@@ -286,7 +300,7 @@ INLINE int find(struct found *f, __u32 iid, int v6, const __u32 *a, struct stats
 	f->key.addr[2] = v6 ? a[2] : 0;
 	f->key.addr[3] = v6 ? a[3] : 0;
 
-	f->generation = generation(iid, v6, a[0]);
+	f->generation = all + word(bucket(iid, v6, a[0]));
 	check = mix64(f->generation, (__u64)f->key.instance << 32 | f->key.addr[0]);
 	if (v6) {
 		check = mix64(check, (__u64)a[1] << 32 | a[2]);
@@ -657,7 +671,7 @@ INLINE int traced(const struct trace *t, __u32 iid, const struct packet *p, __u6
 /* line_of is the index of that line of this CPU which a hash has. */
 INLINE __u32 line_of(__u32 hash)
 {
-	return (hash & (flow_lines - 1)) << flow_bits | bpf_get_smp_processor_id();
+	return bpf_get_smp_processor_id() * flow_lines + (hash & (flow_lines - 1));
 }
 
 INLINE __u32 flow_kind(const struct packet *p)
@@ -669,7 +683,7 @@ INLINE __u32 flow_kind(const struct packet *p)
 INLINE int is_flow(const struct flow *k, struct __sk_buff *skb, const struct packet *p, __u64 now)
 {
 	if (k->src != p->src[0] || k->dst != p->dst[0] || k->ports != p->ports || k->kind != flow_kind(p) || k->in != skb->ifindex ||
-	    k->until <= now || k->generation != generation(k->iid, p->v6, p->dst[0]))
+	    k->until <= now || k->generation != word(0) + word(bucket(k->iid, p->v6, p->dst[0])) + word(GENERATIONS + 1))
 		return 0;
 	return !p->v6 || (k->src6[0] == p->src[1] && k->src6[1] == p->src[2] && k->src6[2] == p->src[3] && k->dst6[0] == p->dst[1] &&
 			  k->dst6[1] == p->dst[2] && k->dst6[2] == p->dst[3]);
@@ -677,7 +691,7 @@ INLINE int is_flow(const struct flow *k, struct __sk_buff *skb, const struct pac
 
 INLINE __u32 arrival_hash(const struct packet *p, const struct address *outer)
 {
-	__u64 h = mix64((__u64)outer->addr[0] << 32 | p->src[0], p->dst[0]);
+	__u64 h = mix64(mix64(outer->addr[0], (__u64)p->src[0] << 32 | p->dst[0]), outer->addr[3]);
 
 	if (p->v6)
 		h = mix64(mix64(mix64(h, (__u64)p->src[1] << 32 | p->src[2]), (__u64)p->src[3] << 32 | p->dst[1]),
@@ -695,7 +709,7 @@ INLINE __u32 arrival_kind(const struct packet *p, const struct address *outer)
 INLINE int is_arrival(const struct arrival *k, const struct packet *p, const struct address *outer, __u32 iid, __u64 now)
 {
 	if (k->src != p->src[0] || k->dst != p->dst[0] || k->outer != outer->addr[0] || k->kind != arrival_kind(p, outer) || k->iid != iid ||
-	    k->until <= now || k->generation != generation(iid, p->v6, p->src[0]))
+	    k->until <= now || k->generation != word(0) + word(bucket(iid, p->v6, p->src[0])) + word(GENERATIONS + 1))
 		return 0;
 	if (outer->family == 6 && (k->outer6[0] != outer->addr[1] || k->outer6[1] != outer->addr[2] || k->outer6[2] != outer->addr[3]))
 		return 0;
@@ -705,10 +719,10 @@ INLINE int is_arrival(const struct arrival *k, const struct packet *p, const str
 
 /* keep_arrival notes in a line that datagrams with the sources and the destination
  * are good, and the entry of the inner source, if there is one. */
-INLINE void keep_arrival(struct arrival *k, const struct packet *p, const struct address *outer, __u32 iid, const struct found *f, const struct entry *e)
+INLINE void keep_arrival(struct arrival *k, const struct packet *p, const struct address *outer, __u32 iid, const struct before *b, const struct found *f, const struct entry *e)
 {
 	k->until = e ? *(volatile __u64 *)&e->expires : ~0ULL;
-	k->generation = f->generation;
+	k->generation = f->generation + b->in_place;
 	k->kind = arrival_kind(p, outer);
 	k->iid = iid;
 	k->src = p->src[0];
@@ -726,7 +740,7 @@ INLINE void keep_arrival(struct arrival *k, const struct packet *p, const struct
 /* choose finds in the tables what is done with a packet out of the site, and puts
  * it into k for the next ones; 0 says that it is the slow path's to find. */
 INLINE int choose(struct __sk_buff *skb, struct stats *st, const struct config *cfg, const struct local *from, const struct packet *p, __u32 hash,
-		  __u64 now, struct flow *k)
+		  __u64 now, const struct before *b, struct flow *k)
 {
 	__u32 index;
 	struct sources *s;
@@ -736,7 +750,7 @@ INLINE int choose(struct __sk_buff *skb, struct stats *st, const struct config *
 	__u16 port;
 
 	k->until = 0; /* the rest is not of one flow until the end */
-	if (!find(&f, from->iid, p->v6, p->dst, st) || !(e = use(&f, now)) || !routed(skb, &f, p, from))
+	if (!find(&f, b->all, from->iid, p->v6, p->dst, st) || !(e = use(&f, now)) || !routed(skb, &f, p, from))
 		return 0;
 	index = e->slots;
 	if (index) {
@@ -762,7 +776,7 @@ INLINE int choose(struct __sk_buff *skb, struct stats *st, const struct config *
 	port = s->ports[index][hash >> 8 & (PORTS - 1)];
 	if (!port)
 		return 0;
-	k->generation = f.generation;
+	k->generation = f.generation + b->in_place;
 	k->in = skb->ifindex;
 	k->kind = flow_kind(p);
 	k->src = p->src[0];
@@ -818,8 +832,10 @@ INLINE int encap(struct __sk_buff *skb, int v6)
 	} else {
 		/* Most packets that are not of the site are told by their source. */
 		__u32 src[4] = {};
+		struct before b;
 		struct local *from;
 
+		begin(&b);
 		data = (void *)(long)skb->data;
 		end = (void *)(long)skb->data_end;
 		if (v6) {
@@ -841,7 +857,7 @@ INLINE int encap(struct __sk_buff *skb, int v6)
 		iid = from->iid;
 		if (!k || p.ttl <= 1 || p.len > frame || (p.len < frame && skb->gso_size) || traced(&cfg->trace, iid, &p, now))
 			goto slow;
-		if (!choose(skb, st, cfg, from, &p, hash, now, k))
+		if (!choose(skb, st, cfg, from, &p, hash, now, &b, k))
 			goto slow;
 	}
 	outer6 = k->outer6;
@@ -1032,14 +1048,16 @@ INLINE int inner(struct __sk_buff *skb, struct stats *st, const struct address *
 		st->cache_hits++;
 	} else {
 		struct entry *e = NULL;
+		struct before b;
 		struct local *to;
 		struct found f;
 		__u8 known;
 
+		begin(&b);
 		to = local_of(v6, p.dst);
 		if (!to || to->iid != iid || !routable(v6, p.dst) || !routable(v6, p.src) || local_of(v6, p.src))
 			goto slow;
-		known = find(&f, iid, v6, p.src, st);
+		known = find(&f, b.all, iid, v6, p.src, st);
 		if (known)
 			e = use(&f, now);
 		if (cfg->check != CHECK_OFF) {
@@ -1058,7 +1076,7 @@ INLINE int inner(struct __sk_buff *skb, struct stats *st, const struct address *
 		}
 		/* A mapping that has expired may be valid again without a new generation. */
 		if (e || !known || !f.index)
-			keep_arrival(k, &p, src, iid, &f, e);
+			keep_arrival(k, &p, src, iid, &b, &f, e);
 		entry = e ? f.index : 0;
 	}
 
@@ -1140,12 +1158,11 @@ slow:
 /* own_index is the index of one of our addresses; 0: it is none. */
 INLINE __u32 own_index(const struct address *a)
 {
-	__u32 zero = 0, *all = bpf_map_lookup_elem(&generations, &zero), *index, now;
+	__u32 zero = 0, now = word(GENERATIONS + 1), *index;
 	struct mine *last = bpf_map_lookup_elem(&last_own, &zero);
 
-	if (!all || !last)
+	if (!last)
 		return 0;
-	now = *(volatile __u32 *)all;
 	if (last->index && last->generation == now && last->addr.family == a->family && last->addr.addr[0] == a->addr[0] &&
 	    last->addr.addr[1] == a->addr[1] && last->addr.addr[2] == a->addr[2] && last->addr.addr[3] == a->addr[3])
 		return last->index;

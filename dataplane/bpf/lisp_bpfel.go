@@ -250,7 +250,6 @@ const (
 	lispMapUsages       = "usages"
 	lispMapVirtuals     = "virtuals"
 	lispProgIngress     = "ingress"
-	lispVarFlowBits     = "flow_bits"
 	lispVarFlowLines    = "flow_lines"
 	lispVarShardBits    = "shard_bits"
 	lispVarShardEach    = "shard_each"
@@ -337,7 +336,6 @@ type lispMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lispVariableSpecs struct {
-	FlowBits  *ebpf.VariableSpec `ebpf:"flow_bits"`
 	FlowLines *ebpf.VariableSpec `ebpf:"flow_lines"`
 	ShardBits *ebpf.VariableSpec `ebpf:"shard_bits"`
 	ShardEach *ebpf.VariableSpec `ebpf:"shard_each"`
@@ -426,7 +424,6 @@ func (m *lispMaps) Close() error {
 //
 // It can be passed to loadLispObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lispVariables struct {
-	FlowBits  *ebpf.Variable `ebpf:"flow_bits"`
 	FlowLines *ebpf.Variable `ebpf:"flow_lines"`
 	ShardBits *ebpf.Variable `ebpf:"shard_bits"`
 	ShardEach *ebpf.Variable `ebpf:"shard_each"`

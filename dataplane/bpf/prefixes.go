@@ -133,8 +133,11 @@ func flushBatch[K any](c *copier, b *batch[K]) error {
 		}
 		if dead := b.m.Delete(k); dead != nil && !errors.Is(dead, ebpf.ErrKeyNotExist) {
 			errs = append(errs, fmt.Errorf("take %v out of %v: %w", e.eid, b.m, dead))
-		} else if e.old != nil {
-			c.drop(e.old)
+		} else {
+			c.forget(e.eid)
+			if e.old != nil {
+				c.drop(e.old)
+			}
 		}
 		if c.lines[e.eid] == e.l { // else a later write takes its place
 			delete(c.lines, e.eid)

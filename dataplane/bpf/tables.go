@@ -99,9 +99,9 @@ func specify(spec *ebpf.CollectionSpec, entries, cache int) error {
 		return fmt.Errorf("set shard_each: %w", err)
 	}
 	cpuBits := bits.Len(uint(cpus - 1))
-	lines := max(min(floor2(cache/hostsPerFlow), maxFlows>>cpuBits), minFlows)
-	if err := errors.Join(spec.Variables["flow_bits"].Set(uint32(cpuBits)), spec.Variables["flow_lines"].Set(uint32(lines))); err != nil {
-		return fmt.Errorf("set the size of the cache of flows: %w", err)
+	lines := max(min(floor2(max(cache/hostsPerFlow, 1)), maxFlows>>cpuBits), minFlows)
+	if err := spec.Variables["flow_lines"].Set(uint32(lines)); err != nil {
+		return fmt.Errorf("set flow_lines: %w", err)
 	}
 	size := map[string]int{
 		"flows": lines << cpuBits, "arrivals": lines << cpuBits,

@@ -160,7 +160,8 @@ struct hop {
 
 /* What was decided of the last packet of a flow out of the site, and depends on
  * nothing but the tables: it is that of the next one, as long as the mapping is
- * valid and the generation, the sum of the two, is the same. It is of one CPU.
+ * valid and the generation, the sum of the three that are about it, is the same. It
+ * is of one CPU.
  * What there is of an IPv4 flow lies in one line of the processor's cache. */
 struct flow {
 	__u64 until; /* in ns since boot; 0: nothing */
@@ -206,7 +207,7 @@ struct clock {
 struct mine {
 	struct address addr;
 	__u32 index; /* in own_usages */
-	__u32 generation;
+	__u32 generation; /* of what is changed in place */
 };
 
 #define TABLE(name, kind, k, v, n, f)             \
@@ -232,14 +233,15 @@ TABLE(virtuals, HASH, __u32, __u8, 4096, BPF_F_NO_PREALLOC);
 TABLE(eids4, LPM_TRIE, struct eid4, __u32, DEFAULT_ENTRIES, BPF_F_NO_PREALLOC);
 TABLE(eids6, LPM_TRIE, struct eid6, __u32, DEFAULT_ENTRIES, BPF_F_NO_PREALLOC);
 TABLE(hosts, LRU_HASH, struct host, __u64, 65536, 0);
-/* The first is for all, and each of the others for what hashes to it. */
-TABLE(generations, ARRAY, __u32, __u32, GENERATIONS + 1, BPF_F_MMAPABLE);
+/* The first is for all, each of the others for what hashes to it, and the last for
+ * what is changed in place: locators, sources, settings, our own addresses. */
+TABLE(generations, ARRAY, __u32, __u32, GENERATIONS + 2, BPF_F_MMAPABLE);
 
 TABLE(last_own, PERCPU_ARRAY, __u32, struct mine, 1, 0);
 TABLE(clocks, PERCPU_ARRAY, __u32, struct clock, 1, 0);
 TABLE(hops, PERCPU_ARRAY, __u32, struct hop, HOPS, 0);
 
-/* For each CPU: line << flow_bits | CPU. */
+/* Lines of each CPU, one CPU after the other. */
 TABLE(flows, ARRAY, __u32, struct flow, 1, BPF_F_MMAPABLE);
 TABLE(arrivals, ARRAY, __u32, struct arrival, 1, BPF_F_MMAPABLE);
 
