@@ -139,6 +139,7 @@ const (
 	flowLow     = 3
 	flowForgets = 40
 	flowIdle    = 10 * time.Second
+	flowLook    = time.Second // between looks for such
 	maxFlows    = 1024
 	// hintWithin is how close two probes of a peer are that did not hear us.
 	hintWithin = time.Second

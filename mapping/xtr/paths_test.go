@@ -344,6 +344,41 @@ func TestAllSilent(t *testing.T) {
 	}
 }
 
+// TestManyFlows: of more conversations than are known some are not watched, which costs
+// no look at all of those for each; they are when there is room.
+func TestManyFlows(t *testing.T) {
+	r := newPathRig(t, nil)
+	p, now := r.m.probes, r.now
+	list := func(from, n int) (list []Traffic) {
+		for i := from; i < from+n; i++ {
+			e := mapping.EID{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 3, byte(i >> 8), byte(i)}), 32)}
+			list = append(list, Traffic{EID: e, Sent: 1, Received: 1})
+		}
+		return list
+	}
+	p.traffic(now, list(0, 2*maxFlows))
+	if len(p.flows) != maxFlows {
+		t.Fatalf("%d conversations are known, want %d", len(p.flows), maxFlows)
+	}
+	looked := p.forgetAgain
+	if want := now.Add(flowLook); !looked.Equal(want) {
+		t.Errorf("the next look at all is at %v, want %v", looked, want)
+	}
+	p.traffic(now.Add(flowLook/2), list(maxFlows, maxFlows))
+	if !p.forgetAgain.Equal(looked) {
+		t.Error("all were looked at again at once")
+	}
+	// Half of them go on, the others end.
+	for range 2 * flowIdle / flowRound {
+		now = now.Add(flowRound)
+		p.traffic(now, list(0, maxFlows/2))
+	}
+	p.traffic(now, list(maxFlows, maxFlows))
+	if len(p.flows) != maxFlows || p.flows[list(maxFlows, 1)[0].EID] == nil || p.flows[list(0, 1)[0].EID] == nil || p.flows[list(maxFlows/2, 1)[0].EID] != nil {
+		t.Errorf("%d conversations are known, want %d, and those that have traffic", len(p.flows), maxFlows)
+	}
+}
+
 // TestFalseSuspicion: a conversation that often goes one way costs less and
 // less probes, and nothing else.
 func TestFalseSuspicion(t *testing.T) {

@@ -41,8 +41,9 @@ type prober struct {
 	down    int // remote RLOCs that are down
 	// moved says that the paths that are down, or the verdict on an uplink, are
 	// others than when machine.settle looked.
-	moved bool
-	flows map[mapping.EID]*flow
+	moved       bool
+	flows       map[mapping.EID]*flow
+	forgetAgain time.Time // no look at all flows before
 	// uplinks is the traffic of all entries, and whatever else there is, by the
 	// names of the uplinks.
 	uplinks map[string]*flow

@@ -190,8 +190,14 @@ func (f *flow) patience() time.Duration {
 	return min(max(suspectAfter, 2*f.normal), suspectAfterMax)
 }
 
-// forgetFlows removes those without traffic and reports whether there is room.
+// forgetFlows removes those without traffic and reports whether there is room. It looks
+// at all of them, so where more EIDs have traffic than are known it does so only every
+// flowLook.
 func (p *prober) forgetFlows(now time.Time) bool {
+	if now.Before(p.forgetAgain) {
+		return false
+	}
+	p.forgetAgain = now.Add(flowLook)
 	for e, f := range p.flows {
 		if now.Sub(f.last) > flowIdle && now.After(f.again) {
 			delete(p.flows, e)
