@@ -8,14 +8,15 @@ import (
 	"strings"
 )
 
-// Commit names the state of the module in the working directory.
+// Commit names the state of the module in the working directory. Results that were
+// written are no change of what is measured.
 func Commit() string {
 	out, err := exec.Command("git", "rev-parse", "--short=12", "HEAD").Output()
 	if err != nil {
 		return "unknown"
 	}
 	name := strings.TrimSpace(string(out))
-	if err := exec.Command("git", "diff", "--quiet", "HEAD").Run(); err != nil {
+	if err := exec.Command("git", "diff", "--quiet", "HEAD", "--", ":/", ":(exclude,top)benchmarks/results").Run(); err != nil {
 		name += "-dirty"
 	}
 	return name
