@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -47,6 +48,7 @@ func TestAccess(t *testing.T) {
 		}
 	}
 	certify()
+	var held []io.Closer // until all are chosen, or two might be the same
 	free := func(network string) string {
 		t.Helper()
 		if network == "udp" {
@@ -54,17 +56,20 @@ func TestAccess(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer c.Close()
+			held = append(held, c)
 			return c.LocalAddr().String()
 		}
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer l.Close()
+		held = append(held, l)
 		return l.Addr().String()
 	}
 	control, address, rest := free("udp"), free("tcp"), free("tcp")
+	for _, c := range held {
+		c.Close()
+	}
 	path, audit := filepath.Join(dir, "mapserver.yml"), filepath.Join(dir, "audit.log")
 	write := func(token, more string) {
 		t.Helper()

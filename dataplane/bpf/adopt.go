@@ -62,9 +62,6 @@ func (c *copier) adopt() error {
 	c.slots.adopted()
 	c.sets.adopted()
 	c.busySources()
-	// The earlier run may have ended between a change and what makes it heeded, and
-	// what is not in use is given out again at once.
-	c.forgetAll()
 	return c.adoptSite()
 }
 

@@ -204,6 +204,9 @@ func New(cfg Config, fib *dataplane.FIB) (_ *Plane, err error) {
 	if err = p.copier.sync(); err != nil {
 		return nil, err
 	}
+	// The earlier run may have ended between a change and what makes it heeded. Only
+	// now, as hosts that are looked up again need the site's devices of this run.
+	p.copier.forgetAll()
 	for _, a := range p.attached { // which are links
 		if err = a.link.Update(p.objects.Ingress); err != nil {
 			return nil, fmt.Errorf("replace the program of interface %d: %w", a.index, err)
