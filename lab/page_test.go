@@ -245,14 +245,15 @@ func pageOfMapserver(t *testing.T, lab *runner.Lab, path string, run func(node s
 	b.await("counters and their rates", row("accepted_map_registers", "/s"))
 	b.faultless(origin)
 
-	// That the test sees what a page must not do.
+	// That the test sees what a page must not do. The page asks again when something
+	// happens meanwhile.
 	search("map")
 	b.eval(`(location.hash = "#mappings?q=nonsense", true)`, new(bool))
 	b.await("what is wrong with a search", `document.getElementById("problem").innerText.includes("nonsense")`)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.faults) != 1 || !strings.Contains(b.faults[0], "400") {
-		t.Errorf("a request that was refused is not on the console: %q", b.faults)
+	if len(b.faults) == 0 || slices.ContainsFunc(b.faults, func(s string) bool { return !strings.Contains(s, "400 (Bad Request)") }) {
+		t.Errorf("a request that was refused is not on the console, or something else is: %q", b.faults)
 	}
 }
 
