@@ -13,11 +13,12 @@ const (
 	rounds      = 5
 	roundLength = "1.5" // seconds of each run
 	bar         = 0.25  // of plain routing
+	enough      = 3e9   // bits per second, where plain routing copies faster than four times that
 	freeRounds  = 2     // that are shown and not judged
 )
 
 func (d *demo) throughputSteps() []step {
-	return []step{{fmt.Sprintf("throughput of one TCP flow: at least %.2f of plain routing", bar), d.throughput}}
+	return []step{{fmt.Sprintf("throughput of one TCP flow: at least %.2f of plain routing, or %.0f Gbit/s", bar, enough/1e9), d.throughput}}
 }
 
 // throughput compares one TCP flow over LISP with one between the hosts'
@@ -40,7 +41,7 @@ func (d *demo) throughput(ctx context.Context) (string, error) {
 	ratio := median(lisp) / median(plain)
 	value := fmt.Sprintf("ratio %.2f: LISP %s, plain %s, medians of %d runs, hosts on one CPU; on any: ratio %.2f, LISP %s, plain %s",
 		ratio, spread(lisp), spread(plain), rounds, median(freeLISP)/median(freePlain), spread(freeLISP), spread(freePlain))
-	if ratio < bar {
+	if ratio < bar && median(lisp) < enough {
 		return value, errors.New("below the bar")
 	}
 	return value, nil
