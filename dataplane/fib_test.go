@@ -185,10 +185,11 @@ func TestUsageWhileSending(t *testing.T) {
 	}
 	done := make(chan struct{})
 	go func() { sending.Wait(); close(done) }()
-	got := make(map[mapping.EID]uint64)
+	got, octets := make(map[mapping.EID]uint64), make(map[mapping.EID]uint64)
 	look := func() {
-		s.fib.Usage(func(e mapping.EID, p, _ uint64) {
+		s.fib.Usage(func(e mapping.EID, p, b uint64) {
 			got[e] += p
+			octets[e] += b
 		})
 	}
 	for ended := false; !ended; {
@@ -205,6 +206,16 @@ func TestUsageWhileSending(t *testing.T) {
 		}
 	}
 	s.fib.Usage(func(e mapping.EID, p, _ uint64) { t.Errorf("%v carried %d packets more", e, p) })
+	// Octets may be told with the next packet.
+	for _, e := range entries {
+		s.fib.Sent(e, 1, 100)
+	}
+	look()
+	for _, e := range entries {
+		if want := uint64(100 * (workers*rounds/mappings + 1)); octets[e.EID()] != want {
+			t.Errorf("%v carried %d octets, want %d", e.EID(), octets[e.EID()], want)
+		}
+	}
 }
 
 // Locators that nobody uses any more do not pile up.

@@ -145,10 +145,10 @@ type Case struct {
 	Wire bool
 }
 
-// Run plays every case of the corpus on planes of the factory, with SlowPath twice, as
-// such a part may remember what it has decided. Those of the way
-// in are played once more without an outer checksum (RFC 9300 section 5.3), where
-// somebody might look at it.
+// Run plays every case of the corpus on planes of the factory, with SlowPath twice,
+// as such a part may remember what it has decided. Those of the way in are played once
+// more without an outer checksum (RFC 9300 section 5.3), where somebody might look at
+// it.
 func Run(t *testing.T, f Factory) {
 	t.Helper()
 	decided, unsummed := 0, 0
