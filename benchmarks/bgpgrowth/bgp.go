@@ -15,7 +15,7 @@ import (
 const (
 	// loadLimit is how long the zone may need to come to rest after all is announced,
 	// changeLimit the same after a change, besides what the MRAI holds back.
-	loadLimit   = 10 * time.Minute
+	loadLimit   = 20 * time.Minute
 	changeLimit = time.Minute
 	// stagger is between failures whose messages are counted at the same time.
 	stagger = 250 * time.Millisecond
