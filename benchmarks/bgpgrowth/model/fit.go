@@ -68,11 +68,11 @@ func Fit(x, y []float64) (l Line, err error) {
 // At is the value of the line.
 func (l Line) At(x float64) float64 { return l.Slope*x + l.Offset }
 
-// Predict returns the value at x and half of the 95 % interval in which one more
-// measurement there is expected.
-func (l Line) Predict(x float64) (y, half float64) {
+// Predict returns the value at x and half of the 95 % interval in which the mean of n
+// more measurements there is expected.
+func (l Line) Predict(x float64, n int) (y, half float64) {
 	d := x - l.mean
-	return l.At(x), studentT(l.N-2) * math.Sqrt(l.rest*(1+1/float64(l.N)+d*d/l.spread))
+	return l.At(x), studentT(l.N-2) * math.Sqrt(l.rest*(1/float64(n)+1/float64(l.N)+d*d/l.spread))
 }
 
 // Extrapolates reports whether x is beyond what was measured.

@@ -22,7 +22,7 @@ func TestFit(t *testing.T) {
 	if !near(l.Slope, 2, 1e-9) || !near(l.Offset, 1, 1e-9) || !near(l.SlopeHalf, 12.706*math.Sqrt(3), 1e-6) || l.N != 3 || l.Low != 0 || l.High != 2 {
 		t.Errorf("%+v", l)
 	}
-	y, half := l.Predict(1)
+	y, half := l.Predict(1, 1)
 	if !near(y, 3, 1e-9) || !near(half, 12.706*math.Sqrt(6*(1+1./3)), 1e-6) {
 		t.Errorf("%v ± %v", y, half)
 	}
@@ -52,7 +52,7 @@ func TestFitExact(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, half := l.Predict(500); !near(got, slope*500+offset, 1e-5) || half > 1e-4 {
+		if got, half := l.Predict(500, 1); !near(got, slope*500+offset, 1e-5) || half > 1e-4 {
 			t.Fatalf("%v ± %v, expected %v", got, half, slope*500+offset)
 		}
 	})
@@ -76,7 +76,7 @@ func TestFitCovers(t *testing.T) {
 		if near(l.Slope, 3, l.SlopeHalf) {
 			slope++
 		}
-		if at, half := l.Predict(8000); near(at, 3*8000+10+50*rng.NormFloat64(), half) {
+		if at, half := l.Predict(8000, 1); near(at, 3*8000+10+50*rng.NormFloat64(), half) {
 			next++
 		}
 	}

@@ -1,6 +1,7 @@
 package model
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"math"
@@ -20,71 +21,120 @@ var armNames = map[string]string{
 // quantity is something that is fitted over runs of several sizes.
 type quantity struct {
 	name, unit string
-	x, y       func(measure.Run) float64
-	of         string // what x counts
+	// of returns what the rows of a line have in common, and whether a row is of any.
+	of   func(measure.Run) (group, bool)
+	size func(measure.Run) float64 // the rows with the largest are held out
+	x, y func(measure.Run) float64
 }
 
-func sites(r measure.Run) float64 { return float64(r.Sites) }
+// group is what one line is fitted for. Of what hangs on nothing that BGP does,
+// Speakers is 0: the rows beside all zones are of one line.
+type group struct {
+	Arm, Variant string
+	Speakers     int
+}
+
+func (g group) String() string {
+	if g.Variant != "" {
+		return armNames[g.Arm] + ", " + g.Variant
+	}
+	return armNames[g.Arm]
+}
+
+func sites(r measure.Run) float64    { return float64(r.Sites) }
+func speakers(r measure.Run) float64 { return float64(r.Speakers) }
+
+// inBGP is of a kind of row in the arms where all sites are in BGP.
+func inBGP(kind string) func(measure.Run) (group, bool) {
+	return func(r measure.Run) (group, bool) {
+		return group{r.Arm, "", r.Speakers}, r.Kind == kind && (r.Arm == measure.ArmPI || r.Arm == measure.ArmHoles || r.Arm == measure.ArmBest) && (r.MRAI == 0 || math.IsNaN(r.MRAI))
+	}
+}
+
+// inEidolon is of a kind of row of the mapping system.
+func inEidolon(kind string) func(measure.Run) (group, bool) {
+	return func(r measure.Run) (group, bool) {
+		return group{r.Arm, r.Variant, 0}, r.Kind == kind && r.Arm == measure.ArmEidolon && !math.IsNaN(r.Messages)
+	}
+}
+
+// anyZone is of all numbers of speakers together.
+func anyZone(of func(measure.Run) (group, bool)) func(measure.Run) (group, bool) {
+	return func(r measure.Run) (group, bool) {
+		g, ok := of(r)
+		g.Speakers = 0
+		return g, ok
+	}
+}
+
+const routesOfRouter = "routes in the fullest router"
 
 var quantities = []quantity{
-	{"routes in the fullest router", "a site", sites, func(r measure.Run) float64 { return r.FIBMax }, "sites"},
-	{"paths in all routers", "a site", sites, func(r measure.Run) float64 { return r.RIBPaths }, "sites"},
-	{"heap of all routers, octets", "a path", func(r measure.Run) float64 { return r.RIBPaths }, func(r measure.Run) float64 { return r.HeapBytes }, "paths"},
-	{"UPDATEs to announce all", "a site", sites, func(r measure.Run) float64 { return r.Updates }, "sites"},
+	{routesOfRouter, "a site", inBGP(measure.KindTable), sites, sites, func(r measure.Run) float64 { return r.FIBMax }},
+	{"paths in all routers", "a site", inBGP(measure.KindTable), sites, sites, func(r measure.Run) float64 { return r.RIBPaths }},
+	{"heap of all routers, octets", "a path", inBGP(measure.KindTable), sites, func(r measure.Run) float64 { return r.RIBPaths }, func(r measure.Run) float64 { return r.HeapBytes }},
+	{"heap of all routers, octets", "a prefix", inBGP(measure.KindTable), sites, func(r measure.Run) float64 { return r.Prefixes }, func(r measure.Run) float64 { return r.HeapBytes }},
+	{"UPDATEs to announce all", "a site", inBGP(measure.KindTable), sites, sites, func(r measure.Run) float64 { return r.Updates }},
+	{"cold start of a session, us", "a route", inBGP(measure.KindRestart), sites, func(r measure.Run) float64 { return r.RestoredSeen }, func(r measure.Run) float64 { return 1e3 * r.RestoredMs }},
+	{"UPDATEs of a failure", "a router", anyZone(inBGP(measure.KindFailure)), speakers, speakers, func(r measure.Run) float64 { return r.Updates }},
+	{"messages of a failure", "a user of the mapping", inEidolon(measure.KindFailure), func(r measure.Run) float64 { return r.Users }, func(r measure.Run) float64 { return r.Users }, func(r measure.Run) float64 { return r.Messages }},
+	{"heap of the map-server, octets", "a record", inEidolon(measure.KindMapping), sites, func(r measure.Run) float64 { return r.Records }, func(r measure.Run) float64 { return r.RecordHeap }},
+	{"registrations and their answers a second", "a site", inEidolon(measure.KindMapping), sites, sites, func(r measure.Run) float64 { return (r.Registers + r.Notifies) / r.Seconds }},
 }
 
-// Fitted is a coefficient with what it says of the run that was held out.
+// Fitted is a coefficient with what it says of the rows that were held out.
 type Fitted struct {
-	Arm, Name, Unit string
-	Speakers        int
-	Line            Line
-	// HeldOut is the x of the largest run, which the line has not seen; Measured
-	// what it was, Predicted and Half what the line expected.
+	Group      group
+	Name, Unit string
+	Line       Line
+	// HeldOut is the mean x of the N rows of the largest size, which the line has not
+	// seen; Measured the mean of what they were, Predicted and Half what the line
+	// expected.
 	HeldOut, Measured, Predicted, Half float64
+	N                                  int
 }
 
 // Within reports whether what was held out is in the interval.
 func (f Fitted) Within() bool { return math.Abs(f.Measured-f.Predicted) <= f.Half }
 
-// Coefficients fits every quantity for each arm and number of speakers, with the
-// largest run held out. Where there are too few runs there is none.
+// Coefficients fits every quantity for each of its groups, with the rows of the
+// largest size held out. Where there are too few others there is none.
 func Coefficients(runs []measure.Run) (list []Fitted) {
-	type group struct {
-		arm      string
-		speakers int
-	}
-	groups := map[group][]measure.Run{}
-	for _, r := range runs {
-		if r.Kind == measure.KindTable && (r.Arm == measure.ArmPI || r.Arm == measure.ArmHoles || r.Arm == measure.ArmBest) && (r.MRAI == 0 || math.IsNaN(r.MRAI)) {
-			g := group{r.Arm, r.Speakers}
-			groups[g] = append(groups[g], r)
-		}
-	}
-	for g, all := range groups {
-		slices.SortFunc(all, func(a, b measure.Run) int { return a.Sites - b.Sites })
-		last := all[len(all)-1]
-		for _, q := range quantities {
-			var x, y []float64
-			for _, r := range all[:len(all)-1] {
-				x, y = append(x, q.x(r)), append(y, q.y(r))
+	for _, q := range quantities {
+		groups := map[group][]measure.Run{}
+		for _, r := range runs {
+			if g, ok := q.of(r); ok && !math.IsNaN(q.x(r)) && !math.IsNaN(q.y(r)) {
+				groups[g] = append(groups[g], r)
 			}
-			line, err := Fit(x, y)
-			if err != nil {
+		}
+		for g, all := range groups {
+			largest := 0.0
+			for _, r := range all {
+				largest = max(largest, q.size(r))
+			}
+			var x, y []float64
+			f := Fitted{Group: g, Name: q.name, Unit: q.unit}
+			for _, r := range all {
+				if q.size(r) < largest {
+					x, y = append(x, q.x(r)), append(y, q.y(r))
+					continue
+				}
+				f.N++
+				f.HeldOut += q.x(r)
+				f.Measured += q.y(r)
+			}
+			f.HeldOut, f.Measured = f.HeldOut/float64(f.N), f.Measured/float64(f.N)
+			var err error
+			if f.Line, err = Fit(x, y); err != nil {
 				continue
 			}
-			f := Fitted{Arm: g.arm, Name: q.name, Unit: q.unit, Speakers: g.speakers, Line: line, HeldOut: q.x(last), Measured: q.y(last)}
-			f.Predicted, f.Half = line.Predict(f.HeldOut)
+			f.Predicted, f.Half = f.Line.Predict(f.HeldOut, f.N)
 			list = append(list, f)
 		}
 	}
 	slices.SortFunc(list, func(a, b Fitted) int {
-		if c := strings.Compare(a.Arm, b.Arm); c != 0 {
-			return c
-		}
-		if a.Speakers != b.Speakers {
-			return a.Speakers - b.Speakers
-		}
-		return strings.Compare(a.Name, b.Name)
+		return cmp.Or(strings.Compare(a.Group.Arm, b.Group.Arm), cmp.Compare(a.Group.Speakers, b.Group.Speakers), strings.Compare(a.Group.Variant, b.Group.Variant),
+			strings.Compare(a.Name, b.Name), strings.Compare(a.Unit, b.Unit))
 	})
 	return list
 }
@@ -118,6 +168,7 @@ func Report(w io.Writer, in Inputs, runs []measure.Run) error {
 	failureSection(p, runs)
 	mappingSection(p, runs)
 	adoptionSection(p, runs)
+	coefficientSection(p, runs)
 	yearsSection(p)
 	_, err := io.WriteString(w, b.String())
 	return err
@@ -133,8 +184,9 @@ func Claim(runs []measure.Run) string {
 		text += fmt.Sprintf("On the routers here a site costs each default-free router %.1f ± %.1f routes with provider-independent prefixes, %.1f ± %.1f where it aggregates all that it can, "+
 			"and none with Eidolon. ", a.Slope, a.SlopeHalf, e.Slope, e.SlopeHalf)
 	}
-	if bgp, lisp, ok := perFailure(runs); ok {
-		text += fmt.Sprintf("A failure of a provider causes %.0f UPDATE messages among the routers, and %.0f messages of the mapping system, which go to who uses the site's mapping. ", bgp, lisp)
+	if zones, updates, lisp, ok := perFailure(runs); ok {
+		text += fmt.Sprintf("A failure of a provider causes on average %s UPDATE messages among %s routers, and %.0f messages of the mapping system, which go to who uses the site's mapping. ",
+			list(updates), list(zones), lisp)
 	}
 	return text + fmt.Sprintf("Sites that keep their old prefixes, announced by proxies for the rest of the Internet, save nothing before all have moved. The table grows anyway, by %.1f %% a year since %.0f.",
 		100*Growth(Published[7], last), Published[7].Year)
@@ -151,30 +203,54 @@ func Decomposed2024() float64 {
 	return math.NaN()
 }
 
+// list writes numbers as in a sentence.
+func list(x []float64) (text string) {
+	for i, v := range x {
+		switch {
+		case i > 0 && i == len(x)-1:
+			text += " and "
+		case i > 0:
+			text += ", "
+		}
+		text += fmt.Sprintf("%.0f", v)
+	}
+	return text
+}
+
 // perSite returns the routes of a site in arms A and E, with the fewest speakers.
 func perSite(runs []measure.Run) (a, e Line, ok bool) {
 	var haveA, haveE bool
 	for _, f := range Coefficients(runs) {
-		if f.Name == quantities[0].name && f.Arm == measure.ArmPI && !haveA {
+		if f.Name == routesOfRouter && f.Group.Arm == measure.ArmPI && !haveA {
 			a, haveA = f.Line, true
 		}
-		if f.Name == quantities[0].name && f.Arm == measure.ArmBest && !haveE {
+		if f.Name == routesOfRouter && f.Group.Arm == measure.ArmBest && !haveE {
 			e, haveE = f.Line, true
 		}
 	}
 	return a, e, haveA && haveE
 }
 
-// perFailure returns the mean numbers of messages of a failure, in arm A of all
-// sizes without a minimum interval, and in arm C with all ways.
-func perFailure(runs []measure.Run) (bgp, lisp float64, ok bool) {
-	b := mean(runs, func(r measure.Run) (float64, bool) {
-		return r.Updates, r.Kind == measure.KindFailure && r.Arm == measure.ArmPI && r.MRAI == 0
-	})
-	l := mean(runs, func(r measure.Run) (float64, bool) {
+// perFailure returns the mean numbers of messages of a failure: in arm A without a
+// minimum interval, all sizes together, for each number of routers, and in arm C with
+// all ways.
+func perFailure(runs []measure.Run) (zones, updates []float64, lisp float64, ok bool) {
+	in := func(r measure.Run) bool {
+		return r.Kind == measure.KindFailure && r.Arm == measure.ArmPI && r.MRAI == 0
+	}
+	for _, r := range runs {
+		if in(r) && !slices.Contains(zones, speakers(r)) {
+			zones = append(zones, speakers(r))
+		}
+	}
+	slices.Sort(zones)
+	for _, z := range zones {
+		updates = append(updates, mean(runs, func(r measure.Run) (float64, bool) { return r.Updates, in(r) && speakers(r) == z }))
+	}
+	lisp = mean(runs, func(r measure.Run) (float64, bool) {
 		return r.Messages, r.Kind == measure.KindFailure && r.Arm == measure.ArmEidolon && r.Variant == measure.VariantAll
 	})
-	return b, l, !math.IsNaN(b) && !math.IsNaN(l)
+	return zones, updates, lisp, len(zones) > 0 && !math.IsNaN(lisp)
 }
 
 // mean of what is picked and is a number; NaN if there is nothing.
@@ -199,27 +275,35 @@ func tableSection(p printer, runs []measure.Run) {
 			p("| %s | %d | %d | %s | %s | %s | %s | %s | %s |", armNames[r.Arm], r.Speakers, r.Sites, number(r.Prefixes), number(r.FIBMax), number(r.RIBPaths), number(r.HeapBytes/1e6), each(r), number(r.Updates))
 		}
 	}
+}
+
+func coefficientSection(p printer, runs []measure.Run) {
+	p("\n## Coefficients\n")
 	fits := Coefficients(runs)
 	if len(fits) == 0 {
-		p("\nThere are too few sizes for coefficients.")
+		p("There are too few sizes for coefficients.")
 		return
 	}
-	p("\nStraight lines through all sizes but the largest, with 95 %% intervals, and what they say of the largest, which they have not seen:\n")
-	p("| arm | routers | what | for each | coefficient | of the largest: predicted | measured | |")
-	p("|---|---|---|---|---|---|---|---|")
+	p("Straight lines through the runs of all sizes but the largest, with 95 %% intervals, and what they say of the largest, which they have not seen and which is beyond what they were fitted on: that is the test. " +
+		"The size is the number of sites; of the messages of a failure it is that of routers, and of users of the mapping, where several failures are held out and their mean is compared.\n")
+	p("| arm | routers | what | for each | runs | coefficient | of the largest: predicted | measured | |")
+	p("|---|---|---|---|---|---|---|---|---|")
 	for _, f := range fits {
 		verdict := "inside"
 		if !f.Within() {
 			verdict = "**outside**"
 		}
-		p("| %s | %d | %s | %s | %s ± %s | %s ± %s | %s | %s |", armNames[f.Arm], f.Speakers, f.Name, f.Unit, number(f.Line.Slope), number(f.Line.SlopeHalf), number(f.Predicted), number(f.Half), number(f.Measured), verdict)
+		zone := "any"
+		if f.Group.Speakers > 0 {
+			zone = fmt.Sprint(f.Group.Speakers)
+		}
+		p("| %v | %s | %s | %s | %d | %s ± %s | %s ± %s | %s | %s |", f.Group, zone, f.Name, f.Unit, f.Line.N, number(f.Line.Slope), number(f.Line.SlopeHalf), number(f.Predicted), number(f.Half), number(f.Measured), verdict)
 	}
-	p("\nThe largest run is beyond what the lines were fitted on: that is the test.")
 }
 
 // each is the heap of a path; of few paths it is lost in what else a process has.
 func each(r measure.Run) string {
-	if r.RIBPaths < 1000 {
+	if r.RIBPaths < 1000 || r.HeapBytes <= 0 {
 		return "–"
 	}
 	return number(r.HeapBytes / r.RIBPaths)
@@ -260,18 +344,18 @@ func failureSection(p printer, runs []measure.Run) {
 
 func mappingSection(p printer, runs []measure.Run) {
 	p("\n## The mapping system\n")
-	p("| how who uses a mapping hears of a change | sites | users of the mapping | messages of a failure | octets | SMRs | Map-Requests | publications | probes | s until all know |")
-	p("|---|---|---|---|---|---|---|---|---|---|")
+	p("| how who uses a mapping hears of a change | routers | sites | users of the mapping | messages of a failure | octets | SMRs | Map-Requests | publications | probes | s until all know | UPDATEs |")
+	p("|---|---|---|---|---|---|---|---|---|---|---|---|")
 	for _, r := range runs {
 		if r.Kind == measure.KindFailure && r.Arm == measure.ArmEidolon && !math.IsNaN(r.Messages) {
-			p("| %s | %d | %s | %s | %s | %s | %s | %s | %s | %s |", r.Variant, r.Sites, number(r.Users), number(r.Messages), number(r.MessageBytes), number(r.SMRs), number(r.Requests), number(r.Publications), number(r.Probes), number(r.ConvergenceMs/1e3))
+			p("| %s | %s | %d | %s | %s | %s | %s | %s | %s | %s | %s | %s |", r.Variant, zone(r), r.Sites, number(r.Users), number(r.Messages), number(r.MessageBytes), number(r.SMRs), number(r.Requests), number(r.Publications), number(r.Probes), number(r.ConvergenceMs/1e3), number(r.Updates))
 		}
 	}
-	p("\n| how | sites | records | octets of heap a record | xTRs | messages a second at rest | of them registrations | probes |")
-	p("|---|---|---|---|---|---|---|---|")
+	p("\n| how | routers | sites | records | octets of heap a record | xTRs | messages a second at rest | of them registrations | probes |")
+	p("|---|---|---|---|---|---|---|---|---|")
 	for _, r := range runs {
 		if r.Kind == measure.KindMapping {
-			p("| %s | %d | %s | %s | %s | %s | %s | %s |", r.Variant, r.Sites, number(r.Records), number(r.RecordHeap/r.Records), number(r.XTRs), number(r.Messages/r.Seconds), number((r.Registers+r.Notifies)/r.Seconds), number(r.Probes/r.Seconds))
+			p("| %s | %s | %d | %s | %s | %s | %s | %s | %s |", r.Variant, zone(r), r.Sites, number(r.Records), number(r.RecordHeap/r.Records), number(r.XTRs), number(r.Messages/r.Seconds), number((r.Registers+r.Notifies)/r.Seconds), number(r.Probes/r.Seconds))
 		}
 	}
 	p("\nAn ITR whose traffic goes to sites by a Zipf law, with a map-cache for all of them or for a part:\n")
@@ -294,6 +378,14 @@ func mappingSection(p printer, runs []measure.Run) {
 			p("| %s | %d | %d | %s | %s | %s |", armNames[r.Arm], r.Speakers, r.Sites, number(r.RestoredSeen), number(r.RestoredMs/1e3), number(messages))
 		}
 	}
+}
+
+// zone is how many routers BGP had beside the mapping system, which may have been none.
+func zone(r measure.Run) string {
+	if r.Variant != measure.VariantAll {
+		return "–"
+	}
+	return fmt.Sprint(r.Speakers)
 }
 
 func adoptionSection(p printer, runs []measure.Run) {
@@ -360,6 +452,8 @@ func number(x float64) string {
 		return fmt.Sprintf("%.0f", x)
 	case a >= 10:
 		return fmt.Sprintf("%.1f", x)
+	case a < 1:
+		return fmt.Sprintf("%.2g", x)
 	}
 	return fmt.Sprintf("%.2f", x)
 }
