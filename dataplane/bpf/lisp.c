@@ -1053,6 +1053,7 @@ INLINE int inner(struct __sk_buff *skb, struct stats *st, const struct address *
 		struct found f;
 		__u8 known;
 
+		f.index = 0; /* what is read of it speculatively; Linux 5.15 wants it written */
 		begin(&b);
 		to = local_of(v6, p.dst);
 		if (!to || to->iid != iid || !routable(v6, p.dst) || !routable(v6, p.src) || local_of(v6, p.src))

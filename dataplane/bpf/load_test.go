@@ -12,9 +12,14 @@ func TestVerifier(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{LogLevel: ebpf.LogLevelStats}})
+	load := func(level ebpf.LogLevel) (*ebpf.Collection, error) {
+		return ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{LogLevel: level, LogSizeStart: 1 << 24}})
+	}
+	c, err := load(ebpf.LogLevelStats)
 	var ve *ebpf.VerifierError
 	if errors.As(err, &ve) {
+		_, again := load(ebpf.LogLevelInstruction | ebpf.LogLevelStats) // with what led to it
+		errors.As(again, &ve)
 		l := ve.Log
 		if len(l) > 60 {
 			l = l[len(l)-60:]
