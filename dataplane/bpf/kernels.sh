@@ -14,15 +14,15 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 [ $# -gt 0 ] || { sed -n '2,13s/^# \?//p' "$0"; exit 2; }
 packages=${PACKAGES:-dataplane/bpf dataplane/tun}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-mkdir -p "$work"/{bin,sbin,proc,sys,dev,tmp,run,etc,work}
-cp "$(command -v busybox)" "$work/bin/busybox"
-cp -r --parents go.mod dataplane "$work/work"
+root=$(mktemp -d)
+trap 'rm -rf "$root"' EXIT
+mkdir -p "$root"/{bin,sbin,proc,sys,dev,tmp,run,etc,src}
+cp "$(command -v busybox)" "$root/bin/busybox"
+cp -r --parents go.mod dataplane "$root/src"
 for p in $packages; do
-  CGO_ENABLED=0 go test -c -o "$work/work/$p/a.test" "./$p"
+  CGO_ENABLED=0 go test -c -o "$root/src/$p/a.test" "./$p"
 done
-cat >"$work/init" <<INIT
+cat >"$root/init" <<INIT
 #!/bin/busybox sh
 /bin/busybox --install -s /bin
 for c in modprobe insmod; do ln -s /bin/busybox /sbin/\$c; done
@@ -38,31 +38,31 @@ for m in ipv6 tun veth dummy 8021q sch_ingress cls_bpf ip_gre vrf bridge; do mod
 [ -e /dev/net/tun ] || mknod /dev/net/tun c 10 200
 ip link set lo up
 for p in $packages; do
-  cd /work/\$p && ./a.test -test.v -test.timeout 20m ${FLAGS:-} && echo "RESULT: passed \$p" || echo "RESULT: FAILED \$p"
+  cd /src/\$p && ./a.test -test.v -test.timeout 20m ${FLAGS:-} && echo "RESULT: passed \$p" || echo "RESULT: FAILED \$p"
 done
 poweroff -f
 INIT
-chmod +x "$work/init"
+chmod +x "$root/init"
 failed=0
 for dir; do
   image=$(ls "$dir"/boot/vmlinuz-* | head -1)
   version=${image##*/vmlinuz-}
-  rm -rf "$work/lib"
-  mkdir -p "$work/lib/modules/$version/kernel"
+  rm -rf "$root/lib"
+  mkdir -p "$root/lib/modules/$version/kernel"
   from=$dir/lib/modules/$version
   [ -d "$from" ] || from=$dir/usr/lib/modules/$version
   for part in net lib crypto arch drivers/net; do # what is left out is not asked for
     [ -d "$from/kernel/$part" ] || continue
-    to=$work/lib/modules/$version/kernel/$(dirname "$part")
+    to=$root/lib/modules/$version/kernel/$(dirname "$part")
     mkdir -p "$to"
     cp -r "$from/kernel/$part" "$to"
   done
-  rm -rf "$work/lib/modules/$version/kernel/drivers/net/"{ethernet,wireless,usb}
-  find "$work/lib" -name '*.xz' -exec xz -d {} +
-  find "$work/lib" -name '*.zst' -exec zstd -q -d --rm {} +
-  cp "$from"/modules.{builtin,order,builtin.modinfo} "$work/lib/modules/$version/" 2>/dev/null || true
-  depmod -b "$work" "$version"
-  (cd "$work" && find . | cpio -o -H newc --quiet) >"$dir/initramfs"
+  rm -rf "$root/lib/modules/$version/kernel/drivers/net/"{ethernet,wireless,usb}
+  find "$root/lib" -name '*.xz' -exec xz -d {} +
+  find "$root/lib" -name '*.zst' -exec zstd -q -d --rm {} +
+  cp "$from"/modules.{builtin,order,builtin.modinfo} "$root/lib/modules/$version/" 2>/dev/null || true
+  depmod -b "$root" "$version"
+  (cd "$root" && find . | cpio -o -H newc --quiet) >"$dir/initramfs"
   echo "== $version"
   accel=${ACCEL:-$([ -w /dev/kvm ] && echo kvm || echo tcg)}
   timeout "${LIMIT:-40m}" qemu-system-x86_64 -machine q35,accel="$accel" -cpu max -smp 2 -m 6G -nographic -no-reboot -nic none \
