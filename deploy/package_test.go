@@ -155,6 +155,9 @@ func inspect(t *testing.T, program string, control, data map[string]file) {
 	if !strings.Contains(string(control["prerm"].content), "disable --now "+program+".service") {
 		t.Errorf("%s: removed, it would go on", program)
 	}
+	if !strings.Contains(string(control["prerm"].content), "/usr/bin/"+program+" cleanup") {
+		t.Errorf("%s: removed, what a killed one has left would stay", program)
+	}
 }
 
 // open reads a Debian package: an ar archive of debian-binary, control.tar.gz

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/eidolon-lisp/eidolon/api"
@@ -65,6 +66,22 @@ func newOverlay(cfg *config.MapServer, log *slog.Logger) (_ *overlay, err error)
 		return nil, fmt.Errorf("alt: %w", err)
 	}
 	return a, nil
+}
+
+// cleanup is the command that removes what a killed map-server has left.
+func cleanup() *cobra.Command {
+	return &cobra.Command{
+		Use:   "cleanup",
+		Short: "Remove the tunnels of LISP+ALT that a map-server that was killed has left in the kernel",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := tunnel.Cleanup(); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "nothing of mapserver is left in the kernel")
+			return err
+		},
+	}
 }
 
 // Send is what the router sends by.

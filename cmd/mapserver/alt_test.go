@@ -32,8 +32,8 @@ type altRouter struct {
 
 func (r *altRouter) start(t *testing.T) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command("/proc/self/exe", "run", "--config", r.config)
-	cmd.Env, cmd.Stderr = append(os.Environ(), beMapserver+"=1"), os.Stderr
+	cmd := program("run", "--config", r.config)
+	cmd.Stderr = os.Stderr
 	if err := r.ns.Do(cmd.Start); err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +105,7 @@ alt:
 		}
 		routers[i] = r
 	}
-	routers[0].start(t)
+	root := routers[0].start(t)
 	leaf := routers[1].start(t)
 	routers[0].awaitRoute(t, "10.1.0.0/16", true)
 
@@ -162,4 +162,18 @@ alt:
 		t.Error("an orderly stop leaves the tunnel")
 	}
 	routers[0].awaitRoute(t, "10.1.0.0/16", false)
+
+	// One that is killed for good.
+	cleanup := func() error { return routers[0].ns.Do(program("cleanup").Run) }
+	if err := cleanup(); err == nil || !routers[0].hasTunnel() {
+		t.Errorf("cleanup beside a running map-server: %v, the tunnel is there %v", err, routers[0].hasTunnel())
+	}
+	root.Process.Kill()
+	root.Wait()
+	if left := routers[0].hasTunnel(); !left {
+		t.Error("a killed process took its tunnel along")
+	}
+	if err := cleanup(); err != nil || routers[0].hasTunnel() {
+		t.Errorf("cleanup: %v, the tunnel is there %v", err, routers[0].hasTunnel())
+	}
 }

@@ -108,11 +108,17 @@ api: {socket: %s}
 	}
 }
 
+// program is a mapserver with these arguments.
+func program(args ...string) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe", args...)
+	cmd.Env = append(os.Environ(), beMapserver+"=1")
+	return cmd
+}
+
 // start runs the program until the returned function kills it.
 func start(t *testing.T, config string) (kill func()) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], "run", "--config", config)
-	cmd.Env = append(os.Environ(), beMapserver+"=1")
+	cmd := program("run", "--config", config)
 	cmd.Stderr = os.Stderr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

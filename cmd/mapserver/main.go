@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"syscall"
 
+	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/eidolon-lisp/eidolon/api"
@@ -26,11 +27,12 @@ import (
 
 func main() {
 	os.Exit(daemon.Daemon{
-		Name:   "mapserver",
-		Short:  "LISP map-server and map-resolver",
-		Config: "/etc/eidolon/mapserver.yml",
-		Check:  check,
-		Run:    run,
+		Name:     "mapserver",
+		Short:    "LISP map-server and map-resolver",
+		Config:   "/etc/eidolon/mapserver.yml",
+		Check:    check,
+		Run:      run,
+		Commands: []*cobra.Command{cleanup()},
 	}.Main(os.Args[1:], os.Stdout, os.Stderr))
 }
 

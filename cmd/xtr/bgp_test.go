@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -25,28 +24,28 @@ import (
 	"github.com/eidolon-lisp/eidolon/mapping/server"
 )
 
-const daemonVariable = "EIDOLON_XTR_DAEMON"
+// beXTR makes this test binary the program itself.
+const beXTR = "EIDOLON_TEST_XTR"
 
 func TestMain(m *testing.M) {
 	bgptest.Main()
-	if path := os.Getenv(daemonVariable); path != "" {
-		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-		err := run(ctx, path)
-		stop()
-		if err != nil {
-			os.Stderr.WriteString(err.Error() + "\n")
-			os.Exit(1)
-		}
-		os.Exit(0)
+	if os.Getenv(beXTR) != "" {
+		main()
 	}
 	os.Exit(m.Run())
+}
+
+// program is an xtr with these arguments.
+func program(args ...string) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe", args...)
+	cmd.Env = append(os.Environ(), beXTR+"=1")
+	return cmd
 }
 
 // startDaemon starts an xtr with the configuration at path in ns.
 func startDaemon(t *testing.T, ns *netns.NS, path string) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), daemonVariable+"="+path)
+	cmd := program("run", "--config", path)
 	cmd.Stderr = os.Stderr
 	if err := ns.Do(cmd.Start); err != nil {
 		t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"github.com/eidolon-lisp/eidolon/dataplane/bpf"
 	"github.com/eidolon-lisp/eidolon/dataplane/tun"
 	"github.com/eidolon-lisp/eidolon/internal/config"
+	"github.com/eidolon-lisp/eidolon/internal/uplink"
 	"github.com/eidolon-lisp/eidolon/mapping"
 )
 
@@ -62,20 +63,19 @@ func byKernel(p sitePlane) bool {
 func cleanup() *cobra.Command {
 	return &cobra.Command{
 		Use:   "cleanup",
-		Short: "Remove what an xTR that was killed has left in the kernel: programs, their pins, routes and rules",
+		Short: "Remove what an xTR that was killed has left in the kernel: programs, their pins, routes and rules, those of uplinks too",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			// While one runs, its devices are there.
-			if err := tun.Cleanup(); err != nil {
-				if errors.Is(err, tun.ErrRunning) {
-					return err
-				}
-				return errors.Join(err, bpf.Cleanup())
-			}
-			if err := bpf.Cleanup(); err != nil {
+			err := tun.Cleanup()
+			if errors.Is(err, tun.ErrRunning) {
 				return err
 			}
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), "nothing of xtr is left in the kernel; packets of the site are forwarded like any others")
+			// The programs before the routes by which they send.
+			if err := errors.Join(err, bpf.Cleanup(), uplink.Cleanup()); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), "nothing of xtr is left in the kernel; packets of the site are forwarded like any others")
 			return err
 		},
 	}

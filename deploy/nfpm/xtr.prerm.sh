@@ -2,6 +2,11 @@
 # What is removed stops first, in an orderly way. An upgrade leaves the daemon
 # running: when it is restarted is the operator's to say.
 set -e
-if [ "$1" = remove ] && [ -d /run/systemd/system ]; then
-  systemctl --no-reload disable --now xtr.service || true
+if [ "$1" = remove ]; then
+  if [ -d /run/systemd/system ]; then
+    systemctl --no-reload disable --now xtr.service || true
+  fi
+  # One that was killed has left rules and routes, which nobody would remove after
+  # this. Those of one that runs stay.
+  /usr/bin/xtr cleanup >/dev/null || true
 fi

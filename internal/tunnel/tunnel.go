@@ -15,6 +15,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -99,7 +102,10 @@ type link struct {
 	}
 }
 
-// Open makes the links, after removing what a killed process left of them, and
+// ErrRunning is returned by Cleanup while a process uses links of ours.
+var ErrRunning = errors.New("a mapserver is running, whose tunnels stay")
+
+// Open makes the links, after removing those that a killed process left, and
 // opens a socket on each for packets in UDP to port. It needs CAP_NET_ADMIN and
 // CAP_NET_RAW. Close follows. A nil logger discards.
 func Open(cfgs []Config, port uint16, log *slog.Logger) (_ *Set, err error) {
@@ -115,6 +121,10 @@ func Open(cfgs []Config, port uint16, log *slog.Logger) (_ *Set, err error) {
 			err = errors.Join(err, s.Close())
 		}
 	}()
+	// By other names too, which would bar new ones with their ends or number.
+	if _, err := removeUnused(s.h); err != nil {
+		return nil, fmt.Errorf("remove what an earlier run left: %w", err)
+	}
 	for _, c := range cfgs {
 		l := &link{Config: c}
 		s.links = append(s.links, l)
@@ -157,15 +167,64 @@ func (s *Set) open(l *link, port uint16) error {
 	return err
 }
 
+// Cleanup removes the links that a killed process has left in this network
+// namespace. Those that a process uses stay; then it returns ErrRunning. It needs
+// CAP_NET_ADMIN.
+func Cleanup() error {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("open a netlink socket: %w", err)
+	}
+	defer h.Close()
+	used, err := removeUnused(h)
+	if err == nil && used > 0 {
+		return ErrRunning
+	}
+	return err
+}
+
+// removeUnused removes the links of ours on which nobody has a packet socket, as
+// each process that lives has, and returns how many others there are.
+func removeUnused(h *netlink.Handle) (used int, err error) {
+	links, err := h.LinkList()
+	if err != nil {
+		return 0, fmt.Errorf("list the interfaces: %w", err)
+	}
+	links = slices.DeleteFunc(links, func(l netlink.Link) bool { return l.Attrs().Alias != alias })
+	if len(links) == 0 {
+		return 0, nil
+	}
+	text, err := os.ReadFile("/proc/thread-self/net/packet")
+	if err != nil {
+		return 0, err
+	}
+	listening := make(map[int]bool)
+	for line := range strings.Lines(string(text)) {
+		// sk RefCnt Type Proto Iface
+		f := strings.Fields(line)
+		if len(f) > 4 && f[2] == strconv.Itoa(unix.SOCK_DGRAM) {
+			index, _ := strconv.Atoi(f[4])
+			listening[index] = true
+		}
+	}
+	var errs []error
+	for _, l := range links {
+		if listening[l.Attrs().Index] {
+			used++
+		} else if err := h.LinkDel(l); err != nil {
+			errs = append(errs, fmt.Errorf("remove tunnel %s: %w", l.Attrs().Name, err))
+		}
+	}
+	return used, errors.Join(errs...)
+}
+
 // make makes a link with its addresses.
 func (s *Set) make(l *link) error {
 	if old, err := s.h.LinkByName(l.Name); err == nil {
 		if old.Attrs().Alias != alias {
 			return errors.New("there is an interface with this name, which is not of ours")
 		}
-		if err := s.h.LinkDel(old); err != nil {
-			return fmt.Errorf("remove what an earlier run left: %w", err)
-		}
+		return errors.New("there is an interface with this name, which another process uses")
 	}
 	a := netlink.NewLinkAttrs()
 	a.Name = l.Name

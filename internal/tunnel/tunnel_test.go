@@ -114,20 +114,38 @@ func TestTunnel(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	if _, err := open[0](); err == nil || !strings.Contains(err.Error(), "another process uses") {
+		t.Errorf("beside another process: %v", err)
+	}
+	if err := ns[0].Do(Cleanup); !errors.Is(err, ErrRunning) {
+		t.Errorf("cleanup beside a process: %v", err)
+	}
 	// As after a kill: the link is there, the process is not.
+	ends[0].links[0].file.Close()
+	ends[0].links[0].made = nil
+	if err := ns[0].Do(func() error {
+		l, err := netlink.LinkByName("alt0")
+		if err != nil {
+			return err
+		}
+		return errors.Join(netlink.LinkSetDown(l), netlink.LinkSetName(l, "before"))
+	}); err != nil {
+		t.Fatal(err)
+	}
 	again, err := open[0]()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ends[0].links[0].made = nil
 	for _, s := range []*Set{again, ends[0], ends[1]} {
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
 	}
 	for i := range ns {
-		if err := ns[i].Do(func() error { _, err := netlink.LinkByName("alt0"); return err }); err == nil {
-			t.Error("a stop leaves the link")
+		for _, name := range []string{"alt0", "before"} {
+			if err := ns[i].Do(func() error { _, err := netlink.LinkByName(name); return err }); err == nil {
+				t.Errorf("a stop leaves %s", name)
+			}
 		}
 	}
 }

@@ -129,13 +129,25 @@ func isDefault(p *net.IPNet) bool {
 	return ones == 0
 }
 
+// Cleanup removes the tables and rules that a killed process has left in this
+// network namespace. While a process has a Watcher, they are that one's, and it
+// puts them back within half a minute. It needs CAP_NET_ADMIN.
+func Cleanup() error {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("open a netlink socket: %w", err)
+	}
+	defer h.Close()
+	return apply(h, nil, nil)
+}
+
 // apply brings routes and rules of our protocol in line with what is wanted:
 // first what is missing, rules last, then what is too much, rules first.
-func (w *Watcher) apply(routes []netlink.Route, rules []netlink.Rule) error {
+func apply(h *netlink.Handle, routes []netlink.Route, rules []netlink.Rule) error {
 	var errs []error
 	haveRoutes, haveRules := make(map[string]netlink.Route), make(map[string]netlink.Rule)
 	for _, f := range []int{unix.AF_INET, unix.AF_INET6} {
-		list, err := w.h.RouteListFiltered(f, &netlink.Route{Protocol: Protocol, Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+		list, err := h.RouteListFiltered(f, &netlink.Route{Protocol: Protocol, Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
 		if err != nil && f == unix.AF_INET {
 			return fmt.Errorf("list our routes: %w", err)
 		}
@@ -143,7 +155,7 @@ func (w *Watcher) apply(routes []netlink.Route, rules []netlink.Rule) error {
 			r.Family = f
 			haveRoutes[routeKey(&r)] = r
 		}
-		ruleList, err := w.h.RuleList(f)
+		ruleList, err := h.RuleList(f)
 		if err != nil && f == unix.AF_INET {
 			return fmt.Errorf("list the rules: %w", err)
 		}
@@ -165,7 +177,7 @@ func (w *Watcher) apply(routes []netlink.Route, rules []netlink.Rule) error {
 		}
 		// Others may have gone with an interface meanwhile; then there is
 		// another event.
-		if err := w.h.RouteReplace(r); err != nil && !errors.Is(err, unix.ENETDOWN) && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.ENETUNREACH) {
+		if err := h.RouteReplace(r); err != nil && !errors.Is(err, unix.ENETDOWN) && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.ENETUNREACH) {
 			errs = append(errs, fmt.Errorf("add route %s: %w", key, err))
 		}
 	}
@@ -176,17 +188,17 @@ func (w *Watcher) apply(routes []netlink.Route, rules []netlink.Rule) error {
 			delete(haveRules, key)
 			continue
 		}
-		if err := w.h.RuleAdd(r); err != nil && !errors.Is(err, unix.EEXIST) {
+		if err := h.RuleAdd(r); err != nil && !errors.Is(err, unix.EEXIST) {
 			errs = append(errs, fmt.Errorf("add rule %s: %w", key, err))
 		}
 	}
 	for key, r := range haveRules {
-		if err := w.h.RuleDel(&r); err != nil && !errors.Is(err, unix.ENOENT) {
+		if err := h.RuleDel(&r); err != nil && !errors.Is(err, unix.ENOENT) {
 			errs = append(errs, fmt.Errorf("remove rule %s: %w", key, err))
 		}
 	}
 	for key, r := range haveRoutes {
-		if err := w.h.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV) {
+		if err := h.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV) {
 			errs = append(errs, fmt.Errorf("remove route %s: %w", key, err))
 		}
 	}

@@ -261,7 +261,7 @@ func (w *Watcher) listen() {
 
 // Close removes tables and rules. It is for a Watcher that does not run.
 func (w *Watcher) Close() error {
-	err := w.apply(nil, nil)
+	err := apply(w.h, nil, nil)
 	w.closed.Store(true)
 	w.events.Close()
 	w.h.Close()
@@ -298,7 +298,7 @@ func (w *Watcher) sync() (different bool, err error) {
 	if err != nil {
 		return different, err
 	}
-	return different, w.apply(routes, rules)
+	return different, apply(w.h, routes, rules)
 }
 
 // isUp reports whether an interface is on, has a carrier, and is not waiting for
