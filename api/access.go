@@ -149,6 +149,20 @@ func (a *Access) Stats() iter.Seq2[string, uint64] {
 	}
 }
 
+// accessMeanings returns the names of the counters of Access.Stats, and in words
+// what each counts.
+func accessMeanings() iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) {
+		_ = yield("api_connections_refused", "connections to the API that were closed because there were too many") &&
+			yield("api_connections_limited", "connections to the API that were closed because their address made too many that failed") &&
+			yield("api_tls_failures", "connections to the API whose TLS handshake failed") &&
+			yield("api_authentication_failures", "calls of the API by callers who are not known") &&
+			yield("api_calls_denied", "calls of the API that their callers may not make") &&
+			yield("api_audit_lines", "lines written to the audit log") &&
+			yield("api_audit_failures", "lines of the audit log that could not be written")
+	}
+}
+
 func newRules(cfg config.API) *rules {
 	r := &rules{users: cfg.Users, replaced: make(chan struct{})}
 	if cfg.TCP == nil {

@@ -110,7 +110,7 @@ func ServeHTTP(ctx context.Context, cfg HTTPConfig) error {
 func httpHandler(cfg HTTPConfig, calls *rest, log *slog.Logger) http.Handler {
 	mux, alive := http.NewServeMux(), &liveness{probe: Probe(cfg.Stats)}
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &collector{cfg})
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newCollector(cfg))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{
 		MaxRequestsInFlight: maxScrapes,
 		ErrorLog:            slog.NewLogLogger(log.Handler(), slog.LevelWarn),

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -15,6 +16,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"github.com/eidolon-lisp/eidolon/dataplane"
+	"github.com/eidolon-lisp/eidolon/internal/config"
+	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/alt"
 	"github.com/eidolon-lisp/eidolon/mapping/server"
 	"github.com/eidolon-lisp/eidolon/mapping/xtr"
 )
@@ -59,6 +63,7 @@ func TestMetrics(t *testing.T) {
 		not  []string
 	}{
 		{HTTPConfig{Program: "xtr", Observed: ObserveXTR(x, dataplane.NewFIB()), Stats: statistics("encap_packets", 5, "drop_no_rloc", 3, "map_cache_entries", 2)}, []string{
+			"# HELP eidolon_xtr_encap_packets_total packets that went to the underlay, fragments each\n",
 			"# TYPE eidolon_xtr_encap_packets_total counter\neidolon_xtr_encap_packets_total 5\n",
 			"# TYPE eidolon_xtr_map_cache_entries gauge\neidolon_xtr_map_cache_entries 2\n",
 			"eidolon_xtr_drops_total{reason=\"no_rloc\"} 3\n",
@@ -100,6 +105,43 @@ func TestMetrics(t *testing.T) {
 		}
 		for _, p := range problems {
 			t.Errorf("%s: %s", p.Metric, p.Text)
+		}
+	}
+}
+
+// Every counter of a daemon has words for what it counts, and none are left over.
+func TestMeanings(t *testing.T) {
+	access, err := NewAccess(config.API{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	site, err := xtr.New(xtr.Config{
+		RLOCs:        []netip.Addr{netip.MustParseAddr("192.0.2.1")},
+		ProxyETR:     []mapping.EID{mapping.MustParseEID("10.0.0.0/8")},
+		MapResolvers: []netip.AddrPort{netip.MustParseAddrPort("203.0.113.1:4342")},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	router, err := alt.New(alt.Config{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for program, stats := range map[string]func() iter.Seq2[string, uint64]{
+		"xtr":       JoinStats(site.Stats, new(dataplane.Stats).All, access.Stats),
+		"mapserver": JoinStats(newDatabase().Stats, router.Stats, access.Stats),
+	} {
+		words := meanings(program)
+		for name := range stats() {
+			_, gauge := gauges[name]
+			family := slices.ContainsFunc(families, func(f family) bool { return strings.HasPrefix(name, f.prefix) })
+			if words[name] == "" && !gauge && !family {
+				t.Errorf("%s: there are no words for what %s counts", program, name)
+			}
+			delete(words, name)
+		}
+		for name := range words {
+			t.Errorf("%s: %s has words and is not counted", program, name)
 		}
 	}
 }

@@ -1,7 +1,7 @@
 package api
 
 import (
-	"fmt"
+	"maps"
 	"net/netip"
 	"runtime"
 	"strings"
@@ -9,6 +9,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/eidolon-lisp/eidolon/dataplane"
+	"github.com/eidolon-lisp/eidolon/mapping/alt"
+	"github.com/eidolon-lisp/eidolon/mapping/server"
 	"github.com/eidolon-lisp/eidolon/mapping/xtr"
 )
 
@@ -26,12 +29,28 @@ var gauges = map[string]string{
 	"resolutions_pending":  "EIDs that are being resolved",
 }
 
+// meanings returns what the counters of a program count, by their names; gauges
+// and families have their words here.
+func meanings(program string) map[string]string {
+	all := maps.Collect(accessMeanings())
+	if program == "xtr" {
+		maps.Insert(all, xtr.Meanings())
+		maps.Insert(all, dataplane.Meanings())
+	} else {
+		maps.Insert(all, server.Meanings())
+		maps.Insert(all, alt.Meanings())
+	}
+	return all
+}
+
 // families are statistics that become one metric with a label, by their prefix.
-var families = []struct{ prefix, metric, label, help string }{
-	{"drop_", "drops_total", "reason", "packets or messages that were dropped"},
+var families = []family{
+	{"drop_", "drops_total", "reason", "packets or messages that were dropped, by why: see lispctl show drops"},
 	{"refused_", "refused_total", "reason", "Map-Registers and changes of subscriptions that were refused"},
 	{"bgp_routes_refused_", "bgp_routes_refused_total", "reason", "routes of neighbours that make no EID-prefix"},
 }
+
+type family struct{ prefix, metric, label, help string }
 
 // Observed is what metrics and readiness are told of beside the counters.
 type Observed interface {
@@ -47,7 +66,12 @@ type Observed interface {
 type emit func(kind prometheus.ValueType, name, help string, value float64, labels ...string)
 
 // collector makes metrics of what a daemon counts and shows.
-type collector struct{ cfg HTTPConfig }
+type collector struct {
+	cfg      HTTPConfig
+	meanings map[string]string
+}
+
+func newCollector(cfg HTTPConfig) *collector { return &collector{cfg, meanings(cfg.Program)} }
 
 // Describe says nothing: what there is depends on the daemon.
 func (c *collector) Describe(chan<- *prometheus.Desc) {}
@@ -84,7 +108,7 @@ func (c *collector) statistic(send emit, name string, value float64) {
 			return
 		}
 	}
-	send(prometheus.CounterValue, name+"_total", fmt.Sprintf("%s of lispctl show statistics", name), value)
+	send(prometheus.CounterValue, name+"_total", c.meanings[name], value)
 }
 
 // seconds of an instant since 1970; 0 if there was none.

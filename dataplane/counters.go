@@ -10,99 +10,101 @@ import (
 // Counter is something that a worker counts besides drops.
 type Counter uint8
 
-// The counters. Octets are those of inner packets, IP header included.
+// The counters; counterTable says what each of them counts. Octets are those of
+// inner packets, IP header included.
 const (
-	EncapPackets    Counter = iota // packets that went to the underlay, fragments each
-	EncapBytes                     // their octets
-	DecapPackets                   // packets that went to the host side
-	DecapBytes                     // their octets
-	HeldPackets                    // packets put into the hold queue
-	ReleasedPackets                // packets that left it because a mapping came
-	MissQueued                     // misses handed to the resolver
-	MissRepeated                   // misses not handed over: the same was a moment ago
-	MissLost                       // misses not handed over: the queue was full
-	Fragmented                     // inner packets that were split
-	OuterFragmented                // packets sent with outer fragmentation allowed
-	ICMPTooBig                     // packet too big messages sent to hosts
-	ICMPUnreachable                // destination unreachable messages sent to hosts
-	ICMPLimited                    // ICMP messages not sent because of the rate limit
-	ECNUnexpected                  // ECN pairs that no standard sender makes (RFC 6040)
-	SendCalls                      // system calls, or the like, that sent
-	ReceiveCalls                   // system calls, or the like, that received
-	HostReads                      // system calls, or the like, that read from the host side
-	HostWrites                     // system calls, or the like, that wrote to it
-	MTULowered                     // path MTUs lowered by ICMP or by the kernel
+	EncapPackets Counter = iota
+	EncapBytes
+	DecapPackets
+	DecapBytes
+	HeldPackets
+	ReleasedPackets
+	MissQueued
+	MissRepeated
+	MissLost
+	Fragmented
+	OuterFragmented
+	ICMPTooBig
+	ICMPUnreachable
+	ICMPLimited
+	ECNUnexpected
+	SendCalls
+	ReceiveCalls
+	HostReads
+	HostWrites
+	MTULowered
 
-	HeaderBitsIgnored // packets with a nonce or locator-status-bits, which are not looked at
-	HeardLost         // outer sources not noted: the memory of them was full
-	VersionQueued     // findings about map-versions handed to the control plane
-	VersionRepeated   // findings not handed over: the same was a moment ago
-	VersionLost       // findings not handed over: the queue was full
-	MissLimited       // misses of inner sources not handed over: there were too many
-	SourceUnlisted    // flows and batches taken from an outer source that the mapping does not have
-	MSSClamped        // TCP handshake packets whose maximum segment size was lowered
-	UnreachableQueued // unreachable paths handed to the control plane
-	UnreachableLost   // paths not handed over: the queue was full
-	NativePackets     // packets given back to the host side to be forwarded natively
-	CacheHits         // packets of hosts for which the map-cache had an answer, be it negative
-	CacheMisses       // packets of hosts for which it had none
+	HeaderBitsIgnored
+	HeardLost
+	VersionQueued
+	VersionRepeated
+	VersionLost
+	MissLimited
+	SourceUnlisted
+	MSSClamped
+	UnreachableQueued
+	UnreachableLost
+	NativePackets
+	CacheHits
+	CacheMisses
 
-	HostCacheHits   // lookups that the kernel plane's caches of flows and hosts answered
-	HostCacheMisses // lookups that went to its prefixes
-	SlowEncap       // packets of the site that the kernel plane left to the user-space plane
-	SlowDecap       // datagrams that the kernel plane left to the user-space plane
-	KernelFull      // times that a mapping found no room in the kernel plane, and was left to the user-space plane
+	HostCacheHits
+	HostCacheMisses
+	SlowEncap
+	SlowDecap
+	KernelFull
 
 	numCounters
 )
 
-var counterNames = [numCounters]string{
-	EncapPackets:    "encap_packets",
-	EncapBytes:      "encap_bytes",
-	DecapPackets:    "decap_packets",
-	DecapBytes:      "decap_bytes",
-	HeldPackets:     "held_packets",
-	ReleasedPackets: "released_packets",
-	MissQueued:      "miss_queued",
-	MissRepeated:    "miss_repeated",
-	MissLost:        "miss_lost",
-	Fragmented:      "fragmented",
-	OuterFragmented: "outer_fragmented",
-	ICMPTooBig:      "icmp_too_big",
-	ICMPUnreachable: "icmp_unreachable",
-	ICMPLimited:     "icmp_limited",
-	ECNUnexpected:   "ecn_unexpected",
-	SendCalls:       "send_calls",
-	ReceiveCalls:    "receive_calls",
-	HostReads:       "host_reads",
-	HostWrites:      "host_writes",
-	MTULowered:      "mtu_lowered",
+// counterTable has the name of each counter, and in words what it counts.
+var counterTable = [numCounters]struct{ name, counts string }{
+	EncapPackets:    {"encap_packets", "packets that went to the underlay, fragments each"},
+	EncapBytes:      {"encap_bytes", "octets of inner packets that went to the underlay"},
+	DecapPackets:    {"decap_packets", "packets that went to the host side"},
+	DecapBytes:      {"decap_bytes", "octets of inner packets that went to the host side"},
+	HeldPackets:     {"held_packets", "packets put into the hold queue"},
+	ReleasedPackets: {"released_packets", "packets that left the hold queue because a mapping came"},
+	MissQueued:      {"miss_queued", "misses handed to the resolver"},
+	MissRepeated:    {"miss_repeated", "misses not handed over: the same was a moment ago"},
+	MissLost:        {"miss_lost", "misses not handed over: the queue was full"},
+	Fragmented:      {"fragmented", "inner packets that were split"},
+	OuterFragmented: {"outer_fragmented", "packets sent with outer fragmentation allowed"},
+	ICMPTooBig:      {"icmp_too_big", "packet too big messages sent to hosts"},
+	ICMPUnreachable: {"icmp_unreachable", "destination unreachable messages sent to hosts"},
+	ICMPLimited:     {"icmp_limited", "ICMP messages not sent because of the rate limit"},
+	ECNUnexpected:   {"ecn_unexpected", "ECN pairs that no standard sender makes (RFC 6040)"},
+	SendCalls:       {"send_calls", "system calls, or the like, that sent"},
+	ReceiveCalls:    {"receive_calls", "system calls, or the like, that received"},
+	HostReads:       {"host_reads", "system calls, or the like, that read from the host side"},
+	HostWrites:      {"host_writes", "system calls, or the like, that wrote to the host side"},
+	MTULowered:      {"mtu_lowered", "path MTUs lowered by ICMP or by the kernel"},
 
-	HeaderBitsIgnored: "header_bits_ignored",
-	HeardLost:         "heard_lost",
-	VersionQueued:     "version_queued",
-	VersionRepeated:   "version_repeated",
-	VersionLost:       "version_lost",
-	MissLimited:       "miss_limited",
-	SourceUnlisted:    "source_unlisted",
-	MSSClamped:        "mss_clamped",
-	UnreachableQueued: "unreachable_queued",
-	UnreachableLost:   "unreachable_lost",
-	NativePackets:     "native_packets",
-	CacheHits:         "cache_hits",
-	CacheMisses:       "cache_misses",
+	HeaderBitsIgnored: {"header_bits_ignored", "packets with a nonce or locator-status-bits, which are not looked at"},
+	HeardLost:         {"heard_lost", "outer sources not noted: the memory of them was full"},
+	VersionQueued:     {"version_queued", "findings about map-versions handed to the control plane"},
+	VersionRepeated:   {"version_repeated", "findings about map-versions not handed over: the same was a moment ago"},
+	VersionLost:       {"version_lost", "findings about map-versions not handed over: the queue was full"},
+	MissLimited:       {"miss_limited", "misses of inner sources not handed over: there were too many"},
+	SourceUnlisted:    {"source_unlisted", "flows and batches taken from an outer source that the mapping does not have"},
+	MSSClamped:        {"mss_clamped", "TCP handshake packets whose maximum segment size was lowered"},
+	UnreachableQueued: {"unreachable_queued", "unreachable paths handed to the control plane"},
+	UnreachableLost:   {"unreachable_lost", "unreachable paths not handed over: the queue was full"},
+	NativePackets:     {"native_packets", "packets given back to the host side to be forwarded natively"},
+	CacheHits:         {"cache_hits", "packets of hosts for which the map-cache had an answer, be it negative"},
+	CacheMisses:       {"cache_misses", "packets of hosts for which the map-cache had no answer"},
 
-	HostCacheHits:   "host_cache_hits",
-	HostCacheMisses: "host_cache_misses",
-	SlowEncap:       "slow_encap",
-	SlowDecap:       "slow_decap",
-	KernelFull:      "kernel_full",
+	HostCacheHits:   {"host_cache_hits", "lookups that the kernel plane's caches of flows and hosts answered"},
+	HostCacheMisses: {"host_cache_misses", "lookups that went to the kernel plane's tables of prefixes"},
+	SlowEncap:       {"slow_encap", "packets of the site that the kernel plane left to the user-space plane"},
+	SlowDecap:       {"slow_decap", "datagrams that the kernel plane left to the user-space plane"},
+	KernelFull:      {"kernel_full", "times that a mapping found no room in the kernel plane, and was left to the user-space plane"},
 }
 
 // String returns the stable snake_case name.
 func (c Counter) String() string {
 	if c < numCounters {
-		return counterNames[c]
+		return counterTable[c].name
 	}
 	return "unknown"
 }
@@ -167,6 +169,18 @@ func (s *Stats) All() iter.Seq2[string, uint64] {
 		}
 		for _, r := range DropReasons() {
 			if !yield("drop_"+r.String(), s.Drops(r)) {
+				return
+			}
+		}
+	}
+}
+
+// Meanings returns the names of the counters, without those of drops, and in words
+// what each counts.
+func Meanings() iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) {
+		for _, c := range counterTable {
+			if !yield(c.name, c.counts) {
 				return
 			}
 		}

@@ -113,10 +113,13 @@ func TestConfigErrors(t *testing.T) {
 
 func TestCounterNames(t *testing.T) {
 	seen := map[string]bool{}
-	for i, n := range counterNames {
-		if n == "" || seen[n] || strings.ToLower(n) != n {
-			t.Errorf("counter %d is named %q", i, n)
+	for i, c := range counterTable {
+		if c.name == "" || seen[c.name] || strings.ToLower(c.name) != c.name {
+			t.Errorf("counter %d is named %q", i, c.name)
 		}
-		seen[n] = true
+		if c.counts == "" {
+			t.Errorf("there are no words for what %s counts", c.name)
+		}
+		seen[c.name] = true
 	}
 }

@@ -124,7 +124,7 @@ func (c *core) nonce() (uint64, error) {
 func (c *core) refuse(now time.Time, why counter, from netip.AddrPort, err error) {
 	c.stats.inc(why)
 	if c.logs.allow(now, why) {
-		c.log.Info("control message dropped", "reason", counterNames[why], "from", from, "err", err)
+		c.log.Info("control message dropped", "reason", counterTable[why].name, "from", from, "err", err)
 	}
 }
 

@@ -174,7 +174,7 @@ func TestMapRequestsDropped(t *testing.T) {
 				t.Errorf("%d datagrams sent", n)
 			}
 			if r.stat(c.count) != 1 {
-				t.Errorf("%s is %d", counterNames[c.count], r.stat(c.count))
+				t.Errorf("%s is %d", counterTable[c.count].name, r.stat(c.count))
 			}
 		})
 	}

@@ -62,9 +62,9 @@ func TestRandomFlood(t *testing.T) {
 		missesRateLimited, mapRequestsRefresh, mapRequestsSMRInvoked, mapRepliesUnmatched, mapRepliesWrongEID, mapReplyRecordsRefused,
 		mapRepliesOut, mapRepliesRateLimited, mapNotifiesIn, controlMalformed} {
 		if r.stat(c) == 0 {
-			t.Errorf("%s never happened", counterNames[c])
+			t.Errorf("%s never happened", counterTable[c].name)
 		}
-		t.Logf("%s: %d", counterNames[c], r.stat(c))
+		t.Logf("%s: %d", counterTable[c].name, r.stat(c))
 	}
 }
 

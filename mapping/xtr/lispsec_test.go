@@ -116,7 +116,7 @@ func (r *rig) refused(name string, msg []byte, c counter) {
 		r.t.Errorf("%s: %v cached", name, got)
 	}
 	if r.stat(c) != before+1 {
-		r.t.Errorf("%s: %s counted %d times", name, counterNames[c], r.stat(c)-before)
+		r.t.Errorf("%s: %s counted %d times", name, counterTable[c].name, r.stat(c)-before)
 	}
 	r.check()
 }

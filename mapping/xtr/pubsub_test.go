@@ -114,7 +114,7 @@ func (r *rig) wantSubscribed(eids ...string) {
 func (r *rig) wantStat(c counter, n uint64) {
 	r.t.Helper()
 	if got := r.stat(c); got != n {
-		r.t.Errorf("%s is %d, want %d", counterNames[c], got, n)
+		r.t.Errorf("%s is %d, want %d", counterTable[c].name, got, n)
 	}
 }
 

@@ -243,7 +243,7 @@ func TestAbuse_ForgedMapNotify(t *testing.T) {
 			reg := r.one().data
 			r.receive(c.msg(t, reg), c.from)
 			if r.stat(c.count) != 1 || len(r.take()) != 0 {
-				t.Errorf("%s is %d", counterNames[c.count], r.stat(c.count))
+				t.Errorf("%s is %d", counterTable[c.count].name, r.stat(c.count))
 			}
 			if st := r.m.reg.databases()[0].Registrations[0]; st.State != RegistrationPending || !st.LastNotify.IsZero() {
 				t.Errorf("status %+v", st)
