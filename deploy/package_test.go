@@ -126,7 +126,7 @@ func inspect(t *testing.T, program string, control, data map[string]file) {
 		t.Errorf("%s: the unit names %q", program, named)
 	}
 	for _, n := range named {
-		if _, ok := data[n[1]]; !ok && n[1] != "bin/kill" {
+		if _, ok := data[n[1]]; !ok {
 			t.Errorf("%s: the unit names /%s, which is not in the package", program, n[1])
 		}
 	}

@@ -32,6 +32,7 @@ func main() {
 		Config:   "/etc/eidolon/mapserver.yml",
 		Check:    check,
 		Run:      run,
+		Socket:   socket,
 		Commands: []*cobra.Command{cleanup()},
 	}.Main(os.Args[1:], os.Stdout, os.Stderr))
 }
@@ -41,6 +42,15 @@ func check(path string, deep bool) (warnings, err error) {
 		return preflight.Check(path, config.KindMapServer, nil)
 	}
 	return config.Check(path, config.KindMapServer)
+}
+
+// socket returns where the API of a daemon with this file is.
+func socket(path string) (string, error) {
+	cfg, err := config.LoadMapServer(path)
+	if err != nil {
+		return "", err
+	}
+	return cfg.API.Socket, nil
 }
 
 func run(ctx context.Context, path string) (err error) {

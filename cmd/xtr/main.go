@@ -40,6 +40,7 @@ func main() {
 		Config:   "/etc/eidolon/xtr.yml",
 		Check:    check,
 		Run:      run,
+		Socket:   socket,
 		Commands: []*cobra.Command{cleanup()},
 	}.Main(os.Args[1:], os.Stdout, os.Stderr))
 }
@@ -54,6 +55,15 @@ func check(path string, deep bool) (warnings, err error) {
 // usageRound is how often the control plane hears which entries of the
 // map-cache carried traffic, and asks from which RLOCs packets came.
 const usageRound = 5 * time.Second
+
+// socket returns where the API of a daemon with this file is.
+func socket(path string) (string, error) {
+	cfg, err := config.LoadXTR(path)
+	if err != nil {
+		return "", err
+	}
+	return cfg.API.Socket, nil
+}
 
 func run(ctx context.Context, path string) error {
 	hangups := make(chan os.Signal, 1) // before SIGHUP could end the process

@@ -30,6 +30,8 @@ type Daemon struct {
 	Check func(path string, deep bool) (warnings, err error)
 	// Run runs until ctx ends; then it cleans up and returns nil.
 	Run func(ctx context.Context, path string) error
+	// Socket returns the path of the API's socket that the file names.
+	Socket func(path string) (string, error)
 	// Commands are further subcommands.
 	Commands []*cobra.Command
 }
@@ -83,12 +85,13 @@ func (d Daemon) command() *cobra.Command {
 			return nil
 		},
 	}
-	for _, c := range []*cobra.Command{run, check} {
+	reload := d.newReload(&path)
+	for _, c := range []*cobra.Command{run, check, reload} {
 		c.Flags().StringVar(&path, "config", d.Config, "configuration file")
 	}
 	check.Flags().BoolVar(&deep, "deep", false, "look at the machine too: interfaces, addresses, ports, files and the data plane")
 	root.AddCommand(d.Commands...)
-	root.AddCommand(run, check, &cobra.Command{
+	root.AddCommand(run, check, reload, &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
 		Args:  cobra.NoArgs,
