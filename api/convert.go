@@ -29,6 +29,8 @@ import (
 const (
 	maxLocators   = 255
 	maxMapVersion = 1<<12 - 1
+	// maxSetMappings bounds the database-mappings that are told of a locator-set.
+	maxSetMappings = 256
 )
 
 // recordToProto converts a record; what it returns shares nothing with r.
@@ -242,7 +244,8 @@ func trafficToProto(t dataplane.Traffic) *eidolonv1.Traffic {
 
 func databaseToProto(d xtr.DatabaseStatus) *eidolonv1.DatabaseMapping {
 	p := &eidolonv1.DatabaseMapping{
-		Record: recordToProto(&mapping.Record{EID: d.EID, TTL: d.TTL, Authoritative: true, Locators: d.Locators}),
+		Record:     recordToProto(&mapping.Record{EID: d.EID, TTL: d.TTL, Authoritative: true, Version: uint16(d.Version), Locators: d.Locators}),
+		LocatorSet: d.LocatorSet,
 	}
 	for _, r := range d.Registrations {
 		p.Registrations = append(p.Registrations, &eidolonv1.DatabaseRegistration{
@@ -656,6 +659,21 @@ func localLocatorsToProto(list []xtr.LocalLocator, fib *dataplane.Snapshot) []*e
 		}
 	}
 	return out
+}
+
+func locatorSetToProto(s xtr.LocatorSetStatus) *eidolonv1.LocatorSet {
+	p := &eidolonv1.LocatorSet{Name: s.Name, DatabaseMappingCount: uint32(len(s.Databases))}
+	for _, m := range s.Members {
+		o := &eidolonv1.LocatorSetMember{Locator: locatorToProto(m.Locator), Interface: m.Uplink}
+		if m.Here {
+			o.State = localLocatorStates[m.State]
+		}
+		p.Locators = append(p.Locators, o)
+	}
+	for _, e := range s.Databases[:min(len(s.Databases), maxSetMappings)] {
+		p.DatabaseMappings = append(p.DatabaseMappings, e.String())
+	}
+	return p
 }
 
 // octetToProto leaves nil unset.

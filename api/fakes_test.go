@@ -86,6 +86,7 @@ func (d *fakeDatabase) Batch(ctx context.Context, ops []server.Op) (uint64, erro
 // fakeXTR has what it is told.
 type fakeXTR struct {
 	databases []xtr.DatabaseStatus
+	sets      []xtr.LocatorSetStatus
 	servers   []xtr.MapServerStatus
 	resolvers []xtr.MapResolverStatus
 	mu        sync.Mutex
@@ -126,6 +127,7 @@ func (x *fakeXTR) Watch(queue int) (*fanout.Subscription[xtr.Event], error) {
 }
 
 func (x *fakeXTR) Databases() []xtr.DatabaseStatus       { return x.databases }
+func (x *fakeXTR) LocatorSets() []xtr.LocatorSetStatus   { return slices.Clone(x.sets) }
 func (x *fakeXTR) MapServers() []xtr.MapServerStatus     { return x.servers }
 func (x *fakeXTR) MapResolvers() []xtr.MapResolverStatus { return x.resolvers }
 

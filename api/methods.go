@@ -122,6 +122,7 @@ var methods = map[string]method{
 	eidolonv1.SiteService_DeleteSiteKey_FullMethodName:     operates,
 
 	eidolonv1.RouterService_ListDatabaseMappings_FullMethodName: read,
+	eidolonv1.RouterService_ListLocatorSets_FullMethodName:      read,
 	eidolonv1.RouterService_ListMapServers_FullMethodName:       read,
 	eidolonv1.RouterService_ListMapResolvers_FullMethodName:     read,
 	eidolonv1.RouterService_ListMapCache_FullMethodName:         read,

@@ -6,6 +6,7 @@ import (
 	"iter"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -23,6 +24,7 @@ import (
 // are called from several goroutines.
 type XTR interface {
 	Databases() []xtr.DatabaseStatus
+	LocatorSets() []xtr.LocatorSetStatus
 	MapServers() []xtr.MapServerStatus
 	MapResolvers() []xtr.MapResolverStatus
 	// MapCache returns entries whose records are shared and not changed.
@@ -83,6 +85,30 @@ func (s *router) ListDatabaseMappings(_ context.Context, req *eidolonv1.ListData
 		}
 	}
 	return resp, nil
+}
+
+func (s *router) ListLocatorSets(_ context.Context, req *eidolonv1.ListLocatorSetsRequest) (*eidolonv1.ListLocatorSetsResponse, error) {
+	list := s.xtr.LocatorSets()
+	if name := req.GetName(); name != "" {
+		list = slices.DeleteFunc(list, func(l xtr.LocatorSetStatus) bool { return l.Name != name })
+		if len(list) == 0 {
+			return nil, notFound("name", "there is no locator-set %q", name)
+		}
+	}
+	resp := new(eidolonv1.ListLocatorSetsResponse)
+	var err error
+	resp.LocatorSets, resp.NextPageToken, err = page(req, req.GetName(), locatorSetKeys, list, locatorSetToProto)
+	if err != nil {
+		return nil, err
+	}
+	return resp, nil
+}
+
+var locatorSetKeys = keys[xtr.LocatorSetStatus, string]{
+	of:      func(s xtr.LocatorSetStatus) string { return s.Name },
+	compare: strings.Compare,
+	text:    func(s string) string { return s },
+	parse:   func(s string) (string, error) { return s, nil },
 }
 
 func (s *router) ListMapServers(context.Context, *eidolonv1.ListMapServersRequest) (*eidolonv1.ListMapServersResponse, error) {

@@ -189,6 +189,12 @@ func liveLocators(ctx context.Context, c *client, offer func(value, about string
 	return nil
 }
 
+func liveLocatorSets(ctx context.Context, c *client, offer func(value, about string) bool) error {
+	return locatorSets(ctx, c, "", func(s *eidolonv1.LocatorSet) error {
+		return goOn(offer(s.GetName(), fmt.Sprintf("%d locators, %d EID-prefixes", len(s.GetLocators()), s.GetDatabaseMappingCount())))
+	})
+}
+
 func liveStatistics(ctx context.Context, c *client, offer func(value, about string) bool) error {
 	resp, err := eidolonv1.NewAdminServiceClient(c.conn).GetStatistics(ctx, &eidolonv1.GetStatisticsRequest{})
 	if err != nil {

@@ -88,6 +88,80 @@ func addLocals(l *listing, now time.Time, locals []*eidolonv1.LocalLocator) erro
 	return l.end()
 }
 
+func showLocatorSetCommand() *cobra.Command {
+	cmd := showCommand("locator-set [NAME]", "Show the locator-sets of an xTR, and what uses them",
+		`Shows the locators of each locator-set as they are registered now: with what an
+operator has set, and with priority 255 while drained. A locator of another router
+of the site has no state here. USED-BY names the EID-prefixes that have the set;
+with -o wide the first 256 of them.`, showLocatorSets, programXTR)
+	cmd.Aliases = []string{"locator-sets"}
+	return cmd
+}
+
+func showLocatorSets(v view) error {
+	ctx, cancel := context.WithTimeout(v.ctx, answerTime)
+	defer cancel()
+	t := v.out.table("LOCATOR-SET", "LOCATOR", "INTERFACE", "STATE", "PRIORITY", "WEIGHT", "USED-BY", "+REACHABLE", "+EID-PREFIXES")
+	l := v.out.list()
+	err := locatorSets(ctx, v.c, v.arg, func(s *eidolonv1.LocatorSet) error {
+		if v.out.structured() {
+			return l.add(s)
+		}
+		for _, m := range s.GetLocators() {
+			state := ""
+			if m.GetState() != eidolonv1.LocalLocatorState_LOCAL_LOCATOR_STATE_UNSPECIFIED {
+				state = enumText(m.GetState(), "LOCAL_LOCATOR_STATE_")
+			}
+			t.row(s.GetName(), m.GetLocator().GetAddress(), m.GetInterface(), state, m.GetLocator().GetPriority(), m.GetLocator().GetWeight(), usersText(s), yesNo(m.GetLocator().GetReachable()),
+				strings.Join(s.GetDatabaseMappings(), ", "))
+		}
+		return nil
+	})
+	switch {
+	case err != nil:
+		return err
+	case v.out.structured():
+		return l.end()
+	}
+	return t.end()
+}
+
+// locatorSets walks the locator-sets of an xTR, or the one of a name.
+func locatorSets(ctx context.Context, c *client, name string, each func(*eidolonv1.LocatorSet) error) error {
+	client := eidolonv1.NewRouterServiceClient(c.conn)
+	return pages(func(token string) (string, error) {
+		resp, err := client.ListLocatorSets(ctx, &eidolonv1.ListLocatorSetsRequest{Name: name, PageToken: token})
+		if err != nil {
+			return "", err
+		}
+		for _, s := range resp.GetLocatorSets() {
+			if err := each(s); err != nil {
+				return "", err
+			}
+		}
+		return resp.GetNextPageToken(), nil
+	})
+}
+
+// pages asks for one page after the other; next gets the token of one and returns
+// that of the next.
+func pages(next func(token string) (string, error)) error {
+	for token := ""; ; {
+		var err error
+		if token, err = next(token); err != nil || token == "" {
+			return err
+		}
+	}
+}
+
+// usersText returns which EID-prefixes use a locator-set, or how many.
+func usersText(s *eidolonv1.LocatorSet) string {
+	if n := s.GetDatabaseMappingCount(); n > 2 {
+		return fmt.Sprintf("%d EID-prefixes", n)
+	}
+	return strings.Join(s.GetDatabaseMappings(), ", ")
+}
+
 func upText(up bool) string {
 	if up {
 		return "up"

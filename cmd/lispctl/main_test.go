@@ -479,11 +479,25 @@ type madeUpXTR struct {
 }
 
 func (x *madeUpXTR) Databases() []xtr.DatabaseStatus {
-	return []xtr.DatabaseStatus{{EID: mapping.MustParseEID("10.1.0.0/16"), TTL: 1440, Locators: []mapping.Locator{locator("192.0.2.1", 1, 100)},
+	return []xtr.DatabaseStatus{{EID: mapping.MustParseEID("10.1.0.0/16"), LocatorSet: "uplinks", TTL: 1440, Locators: []mapping.Locator{locator("192.0.2.1", 1, 100)},
 		Registrations: []xtr.Registration{
 			{MapServer: netip.MustParseAddrPort("203.0.113.10:4342"), State: xtr.RegistrationRegistered, LastNotify: x.now.Add(-49*time.Hour - time.Minute), Next: x.now.Add(49*time.Hour + 59*time.Minute)},
 			{MapServer: netip.MustParseAddrPort("203.0.113.11:4342"), State: xtr.RegistrationUnconfirmed, Failures: 4},
 		}}}
+}
+
+func (x *madeUpXTR) LocatorSets() []xtr.LocatorSetStatus {
+	up, gone := locator("192.0.2.1", 1, 100), mapping.Locator{Priority: 2, Weight: 50}
+	eids := make([]mapping.EID, 300)
+	for i := range eids {
+		eids[i] = mapping.HostEID(0, netip.AddrFrom4([4]byte{10, 4, byte(i >> 8), byte(i)}))
+	}
+	return []xtr.LocatorSetStatus{
+		{Name: "uplinks", Databases: []mapping.EID{mapping.MustParseEID("10.1.0.0/16")}, Members: []xtr.LocatorSetMember{
+			{Locator: up, Uplink: "eth2", Here: true}, {Locator: locator("192.0.2.99", 1, 50)}, {Locator: gone, Uplink: "eth3", Here: true, State: xtr.LocatorNoCarrier},
+		}},
+		{Name: "learned", Databases: eids, Members: []xtr.LocatorSetMember{{Locator: up, Uplink: "eth2", Here: true}}},
+	}
 }
 
 func (x *madeUpXTR) MapServers() []xtr.MapServerStatus {

@@ -55,6 +55,7 @@ with here, or answered that there is no EID, or none now (down).`,
 changes. With an argument only subscriptions to what holds the EID or lies inside
 it.`, showSubscriptions, programMapServer),
 		showLocatorCommand(),
+		showLocatorSetCommand(),
 		showCommand("drops", "Show what an xTR dropped, and why",
 			`Shows for each reason how many packets the data plane of an xTR dropped since it
 started, and what its queues had no room for. As JSON also the reasons for which
@@ -81,7 +82,7 @@ func showCommand(use, short, long string, show func(view) error, programs ...str
 		cmd.Args = arguments(0, 1)
 	}
 	_, argument, _ := strings.Cut(use, " ")
-	of := map[string]candidate{"[EID]": liveEIDs, "[NAME|EID]": liveSitesAndEIDs, "[PREFIX]": liveStatistics}[argument]
+	of := map[string]candidate{"[EID]": liveEIDs, "[NAME|EID]": liveSitesAndEIDs, "[PREFIX]": liveStatistics, "[NAME]": liveLocatorSets}[argument]
 	if strings.HasPrefix(use, "map-cache") {
 		of = cachedEIDs
 	}
@@ -225,7 +226,7 @@ func showDatabase(v view) error {
 	if err != nil {
 		return err
 	}
-	t := v.out.table("EID-PREFIX", "LOCATORS", "TTL", "MAP-SERVER", "STATE", "NOTIFIED", "NEXT", "+SENT", "+UNANSWERED", "+RTT", "+VERSION")
+	t := v.out.table("EID-PREFIX", "LOCATORS", "TTL", "MAP-SERVER", "STATE", "NOTIFIED", "NEXT", "+SENT", "+UNANSWERED", "+RTT", "+VERSION", "+LOCATOR-SET")
 	l := v.out.list()
 	for _, d := range resp.GetDatabaseMappings() {
 		if v.out.structured() {
@@ -237,10 +238,10 @@ func showDatabase(v view) error {
 		rec := d.GetRecord()
 		for _, r := range d.GetRegistrations() {
 			t.row(rec.GetEid(), locatorsText(rec), ttlText(rec.GetRecordTtl()), r.GetMapServer(), registrationText(r.GetState()), ago(v.now, r.GetLastNotify()), until(v.now, r.GetNext()),
-				ago(v.now, r.GetLastSent()), r.GetFailures(), rtt(r.GetRoundTripTime()), rec.GetMapVersion())
+				ago(v.now, r.GetLastSent()), r.GetFailures(), rtt(r.GetRoundTripTime()), rec.GetMapVersion(), d.GetLocatorSet())
 		}
 		if len(d.GetRegistrations()) == 0 {
-			t.row(rec.GetEid(), locatorsText(rec), ttlText(rec.GetRecordTtl()), "", "", "", "", "", "", "", rec.GetMapVersion())
+			t.row(rec.GetEid(), locatorsText(rec), ttlText(rec.GetRecordTtl()), "", "", "", "", "", "", "", rec.GetMapVersion(), d.GetLocatorSet())
 		}
 	}
 	if v.out.structured() {

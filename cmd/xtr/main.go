@@ -241,6 +241,7 @@ func pass(ctx context.Context, every time.Duration, fib *dataplane.FIB, plane da
 func controlConfig(cfg *config.XTR, uplinks []xtr.Uplink, fib *dataplane.FIB, log *slog.Logger) xtr.Config {
 	c := xtr.Config{
 		Uplinks:      uplinks,
+		LocatorSets:  locatorSets(cfg),
 		XTRID:        cfg.XTRID,
 		SiteID:       cfg.SiteID,
 		MapResolvers: cfg.MapResolvers,
@@ -296,11 +297,21 @@ func proxies(cfg *config.XTR) (p dataplane.Proxies) {
 }
 
 func database(m config.DatabaseMapping) xtr.Database {
-	d := xtr.Database{EID: m.EID, Locators: m.Locators, TTL: m.RecordTTL, Version: m.MapVersion}
-	for _, u := range m.Uplinks {
-		d.Uplinks = append(d.Uplinks, xtr.UplinkLocator{Interface: u.Interface, IPv4: u.IPv4, IPv6: u.IPv6, Priority: u.Priority, Weight: u.Weight})
+	return xtr.Database{EID: m.EID, LocatorSet: m.LocatorSet, Locators: m.Locators, Uplinks: uplinkLocators(m.Uplinks), TTL: m.RecordTTL, Version: m.MapVersion}
+}
+
+func uplinkLocators(list []config.UplinkLocator) (out []xtr.UplinkLocator) {
+	for _, u := range list {
+		out = append(out, xtr.UplinkLocator{Interface: u.Interface, IPv4: u.IPv4, IPv6: u.IPv6, Priority: u.Priority, Weight: u.Weight})
 	}
-	return d
+	return out
+}
+
+func locatorSets(cfg *config.XTR) (out []xtr.LocatorSet) {
+	for _, s := range cfg.LocatorSets {
+		out = append(out, xtr.LocatorSet{Name: s.Name, Locators: s.Locators, Uplinks: uplinkLocators(s.Uplinks)})
+	}
+	return out
 }
 
 // local returns the site's EIDs with their map-versions for the data plane.

@@ -16,6 +16,7 @@ import (
 // site is what of a running xTR a new configuration can change.
 type site interface {
 	SetKeys(xtr.MapServer) error
+	SetLocatorSets([]xtr.LocatorSet)
 }
 
 // access is who may call the API, and the audit log.
@@ -123,6 +124,7 @@ func (r *reloader) use(next *config.XTR) error {
 	if err := r.databases.SetDatabases(r.mappings(next)); err != nil {
 		return fmt.Errorf("database_mappings: %w", err)
 	}
+	r.site.SetLocatorSets(locatorSets(next))
 	for _, s := range r.servers {
 		i := slices.IndexFunc(next.MapServers, func(m config.XTRMapServer) bool { return m.Address == s.Addr })
 		if i < 0 {

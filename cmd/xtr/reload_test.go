@@ -31,6 +31,7 @@ map_resolvers: [203.0.113.10]
 type recorder struct {
 	databases []xtr.Database
 	servers   []xtr.MapServer
+	sets      []xtr.LocatorSet
 	logs      config.Log
 	api       config.API
 	// refuse is what is said to a database-mapping with this EID, and to a key
@@ -48,6 +49,8 @@ func (r *recorder) SetDatabases(d []xtr.Database) error {
 func (r *recorder) Configure(l config.Log)     { r.logs = l }
 func (r *recorder) Reload(a config.API) error  { r.api = a; return nil }
 func (r *recorder) Hangup(api.Reloaded, error) {}
+
+func (r *recorder) SetLocatorSets(sets []xtr.LocatorSet) { r.sets = sets }
 
 func (r *recorder) Expired(error) {}
 func (r *recorder) SetKeys(m xtr.MapServer) error {
@@ -117,6 +120,9 @@ func TestReload(t *testing.T) {
 			}
 			if len(got.databases) != 1 || len(got.servers) != 1 {
 				t.Fatalf("got %+v", got)
+			}
+			if len(got.sets) != 1 || got.sets[0].Name != "a" || got.sets[0].Locators[0] != got.databases[0].Locators[0] || got.databases[0].LocatorSet != "a" {
+				t.Errorf("locator-sets %+v", got.sets)
 			}
 			if len(watched) != 1 || watched[0].String() != c.address {
 				t.Errorf("uplinks with %v are watched", watched)

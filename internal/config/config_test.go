@@ -58,6 +58,7 @@ func TestExampleXTR(t *testing.T) {
 		XTRID:            mapping.XTRID{0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0x0a},
 		SiteID:           1,
 		DatabaseMappings: []DatabaseMapping{dbm("10.1.0.0/16"), dbm("2001:db8:e1::/48"), dbm("[7]10.7.0.0/16")},
+		LocatorSets:      []LocatorSet{{Name: "site-a", Locators: locators, Uplinks: uplinks}},
 		NoMapping:        NoMappingDrop,
 		Instances: []Instance{{IID: 0, Device: "eidolon0", NoMapping: NoMappingDrop},
 			{IID: 7, Device: "eidolon7", LISPSec: auth.SecurityPreferred, NoMapping: NoMappingPETR}},

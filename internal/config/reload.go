@@ -14,7 +14,7 @@ import (
 func (c *XTR) NeedsRestart(next *XTR) []string {
 	a, b := *c, *next
 	for _, x := range []*XTR{&a, &b} {
-		x.DatabaseMappings, x.Uplinks, x.Log, x.Warnings, x.Text = nil, nil, Log{}, nil, nil
+		x.DatabaseMappings, x.LocatorSets, x.Uplinks, x.Log, x.Warnings, x.Text = nil, nil, nil, Log{}, nil, nil
 		x.API = x.API.restart()
 		x.MapServers = slices.Clone(x.MapServers)
 		for i := range x.MapServers {

@@ -27,6 +27,9 @@ type XTR struct {
 	// two the same, none overlapping one of another instance. None of instance 0
 	// holds a locator, map-server or map-resolver.
 	DatabaseMappings []DatabaseMapping
+	// LocatorSets are what DatabaseMappings, Learned and the proxies name, in the
+	// order of the file; maybe more.
+	LocatorSets []LocatorSet
 	// Learned are prefixes in which the neighbours of bgp announce EID-prefixes of
 	// the site.
 	Learned []LearnedMapping
@@ -135,6 +138,14 @@ func (c *XTR) readLearned(v value, sets map[string]*locatorSet) (seen names[mapp
 		}
 	}
 	return seen
+}
+
+// LocatorSet is one entry of locator_sets. Locators and Uplinks are shared with what
+// is made of it.
+type LocatorSet struct {
+	Name     string
+	Locators []mapping.Locator
+	Uplinks  []UplinkLocator
 }
 
 // DatabaseMapping is an EID-prefix of the site with its locators.
@@ -298,7 +309,7 @@ func (c *XTR) read(o *object) {
 	}
 	c.readUnderlay(o.get("underlay"), o.get("map_versioning"))
 	underlay := make(names[netip.Addr])
-	sets := readLocatorSets(o.get("locator_sets"), underlay)
+	sets := c.readLocatorSets(o.get("locator_sets"), underlay)
 	c.readUplinks(o.get("uplinks"), sets)
 	c.readProxies(o, sets, underlay)
 	learned := c.readLearned(o.get(fromBGP), sets)
@@ -362,7 +373,8 @@ type locatorSet struct {
 	used     bool
 }
 
-func readLocatorSets(v value, underlay names[netip.Addr]) map[string]*locatorSet {
+// readLocatorSets reads locator_sets, which database_mappings name.
+func (c *XTR) readLocatorSets(v value, underlay names[netip.Addr]) map[string]*locatorSet {
 	sets, seen := make(map[string]*locatorSet), make(names[string])
 	for _, item := range v.list("locator-sets, each with name and locators") {
 		o, ok := item.object()
@@ -377,6 +389,7 @@ func readLocatorSets(v value, underlay names[netip.Addr]) map[string]*locatorSet
 		o.end()
 		if ok && seen.add(s, name, "locator-set") {
 			sets[s] = set
+			c.LocatorSets = append(c.LocatorSets, LocatorSet{Name: s, Locators: set.locators, Uplinks: set.uplinks})
 		}
 	}
 	return sets

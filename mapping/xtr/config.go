@@ -38,6 +38,8 @@ type Config struct {
 
 	// Databases are the site's EID-prefixes.
 	Databases []Database
+	// LocatorSets are what LocatorSets shows, and nothing else.
+	LocatorSets []LocatorSet
 	// MapServers are where all Databases are registered.
 	MapServers []MapServer
 	// MapResolvers are asked for the locators of others. A port of 0 means
@@ -143,6 +145,9 @@ const (
 // Database is a database-mapping: an EID-prefix of the site and its locators.
 type Database struct {
 	EID mapping.EID
+	// LocatorSet is the name of the set that the locators are from; it is shown
+	// only, and may be "".
+	LocatorSet string
 	// Locators is the whole locator-set of the site, those of its other xTRs
 	// included, in any order. The L bit is set for those in Config.RLOCs.
 	Locators []mapping.Locator

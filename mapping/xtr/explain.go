@@ -51,7 +51,7 @@ func (x *XTR) Explain(iid uint32, dst netip.Addr) Explanation {
 func (m *machine) explain(iid uint32, dst netip.Addr) (e Explanation) {
 	host := mapping.HostEID(iid, dst)
 	if i, ok := m.ownEID(host); ok {
-		e.Own, e.Database = true, m.reg.databases()[i]
+		e.Own, e.Database = true, m.databases()[i]
 	}
 	itr := m.itr
 	q := itr.queries[host]

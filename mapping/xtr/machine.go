@@ -27,6 +27,7 @@ type machine struct {
 	// declared are the database-mappings as they were given; cfg.Databases has
 	// them as they are now.
 	declared         []Database
+	sets             []LocatorSet // as they were given
 	sourcesChanged   bool
 	databasesChanged bool
 	locators         map[netip.Addr]string // how the local ones are, as last told
@@ -34,7 +35,7 @@ type machine struct {
 
 func newMachine(cfg Config, stats *counters) *machine {
 	c := newCore(cfg, stats)
-	m := &machine{core: c, declared: cfg.Databases, sourcesChanged: true}
+	m := &machine{core: c, declared: cfg.Databases, sets: cfg.LocatorSets, sourcesChanged: true}
 	if cfg.leftOut != nil {
 		c.log.Warn("addresses of uplinks not used", "err", cfg.leftOut)
 	}

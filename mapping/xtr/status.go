@@ -57,6 +57,7 @@ type Registration struct {
 // DatabaseStatus is a database-mapping and its registrations.
 type DatabaseStatus struct {
 	EID           mapping.EID
+	LocatorSet    string // the name of the set that Locators are from; maybe ""
 	Locators      []mapping.Locator
 	TTL           uint32 // minutes
 	Version       mapping.Version
@@ -184,7 +185,7 @@ func (x *XTR) Lookup(iid uint32, dst netip.Addr) (mapping.CacheEntry, bool) {
 func (x *XTR) Databases() []DatabaseStatus {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.m.reg.databases()
+	return x.m.databases()
 }
 
 // MapServers returns the state of each map-server, in the order of Config.

@@ -268,49 +268,61 @@ func (m *machine) effective(declared []Database) []Database {
 	out := slices.Clone(declared)
 	for i := range out {
 		d := &out[i]
-		var set []mapping.Locator
-		var drained []netip.Addr
-		add := func(l mapping.Locator, here *localRLOC) {
-			l.Flags &^= mapping.Local
-			if here != nil {
-				l.Flags |= mapping.Local
-				st := m.locals.steering(here)
-				if st.apply(&l); st.drained {
-					drained = append(drained, l.Addr)
-				}
-				if !here.alive() {
-					l.Flags &^= mapping.Reachable
-				}
-			}
-			if !slices.ContainsFunc(set, func(o mapping.Locator) bool { return o.Addr == l.Addr }) {
-				set = append(set, l)
-			}
-		}
 		for _, l := range d.Locators {
-			here := m.locals.get(l.Addr)
-			switch {
-			case here != nil:
+			if m.locals.get(l.Addr) != nil {
 				m.locals.were[l.Addr] = true
-			case m.locals.were[l.Addr]:
-				l.Flags &^= mapping.Reachable
-			}
-			add(l, here)
-		}
-		for _, u := range d.Uplinks {
-			for _, here := range m.locals.list {
-				if here.uplink == u.Interface && (here.addr.Is4() && u.IPv4 || here.addr.Is6() && u.IPv6) {
-					add(mapping.Locator{
-						Addr: here.addr, Priority: u.Priority, Weight: u.Weight, MPriority: u.MPriority, MWeight: u.MWeight,
-						Flags: mapping.Reachable,
-					}, here)
-				}
 			}
 		}
-		drainSet(set, drained)
-		slices.SortFunc(set, mapping.Locator.Compare)
-		d.Locators = set
+		d.Locators = m.locatorsNow(d.Locators, d.Uplinks)
 	}
 	return out
+}
+
+// locatorsNow returns a locator-set as it is now: the locators of this router as
+// its uplinks and the operator's orders are, others as they were given.
+func (m *machine) locatorsNow(locators []mapping.Locator, uplinks []UplinkLocator) (set []mapping.Locator) {
+	var drained []netip.Addr
+	add := func(l mapping.Locator, here *localRLOC) {
+		l.Flags &^= mapping.Local
+		if here != nil {
+			l.Flags |= mapping.Local
+			st := m.locals.steering(here)
+			if st.apply(&l); st.drained {
+				drained = append(drained, l.Addr)
+			}
+			if !here.alive() {
+				l.Flags &^= mapping.Reachable
+			}
+		}
+		if !slices.ContainsFunc(set, func(o mapping.Locator) bool { return o.Addr == l.Addr }) {
+			set = append(set, l)
+		}
+	}
+	for _, l := range locators {
+		here := m.locals.get(l.Addr)
+		if here == nil && m.locals.were[l.Addr] {
+			l.Flags &^= mapping.Reachable
+		}
+		add(l, here)
+	}
+	for _, u := range uplinks {
+		for _, here := range m.locals.list {
+			if u.takes(here) {
+				add(mapping.Locator{
+					Addr: here.addr, Priority: u.Priority, Weight: u.Weight, MPriority: u.MPriority, MWeight: u.MWeight,
+					Flags: mapping.Reachable,
+				}, here)
+			}
+		}
+	}
+	drainSet(set, drained)
+	slices.SortFunc(set, mapping.Locator.Compare)
+	return set
+}
+
+// takes reports whether a local RLOC is one of the locators that u stands for.
+func (u UplinkLocator) takes(here *localRLOC) bool {
+	return here.uplink == u.Interface && (here.addr.Is4() && u.IPv4 || here.addr.Is6() && u.IPv6)
 }
 
 // setUplinks takes the present state of the uplinks, or refuses it whole. What

@@ -254,6 +254,8 @@ type DatabaseMapping struct {
 	Record *Record `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"`
 	// What each map-server made of it.
 	Registrations []*DatabaseRegistration `protobuf:"bytes,2,rep,name=registrations,proto3" json:"registrations,omitempty"`
+	// The name of the locator-set that the locators are from.
+	LocatorSet    string `protobuf:"bytes,3,opt,name=locator_set,json=locatorSet,proto3" json:"locator_set,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -302,6 +304,277 @@ func (x *DatabaseMapping) GetRegistrations() []*DatabaseRegistration {
 	return nil
 }
 
+func (x *DatabaseMapping) GetLocatorSet() string {
+	if x != nil {
+		return x.LocatorSet
+	}
+	return ""
+}
+
+// ListLocatorSetsRequest selects locator-sets and a page of them.
+type ListLocatorSetsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only the locator-set of this name, which is NOT_FOUND when there is none;
+	// empty for all.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// How many a page has at most; 256 when left out, and never more than 1000. A
+	// page may have fewer and not be the last.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the page before; empty for the first page. The other
+	// fields must be those of the first page.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLocatorSetsRequest) Reset() {
+	*x = ListLocatorSetsRequest{}
+	mi := &file_eidolon_v1_router_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLocatorSetsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLocatorSetsRequest) ProtoMessage() {}
+
+func (x *ListLocatorSetsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_router_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLocatorSetsRequest.ProtoReflect.Descriptor instead.
+func (*ListLocatorSetsRequest) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ListLocatorSetsRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ListLocatorSetsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListLocatorSetsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListLocatorSetsResponse is a page of locator-sets.
+type ListLocatorSetsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of names.
+	LocatorSets []*LocatorSet `protobuf:"bytes,1,rep,name=locator_sets,json=locatorSets,proto3" json:"locator_sets,omitempty"`
+	// Asks for the next page; empty when this is the last.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLocatorSetsResponse) Reset() {
+	*x = ListLocatorSetsResponse{}
+	mi := &file_eidolon_v1_router_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLocatorSetsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLocatorSetsResponse) ProtoMessage() {}
+
+func (x *ListLocatorSetsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_router_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLocatorSetsResponse.ProtoReflect.Descriptor instead.
+func (*ListLocatorSetsResponse) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ListLocatorSetsResponse) GetLocatorSets() []*LocatorSet {
+	if x != nil {
+		return x.LocatorSets
+	}
+	return nil
+}
+
+func (x *ListLocatorSetsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// LocatorSet is a set of locators that database-mappings and proxies name.
+type LocatorSet struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Its locators in the order of addresses, then the interfaces that have no
+	// address for it.
+	Locators []*LocatorSetMember `protobuf:"bytes,2,rep,name=locators,proto3" json:"locators,omitempty"`
+	// The EID-prefixes of the database-mappings that use it, in the order of the
+	// configuration, then those learned by BGP; the first 256.
+	DatabaseMappings []string `protobuf:"bytes,3,rep,name=database_mappings,json=databaseMappings,proto3" json:"database_mappings,omitempty"`
+	// How many use it.
+	DatabaseMappingCount uint32 `protobuf:"varint,4,opt,name=database_mapping_count,json=databaseMappingCount,proto3" json:"database_mapping_count,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
+}
+
+func (x *LocatorSet) Reset() {
+	*x = LocatorSet{}
+	mi := &file_eidolon_v1_router_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LocatorSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LocatorSet) ProtoMessage() {}
+
+func (x *LocatorSet) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_router_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LocatorSet.ProtoReflect.Descriptor instead.
+func (*LocatorSet) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *LocatorSet) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *LocatorSet) GetLocators() []*LocatorSetMember {
+	if x != nil {
+		return x.Locators
+	}
+	return nil
+}
+
+func (x *LocatorSet) GetDatabaseMappings() []string {
+	if x != nil {
+		return x.DatabaseMappings
+	}
+	return nil
+}
+
+func (x *LocatorSet) GetDatabaseMappingCount() uint32 {
+	if x != nil {
+		return x.DatabaseMappingCount
+	}
+	return 0
+}
+
+// LocatorSetMember is a locator of a locator-set.
+type LocatorSetMember struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it is registered now: with what operators have set, with priority 255 when
+	// it is drained and another one can be used, without the R bit when it can't be
+	// used. Its address is empty for an interface without one.
+	Locator *Locator `protobuf:"bytes,1,opt,name=locator,proto3" json:"locator,omitempty"`
+	// The interface that has the address, or should have one; empty for an address
+	// that is not watched, or is of another router.
+	Interface string `protobuf:"bytes,2,opt,name=interface,proto3" json:"interface,omitempty"`
+	// How it is; unspecified for a locator of another router.
+	State         LocalLocatorState `protobuf:"varint,3,opt,name=state,proto3,enum=eidolon.v1.LocalLocatorState" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LocatorSetMember) Reset() {
+	*x = LocatorSetMember{}
+	mi := &file_eidolon_v1_router_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LocatorSetMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LocatorSetMember) ProtoMessage() {}
+
+func (x *LocatorSetMember) ProtoReflect() protoreflect.Message {
+	mi := &file_eidolon_v1_router_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LocatorSetMember.ProtoReflect.Descriptor instead.
+func (*LocatorSetMember) Descriptor() ([]byte, []int) {
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *LocatorSetMember) GetLocator() *Locator {
+	if x != nil {
+		return x.Locator
+	}
+	return nil
+}
+
+func (x *LocatorSetMember) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *LocatorSetMember) GetState() LocalLocatorState {
+	if x != nil {
+		return x.State
+	}
+	return LocalLocatorState_LOCAL_LOCATOR_STATE_UNSPECIFIED
+}
+
 // DatabaseRegistration is the registration of one EID-prefix with one
 // map-server.
 type DatabaseRegistration struct {
@@ -326,7 +599,7 @@ type DatabaseRegistration struct {
 
 func (x *DatabaseRegistration) Reset() {
 	*x = DatabaseRegistration{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[3]
+	mi := &file_eidolon_v1_router_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -338,7 +611,7 @@ func (x *DatabaseRegistration) String() string {
 func (*DatabaseRegistration) ProtoMessage() {}
 
 func (x *DatabaseRegistration) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[3]
+	mi := &file_eidolon_v1_router_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -351,7 +624,7 @@ func (x *DatabaseRegistration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DatabaseRegistration.ProtoReflect.Descriptor instead.
 func (*DatabaseRegistration) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{3}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *DatabaseRegistration) GetMapServer() string {
@@ -412,7 +685,7 @@ type ListMapServersRequest struct {
 
 func (x *ListMapServersRequest) Reset() {
 	*x = ListMapServersRequest{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[4]
+	mi := &file_eidolon_v1_router_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -424,7 +697,7 @@ func (x *ListMapServersRequest) String() string {
 func (*ListMapServersRequest) ProtoMessage() {}
 
 func (x *ListMapServersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[4]
+	mi := &file_eidolon_v1_router_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -437,7 +710,7 @@ func (x *ListMapServersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMapServersRequest.ProtoReflect.Descriptor instead.
 func (*ListMapServersRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{4}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{8}
 }
 
 // ListMapServersResponse holds the map-servers.
@@ -451,7 +724,7 @@ type ListMapServersResponse struct {
 
 func (x *ListMapServersResponse) Reset() {
 	*x = ListMapServersResponse{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[5]
+	mi := &file_eidolon_v1_router_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -463,7 +736,7 @@ func (x *ListMapServersResponse) String() string {
 func (*ListMapServersResponse) ProtoMessage() {}
 
 func (x *ListMapServersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[5]
+	mi := &file_eidolon_v1_router_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -476,7 +749,7 @@ func (x *ListMapServersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMapServersResponse.ProtoReflect.Descriptor instead.
 func (*ListMapServersResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{5}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListMapServersResponse) GetMapServers() []*MapServer {
@@ -509,7 +782,7 @@ type MapServer struct {
 
 func (x *MapServer) Reset() {
 	*x = MapServer{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[6]
+	mi := &file_eidolon_v1_router_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -521,7 +794,7 @@ func (x *MapServer) String() string {
 func (*MapServer) ProtoMessage() {}
 
 func (x *MapServer) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[6]
+	mi := &file_eidolon_v1_router_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -534,7 +807,7 @@ func (x *MapServer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapServer.ProtoReflect.Descriptor instead.
 func (*MapServer) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{6}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *MapServer) GetAddress() string {
@@ -595,7 +868,7 @@ type ListMapResolversRequest struct {
 
 func (x *ListMapResolversRequest) Reset() {
 	*x = ListMapResolversRequest{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[7]
+	mi := &file_eidolon_v1_router_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -607,7 +880,7 @@ func (x *ListMapResolversRequest) String() string {
 func (*ListMapResolversRequest) ProtoMessage() {}
 
 func (x *ListMapResolversRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[7]
+	mi := &file_eidolon_v1_router_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -620,7 +893,7 @@ func (x *ListMapResolversRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMapResolversRequest.ProtoReflect.Descriptor instead.
 func (*ListMapResolversRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{7}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{11}
 }
 
 // ListMapResolversResponse holds the map-resolvers.
@@ -634,7 +907,7 @@ type ListMapResolversResponse struct {
 
 func (x *ListMapResolversResponse) Reset() {
 	*x = ListMapResolversResponse{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[8]
+	mi := &file_eidolon_v1_router_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -646,7 +919,7 @@ func (x *ListMapResolversResponse) String() string {
 func (*ListMapResolversResponse) ProtoMessage() {}
 
 func (x *ListMapResolversResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[8]
+	mi := &file_eidolon_v1_router_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -659,7 +932,7 @@ func (x *ListMapResolversResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMapResolversResponse.ProtoReflect.Descriptor instead.
 func (*ListMapResolversResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{8}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListMapResolversResponse) GetMapResolvers() []*MapResolver {
@@ -694,7 +967,7 @@ type MapResolver struct {
 
 func (x *MapResolver) Reset() {
 	*x = MapResolver{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[9]
+	mi := &file_eidolon_v1_router_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -706,7 +979,7 @@ func (x *MapResolver) String() string {
 func (*MapResolver) ProtoMessage() {}
 
 func (x *MapResolver) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[9]
+	mi := &file_eidolon_v1_router_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -719,7 +992,7 @@ func (x *MapResolver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapResolver.ProtoReflect.Descriptor instead.
 func (*MapResolver) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{9}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *MapResolver) GetAddress() string {
@@ -790,7 +1063,7 @@ type ListMapCacheRequest struct {
 
 func (x *ListMapCacheRequest) Reset() {
 	*x = ListMapCacheRequest{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[10]
+	mi := &file_eidolon_v1_router_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -802,7 +1075,7 @@ func (x *ListMapCacheRequest) String() string {
 func (*ListMapCacheRequest) ProtoMessage() {}
 
 func (x *ListMapCacheRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[10]
+	mi := &file_eidolon_v1_router_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -815,7 +1088,7 @@ func (x *ListMapCacheRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMapCacheRequest.ProtoReflect.Descriptor instead.
 func (*ListMapCacheRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{10}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListMapCacheRequest) GetEid() string {
@@ -836,7 +1109,7 @@ type ListMapCacheResponse struct {
 
 func (x *ListMapCacheResponse) Reset() {
 	*x = ListMapCacheResponse{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[11]
+	mi := &file_eidolon_v1_router_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -848,7 +1121,7 @@ func (x *ListMapCacheResponse) String() string {
 func (*ListMapCacheResponse) ProtoMessage() {}
 
 func (x *ListMapCacheResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[11]
+	mi := &file_eidolon_v1_router_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -861,7 +1134,7 @@ func (x *ListMapCacheResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMapCacheResponse.ProtoReflect.Descriptor instead.
 func (*ListMapCacheResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{11}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListMapCacheResponse) GetEntries() []*MapCacheEntry {
@@ -891,7 +1164,7 @@ type MapCacheEntry struct {
 
 func (x *MapCacheEntry) Reset() {
 	*x = MapCacheEntry{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[12]
+	mi := &file_eidolon_v1_router_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -903,7 +1176,7 @@ func (x *MapCacheEntry) String() string {
 func (*MapCacheEntry) ProtoMessage() {}
 
 func (x *MapCacheEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[12]
+	mi := &file_eidolon_v1_router_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -916,7 +1189,7 @@ func (x *MapCacheEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapCacheEntry.ProtoReflect.Descriptor instead.
 func (*MapCacheEntry) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{12}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *MapCacheEntry) GetRecord() *Record {
@@ -972,7 +1245,7 @@ type Traffic struct {
 
 func (x *Traffic) Reset() {
 	*x = Traffic{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[13]
+	mi := &file_eidolon_v1_router_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -984,7 +1257,7 @@ func (x *Traffic) String() string {
 func (*Traffic) ProtoMessage() {}
 
 func (x *Traffic) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[13]
+	mi := &file_eidolon_v1_router_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -997,7 +1270,7 @@ func (x *Traffic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Traffic.ProtoReflect.Descriptor instead.
 func (*Traffic) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{13}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Traffic) GetPacketsOut() uint64 {
@@ -1039,7 +1312,7 @@ type LookupMapCacheRequest struct {
 
 func (x *LookupMapCacheRequest) Reset() {
 	*x = LookupMapCacheRequest{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[14]
+	mi := &file_eidolon_v1_router_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1051,7 +1324,7 @@ func (x *LookupMapCacheRequest) String() string {
 func (*LookupMapCacheRequest) ProtoMessage() {}
 
 func (x *LookupMapCacheRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[14]
+	mi := &file_eidolon_v1_router_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1064,7 +1337,7 @@ func (x *LookupMapCacheRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupMapCacheRequest.ProtoReflect.Descriptor instead.
 func (*LookupMapCacheRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{14}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *LookupMapCacheRequest) GetEid() string {
@@ -1085,7 +1358,7 @@ type LookupMapCacheResponse struct {
 
 func (x *LookupMapCacheResponse) Reset() {
 	*x = LookupMapCacheResponse{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[15]
+	mi := &file_eidolon_v1_router_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1097,7 +1370,7 @@ func (x *LookupMapCacheResponse) String() string {
 func (*LookupMapCacheResponse) ProtoMessage() {}
 
 func (x *LookupMapCacheResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[15]
+	mi := &file_eidolon_v1_router_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1110,7 +1383,7 @@ func (x *LookupMapCacheResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupMapCacheResponse.ProtoReflect.Descriptor instead.
 func (*LookupMapCacheResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{15}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *LookupMapCacheResponse) GetEntry() *MapCacheEntry {
@@ -1131,7 +1404,7 @@ type ClearMapCacheRequest struct {
 
 func (x *ClearMapCacheRequest) Reset() {
 	*x = ClearMapCacheRequest{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[16]
+	mi := &file_eidolon_v1_router_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1143,7 +1416,7 @@ func (x *ClearMapCacheRequest) String() string {
 func (*ClearMapCacheRequest) ProtoMessage() {}
 
 func (x *ClearMapCacheRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[16]
+	mi := &file_eidolon_v1_router_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1156,7 +1429,7 @@ func (x *ClearMapCacheRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClearMapCacheRequest.ProtoReflect.Descriptor instead.
 func (*ClearMapCacheRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{16}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ClearMapCacheRequest) GetWithin() string {
@@ -1177,7 +1450,7 @@ type ClearMapCacheResponse struct {
 
 func (x *ClearMapCacheResponse) Reset() {
 	*x = ClearMapCacheResponse{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[17]
+	mi := &file_eidolon_v1_router_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1189,7 +1462,7 @@ func (x *ClearMapCacheResponse) String() string {
 func (*ClearMapCacheResponse) ProtoMessage() {}
 
 func (x *ClearMapCacheResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[17]
+	mi := &file_eidolon_v1_router_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1202,7 +1475,7 @@ func (x *ClearMapCacheResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClearMapCacheResponse.ProtoReflect.Descriptor instead.
 func (*ClearMapCacheResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{17}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ClearMapCacheResponse) GetRemoved() uint32 {
@@ -1231,7 +1504,7 @@ type ExplainFlowRequest struct {
 
 func (x *ExplainFlowRequest) Reset() {
 	*x = ExplainFlowRequest{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[18]
+	mi := &file_eidolon_v1_router_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1243,7 +1516,7 @@ func (x *ExplainFlowRequest) String() string {
 func (*ExplainFlowRequest) ProtoMessage() {}
 
 func (x *ExplainFlowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[18]
+	mi := &file_eidolon_v1_router_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1256,7 +1529,7 @@ func (x *ExplainFlowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainFlowRequest.ProtoReflect.Descriptor instead.
 func (*ExplainFlowRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{18}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ExplainFlowRequest) GetDestination() string {
@@ -1335,7 +1608,7 @@ type ExplainFlowResponse struct {
 
 func (x *ExplainFlowResponse) Reset() {
 	*x = ExplainFlowResponse{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[19]
+	mi := &file_eidolon_v1_router_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1347,7 +1620,7 @@ func (x *ExplainFlowResponse) String() string {
 func (*ExplainFlowResponse) ProtoMessage() {}
 
 func (x *ExplainFlowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[19]
+	mi := &file_eidolon_v1_router_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1360,7 +1633,7 @@ func (x *ExplainFlowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainFlowResponse.ProtoReflect.Descriptor instead.
 func (*ExplainFlowResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{19}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ExplainFlowResponse) GetDatabaseMapping() *DatabaseMapping {
@@ -1471,7 +1744,7 @@ type PendingResolution struct {
 
 func (x *PendingResolution) Reset() {
 	*x = PendingResolution{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[20]
+	mi := &file_eidolon_v1_router_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1483,7 +1756,7 @@ func (x *PendingResolution) String() string {
 func (*PendingResolution) ProtoMessage() {}
 
 func (x *PendingResolution) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[20]
+	mi := &file_eidolon_v1_router_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1496,7 +1769,7 @@ func (x *PendingResolution) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingResolution.ProtoReflect.Descriptor instead.
 func (*PendingResolution) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{20}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PendingResolution) GetEid() string {
@@ -1544,7 +1817,7 @@ type LocatorUse struct {
 
 func (x *LocatorUse) Reset() {
 	*x = LocatorUse{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[21]
+	mi := &file_eidolon_v1_router_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1556,7 +1829,7 @@ func (x *LocatorUse) String() string {
 func (*LocatorUse) ProtoMessage() {}
 
 func (x *LocatorUse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[21]
+	mi := &file_eidolon_v1_router_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1569,7 +1842,7 @@ func (x *LocatorUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocatorUse.ProtoReflect.Descriptor instead.
 func (*LocatorUse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{21}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *LocatorUse) GetLocator() *Locator {
@@ -1609,7 +1882,7 @@ type ListRemoteLocatorsRequest struct {
 
 func (x *ListRemoteLocatorsRequest) Reset() {
 	*x = ListRemoteLocatorsRequest{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[22]
+	mi := &file_eidolon_v1_router_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1621,7 +1894,7 @@ func (x *ListRemoteLocatorsRequest) String() string {
 func (*ListRemoteLocatorsRequest) ProtoMessage() {}
 
 func (x *ListRemoteLocatorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[22]
+	mi := &file_eidolon_v1_router_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1634,7 +1907,7 @@ func (x *ListRemoteLocatorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRemoteLocatorsRequest.ProtoReflect.Descriptor instead.
 func (*ListRemoteLocatorsRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{22}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{26}
 }
 
 // ListRemoteLocatorsResponse holds the locators.
@@ -1648,7 +1921,7 @@ type ListRemoteLocatorsResponse struct {
 
 func (x *ListRemoteLocatorsResponse) Reset() {
 	*x = ListRemoteLocatorsResponse{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[23]
+	mi := &file_eidolon_v1_router_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1660,7 +1933,7 @@ func (x *ListRemoteLocatorsResponse) String() string {
 func (*ListRemoteLocatorsResponse) ProtoMessage() {}
 
 func (x *ListRemoteLocatorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[23]
+	mi := &file_eidolon_v1_router_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1673,7 +1946,7 @@ func (x *ListRemoteLocatorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRemoteLocatorsResponse.ProtoReflect.Descriptor instead.
 func (*ListRemoteLocatorsResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{23}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListRemoteLocatorsResponse) GetRemoteLocators() []*RemoteLocator {
@@ -1718,7 +1991,7 @@ type RemoteLocator struct {
 
 func (x *RemoteLocator) Reset() {
 	*x = RemoteLocator{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[24]
+	mi := &file_eidolon_v1_router_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1730,7 +2003,7 @@ func (x *RemoteLocator) String() string {
 func (*RemoteLocator) ProtoMessage() {}
 
 func (x *RemoteLocator) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[24]
+	mi := &file_eidolon_v1_router_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1743,7 +2016,7 @@ func (x *RemoteLocator) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoteLocator.ProtoReflect.Descriptor instead.
 func (*RemoteLocator) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{24}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RemoteLocator) GetAddress() string {
@@ -1844,7 +2117,7 @@ type LocatorPath struct {
 
 func (x *LocatorPath) Reset() {
 	*x = LocatorPath{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[25]
+	mi := &file_eidolon_v1_router_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1856,7 +2129,7 @@ func (x *LocatorPath) String() string {
 func (*LocatorPath) ProtoMessage() {}
 
 func (x *LocatorPath) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[25]
+	mi := &file_eidolon_v1_router_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1869,7 +2142,7 @@ func (x *LocatorPath) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocatorPath.ProtoReflect.Descriptor instead.
 func (*LocatorPath) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{25}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *LocatorPath) GetLocal() string {
@@ -1923,7 +2196,7 @@ type ListLocalLocatorsRequest struct {
 
 func (x *ListLocalLocatorsRequest) Reset() {
 	*x = ListLocalLocatorsRequest{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[26]
+	mi := &file_eidolon_v1_router_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1935,7 +2208,7 @@ func (x *ListLocalLocatorsRequest) String() string {
 func (*ListLocalLocatorsRequest) ProtoMessage() {}
 
 func (x *ListLocalLocatorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[26]
+	mi := &file_eidolon_v1_router_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1948,7 +2221,7 @@ func (x *ListLocalLocatorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLocalLocatorsRequest.ProtoReflect.Descriptor instead.
 func (*ListLocalLocatorsRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{26}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{30}
 }
 
 // ListLocalLocatorsResponse holds the locators.
@@ -1962,7 +2235,7 @@ type ListLocalLocatorsResponse struct {
 
 func (x *ListLocalLocatorsResponse) Reset() {
 	*x = ListLocalLocatorsResponse{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[27]
+	mi := &file_eidolon_v1_router_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1974,7 +2247,7 @@ func (x *ListLocalLocatorsResponse) String() string {
 func (*ListLocalLocatorsResponse) ProtoMessage() {}
 
 func (x *ListLocalLocatorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[27]
+	mi := &file_eidolon_v1_router_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1987,7 +2260,7 @@ func (x *ListLocalLocatorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLocalLocatorsResponse.ProtoReflect.Descriptor instead.
 func (*ListLocalLocatorsResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{27}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListLocalLocatorsResponse) GetLocalLocators() []*LocalLocator {
@@ -2038,7 +2311,7 @@ type LocalLocator struct {
 
 func (x *LocalLocator) Reset() {
 	*x = LocalLocator{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[28]
+	mi := &file_eidolon_v1_router_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2050,7 +2323,7 @@ func (x *LocalLocator) String() string {
 func (*LocalLocator) ProtoMessage() {}
 
 func (x *LocalLocator) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[28]
+	mi := &file_eidolon_v1_router_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2063,7 +2336,7 @@ func (x *LocalLocator) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocalLocator.ProtoReflect.Descriptor instead.
 func (*LocalLocator) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{28}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *LocalLocator) GetAddress() string {
@@ -2183,7 +2456,7 @@ type DrainLocatorRequest struct {
 
 func (x *DrainLocatorRequest) Reset() {
 	*x = DrainLocatorRequest{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[29]
+	mi := &file_eidolon_v1_router_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2195,7 +2468,7 @@ func (x *DrainLocatorRequest) String() string {
 func (*DrainLocatorRequest) ProtoMessage() {}
 
 func (x *DrainLocatorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[29]
+	mi := &file_eidolon_v1_router_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2208,7 +2481,7 @@ func (x *DrainLocatorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainLocatorRequest.ProtoReflect.Descriptor instead.
 func (*DrainLocatorRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{29}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DrainLocatorRequest) GetLocator() string {
@@ -2229,7 +2502,7 @@ type DrainLocatorResponse struct {
 
 func (x *DrainLocatorResponse) Reset() {
 	*x = DrainLocatorResponse{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[30]
+	mi := &file_eidolon_v1_router_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2241,7 +2514,7 @@ func (x *DrainLocatorResponse) String() string {
 func (*DrainLocatorResponse) ProtoMessage() {}
 
 func (x *DrainLocatorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[30]
+	mi := &file_eidolon_v1_router_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2254,7 +2527,7 @@ func (x *DrainLocatorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainLocatorResponse.ProtoReflect.Descriptor instead.
 func (*DrainLocatorResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{30}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DrainLocatorResponse) GetLocalLocators() []*LocalLocator {
@@ -2276,7 +2549,7 @@ type UndrainLocatorRequest struct {
 
 func (x *UndrainLocatorRequest) Reset() {
 	*x = UndrainLocatorRequest{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[31]
+	mi := &file_eidolon_v1_router_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2288,7 +2561,7 @@ func (x *UndrainLocatorRequest) String() string {
 func (*UndrainLocatorRequest) ProtoMessage() {}
 
 func (x *UndrainLocatorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[31]
+	mi := &file_eidolon_v1_router_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2301,7 +2574,7 @@ func (x *UndrainLocatorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainLocatorRequest.ProtoReflect.Descriptor instead.
 func (*UndrainLocatorRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{31}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *UndrainLocatorRequest) GetLocator() string {
@@ -2322,7 +2595,7 @@ type UndrainLocatorResponse struct {
 
 func (x *UndrainLocatorResponse) Reset() {
 	*x = UndrainLocatorResponse{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[32]
+	mi := &file_eidolon_v1_router_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2334,7 +2607,7 @@ func (x *UndrainLocatorResponse) String() string {
 func (*UndrainLocatorResponse) ProtoMessage() {}
 
 func (x *UndrainLocatorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[32]
+	mi := &file_eidolon_v1_router_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2347,7 +2620,7 @@ func (x *UndrainLocatorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainLocatorResponse.ProtoReflect.Descriptor instead.
 func (*UndrainLocatorResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{32}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *UndrainLocatorResponse) GetLocalLocators() []*LocalLocator {
@@ -2373,7 +2646,7 @@ type SetLocatorRequest struct {
 
 func (x *SetLocatorRequest) Reset() {
 	*x = SetLocatorRequest{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[33]
+	mi := &file_eidolon_v1_router_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2385,7 +2658,7 @@ func (x *SetLocatorRequest) String() string {
 func (*SetLocatorRequest) ProtoMessage() {}
 
 func (x *SetLocatorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[33]
+	mi := &file_eidolon_v1_router_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2398,7 +2671,7 @@ func (x *SetLocatorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLocatorRequest.ProtoReflect.Descriptor instead.
 func (*SetLocatorRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{33}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SetLocatorRequest) GetLocator() string {
@@ -2433,7 +2706,7 @@ type SetLocatorResponse struct {
 
 func (x *SetLocatorResponse) Reset() {
 	*x = SetLocatorResponse{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[34]
+	mi := &file_eidolon_v1_router_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2445,7 +2718,7 @@ func (x *SetLocatorResponse) String() string {
 func (*SetLocatorResponse) ProtoMessage() {}
 
 func (x *SetLocatorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[34]
+	mi := &file_eidolon_v1_router_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2458,7 +2731,7 @@ func (x *SetLocatorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLocatorResponse.ProtoReflect.Descriptor instead.
 func (*SetLocatorResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{34}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SetLocatorResponse) GetLocalLocators() []*LocalLocator {
@@ -2480,7 +2753,7 @@ type MonitorRouterRequest struct {
 
 func (x *MonitorRouterRequest) Reset() {
 	*x = MonitorRouterRequest{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[35]
+	mi := &file_eidolon_v1_router_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2492,7 +2765,7 @@ func (x *MonitorRouterRequest) String() string {
 func (*MonitorRouterRequest) ProtoMessage() {}
 
 func (x *MonitorRouterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[35]
+	mi := &file_eidolon_v1_router_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2505,7 +2778,7 @@ func (x *MonitorRouterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MonitorRouterRequest.ProtoReflect.Descriptor instead.
 func (*MonitorRouterRequest) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{35}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *MonitorRouterRequest) GetEid() string {
@@ -2526,7 +2799,7 @@ type MonitorRouterResponse struct {
 
 func (x *MonitorRouterResponse) Reset() {
 	*x = MonitorRouterResponse{}
-	mi := &file_eidolon_v1_router_proto_msgTypes[36]
+	mi := &file_eidolon_v1_router_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2538,7 +2811,7 @@ func (x *MonitorRouterResponse) String() string {
 func (*MonitorRouterResponse) ProtoMessage() {}
 
 func (x *MonitorRouterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eidolon_v1_router_proto_msgTypes[36]
+	mi := &file_eidolon_v1_router_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2551,7 +2824,7 @@ func (x *MonitorRouterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MonitorRouterResponse.ProtoReflect.Descriptor instead.
 func (*MonitorRouterResponse) Descriptor() ([]byte, []int) {
-	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{36}
+	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *MonitorRouterResponse) GetEvents() []*Event {
@@ -2570,10 +2843,30 @@ const file_eidolon_v1_router_proto_rawDesc = "" +
 	"\x1bListDatabaseMappingsRequest\x12\x10\n" +
 	"\x03eid\x18\x01 \x01(\tR\x03eid\"h\n" +
 	"\x1cListDatabaseMappingsResponse\x12H\n" +
-	"\x11database_mappings\x18\x01 \x03(\v2\x1b.eidolon.v1.DatabaseMappingR\x10databaseMappings\"\x85\x01\n" +
+	"\x11database_mappings\x18\x01 \x03(\v2\x1b.eidolon.v1.DatabaseMappingR\x10databaseMappings\"\xa6\x01\n" +
 	"\x0fDatabaseMapping\x12*\n" +
 	"\x06record\x18\x01 \x01(\v2\x12.eidolon.v1.RecordR\x06record\x12F\n" +
-	"\rregistrations\x18\x02 \x03(\v2 .eidolon.v1.DatabaseRegistrationR\rregistrations\"\xef\x02\n" +
+	"\rregistrations\x18\x02 \x03(\v2 .eidolon.v1.DatabaseRegistrationR\rregistrations\x12\x1f\n" +
+	"\vlocator_set\x18\x03 \x01(\tR\n" +
+	"locatorSet\"h\n" +
+	"\x16ListLocatorSetsRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"|\n" +
+	"\x17ListLocatorSetsResponse\x129\n" +
+	"\flocator_sets\x18\x01 \x03(\v2\x16.eidolon.v1.LocatorSetR\vlocatorSets\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xbd\x01\n" +
+	"\n" +
+	"LocatorSet\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x128\n" +
+	"\blocators\x18\x02 \x03(\v2\x1c.eidolon.v1.LocatorSetMemberR\blocators\x12+\n" +
+	"\x11database_mappings\x18\x03 \x03(\tR\x10databaseMappings\x124\n" +
+	"\x16database_mapping_count\x18\x04 \x01(\rR\x14databaseMappingCount\"\x94\x01\n" +
+	"\x10LocatorSetMember\x12-\n" +
+	"\alocator\x18\x01 \x01(\v2\x13.eidolon.v1.LocatorR\alocator\x12\x1c\n" +
+	"\tinterface\x18\x02 \x01(\tR\tinterface\x123\n" +
+	"\x05state\x18\x03 \x01(\x0e2\x1d.eidolon.v1.LocalLocatorStateR\x05state\"\xef\x02\n" +
 	"\x14DatabaseRegistration\x12\x1d\n" +
 	"\n" +
 	"map_server\x18\x01 \x01(\tR\tmapServer\x123\n" +
@@ -2761,9 +3054,10 @@ const file_eidolon_v1_router_proto_rawDesc = "" +
 	"\x1eLOCAL_LOCATOR_STATE_NO_CARRIER\x10\x02\x12\x1c\n" +
 	"\x18LOCAL_LOCATOR_STATE_DEAD\x10\x03\x12\x1c\n" +
 	"\x18LOCAL_LOCATOR_STATE_HELD\x10\x04\x12\x1c\n" +
-	"\x18LOCAL_LOCATOR_STATE_GONE\x10\x052\x9e\t\n" +
+	"\x18LOCAL_LOCATOR_STATE_GONE\x10\x052\xfa\t\n" +
 	"\rRouterService\x12i\n" +
-	"\x14ListDatabaseMappings\x12'.eidolon.v1.ListDatabaseMappingsRequest\x1a(.eidolon.v1.ListDatabaseMappingsResponse\x12W\n" +
+	"\x14ListDatabaseMappings\x12'.eidolon.v1.ListDatabaseMappingsRequest\x1a(.eidolon.v1.ListDatabaseMappingsResponse\x12Z\n" +
+	"\x0fListLocatorSets\x12\".eidolon.v1.ListLocatorSetsRequest\x1a#.eidolon.v1.ListLocatorSetsResponse\x12W\n" +
 	"\x0eListMapServers\x12!.eidolon.v1.ListMapServersRequest\x1a\".eidolon.v1.ListMapServersResponse\x12]\n" +
 	"\x10ListMapResolvers\x12#.eidolon.v1.ListMapResolversRequest\x1a$.eidolon.v1.ListMapResolversResponse\x12S\n" +
 	"\fListMapCache\x12\x1f.eidolon.v1.ListMapCacheRequest\x1a .eidolon.v1.ListMapCacheResponse0\x01\x12W\n" +
@@ -2791,134 +3085,144 @@ func file_eidolon_v1_router_proto_rawDescGZIP() []byte {
 }
 
 var file_eidolon_v1_router_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_eidolon_v1_router_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_eidolon_v1_router_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_eidolon_v1_router_proto_goTypes = []any{
 	(RegistrationState)(0),               // 0: eidolon.v1.RegistrationState
 	(LocalLocatorState)(0),               // 1: eidolon.v1.LocalLocatorState
 	(*ListDatabaseMappingsRequest)(nil),  // 2: eidolon.v1.ListDatabaseMappingsRequest
 	(*ListDatabaseMappingsResponse)(nil), // 3: eidolon.v1.ListDatabaseMappingsResponse
 	(*DatabaseMapping)(nil),              // 4: eidolon.v1.DatabaseMapping
-	(*DatabaseRegistration)(nil),         // 5: eidolon.v1.DatabaseRegistration
-	(*ListMapServersRequest)(nil),        // 6: eidolon.v1.ListMapServersRequest
-	(*ListMapServersResponse)(nil),       // 7: eidolon.v1.ListMapServersResponse
-	(*MapServer)(nil),                    // 8: eidolon.v1.MapServer
-	(*ListMapResolversRequest)(nil),      // 9: eidolon.v1.ListMapResolversRequest
-	(*ListMapResolversResponse)(nil),     // 10: eidolon.v1.ListMapResolversResponse
-	(*MapResolver)(nil),                  // 11: eidolon.v1.MapResolver
-	(*ListMapCacheRequest)(nil),          // 12: eidolon.v1.ListMapCacheRequest
-	(*ListMapCacheResponse)(nil),         // 13: eidolon.v1.ListMapCacheResponse
-	(*MapCacheEntry)(nil),                // 14: eidolon.v1.MapCacheEntry
-	(*Traffic)(nil),                      // 15: eidolon.v1.Traffic
-	(*LookupMapCacheRequest)(nil),        // 16: eidolon.v1.LookupMapCacheRequest
-	(*LookupMapCacheResponse)(nil),       // 17: eidolon.v1.LookupMapCacheResponse
-	(*ClearMapCacheRequest)(nil),         // 18: eidolon.v1.ClearMapCacheRequest
-	(*ClearMapCacheResponse)(nil),        // 19: eidolon.v1.ClearMapCacheResponse
-	(*ExplainFlowRequest)(nil),           // 20: eidolon.v1.ExplainFlowRequest
-	(*ExplainFlowResponse)(nil),          // 21: eidolon.v1.ExplainFlowResponse
-	(*PendingResolution)(nil),            // 22: eidolon.v1.PendingResolution
-	(*LocatorUse)(nil),                   // 23: eidolon.v1.LocatorUse
-	(*ListRemoteLocatorsRequest)(nil),    // 24: eidolon.v1.ListRemoteLocatorsRequest
-	(*ListRemoteLocatorsResponse)(nil),   // 25: eidolon.v1.ListRemoteLocatorsResponse
-	(*RemoteLocator)(nil),                // 26: eidolon.v1.RemoteLocator
-	(*LocatorPath)(nil),                  // 27: eidolon.v1.LocatorPath
-	(*ListLocalLocatorsRequest)(nil),     // 28: eidolon.v1.ListLocalLocatorsRequest
-	(*ListLocalLocatorsResponse)(nil),    // 29: eidolon.v1.ListLocalLocatorsResponse
-	(*LocalLocator)(nil),                 // 30: eidolon.v1.LocalLocator
-	(*DrainLocatorRequest)(nil),          // 31: eidolon.v1.DrainLocatorRequest
-	(*DrainLocatorResponse)(nil),         // 32: eidolon.v1.DrainLocatorResponse
-	(*UndrainLocatorRequest)(nil),        // 33: eidolon.v1.UndrainLocatorRequest
-	(*UndrainLocatorResponse)(nil),       // 34: eidolon.v1.UndrainLocatorResponse
-	(*SetLocatorRequest)(nil),            // 35: eidolon.v1.SetLocatorRequest
-	(*SetLocatorResponse)(nil),           // 36: eidolon.v1.SetLocatorResponse
-	(*MonitorRouterRequest)(nil),         // 37: eidolon.v1.MonitorRouterRequest
-	(*MonitorRouterResponse)(nil),        // 38: eidolon.v1.MonitorRouterResponse
-	(*Record)(nil),                       // 39: eidolon.v1.Record
-	(*timestamppb.Timestamp)(nil),        // 40: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),          // 41: google.protobuf.Duration
-	(*Locator)(nil),                      // 42: eidolon.v1.Locator
-	(*Event)(nil),                        // 43: eidolon.v1.Event
+	(*ListLocatorSetsRequest)(nil),       // 5: eidolon.v1.ListLocatorSetsRequest
+	(*ListLocatorSetsResponse)(nil),      // 6: eidolon.v1.ListLocatorSetsResponse
+	(*LocatorSet)(nil),                   // 7: eidolon.v1.LocatorSet
+	(*LocatorSetMember)(nil),             // 8: eidolon.v1.LocatorSetMember
+	(*DatabaseRegistration)(nil),         // 9: eidolon.v1.DatabaseRegistration
+	(*ListMapServersRequest)(nil),        // 10: eidolon.v1.ListMapServersRequest
+	(*ListMapServersResponse)(nil),       // 11: eidolon.v1.ListMapServersResponse
+	(*MapServer)(nil),                    // 12: eidolon.v1.MapServer
+	(*ListMapResolversRequest)(nil),      // 13: eidolon.v1.ListMapResolversRequest
+	(*ListMapResolversResponse)(nil),     // 14: eidolon.v1.ListMapResolversResponse
+	(*MapResolver)(nil),                  // 15: eidolon.v1.MapResolver
+	(*ListMapCacheRequest)(nil),          // 16: eidolon.v1.ListMapCacheRequest
+	(*ListMapCacheResponse)(nil),         // 17: eidolon.v1.ListMapCacheResponse
+	(*MapCacheEntry)(nil),                // 18: eidolon.v1.MapCacheEntry
+	(*Traffic)(nil),                      // 19: eidolon.v1.Traffic
+	(*LookupMapCacheRequest)(nil),        // 20: eidolon.v1.LookupMapCacheRequest
+	(*LookupMapCacheResponse)(nil),       // 21: eidolon.v1.LookupMapCacheResponse
+	(*ClearMapCacheRequest)(nil),         // 22: eidolon.v1.ClearMapCacheRequest
+	(*ClearMapCacheResponse)(nil),        // 23: eidolon.v1.ClearMapCacheResponse
+	(*ExplainFlowRequest)(nil),           // 24: eidolon.v1.ExplainFlowRequest
+	(*ExplainFlowResponse)(nil),          // 25: eidolon.v1.ExplainFlowResponse
+	(*PendingResolution)(nil),            // 26: eidolon.v1.PendingResolution
+	(*LocatorUse)(nil),                   // 27: eidolon.v1.LocatorUse
+	(*ListRemoteLocatorsRequest)(nil),    // 28: eidolon.v1.ListRemoteLocatorsRequest
+	(*ListRemoteLocatorsResponse)(nil),   // 29: eidolon.v1.ListRemoteLocatorsResponse
+	(*RemoteLocator)(nil),                // 30: eidolon.v1.RemoteLocator
+	(*LocatorPath)(nil),                  // 31: eidolon.v1.LocatorPath
+	(*ListLocalLocatorsRequest)(nil),     // 32: eidolon.v1.ListLocalLocatorsRequest
+	(*ListLocalLocatorsResponse)(nil),    // 33: eidolon.v1.ListLocalLocatorsResponse
+	(*LocalLocator)(nil),                 // 34: eidolon.v1.LocalLocator
+	(*DrainLocatorRequest)(nil),          // 35: eidolon.v1.DrainLocatorRequest
+	(*DrainLocatorResponse)(nil),         // 36: eidolon.v1.DrainLocatorResponse
+	(*UndrainLocatorRequest)(nil),        // 37: eidolon.v1.UndrainLocatorRequest
+	(*UndrainLocatorResponse)(nil),       // 38: eidolon.v1.UndrainLocatorResponse
+	(*SetLocatorRequest)(nil),            // 39: eidolon.v1.SetLocatorRequest
+	(*SetLocatorResponse)(nil),           // 40: eidolon.v1.SetLocatorResponse
+	(*MonitorRouterRequest)(nil),         // 41: eidolon.v1.MonitorRouterRequest
+	(*MonitorRouterResponse)(nil),        // 42: eidolon.v1.MonitorRouterResponse
+	(*Record)(nil),                       // 43: eidolon.v1.Record
+	(*Locator)(nil),                      // 44: eidolon.v1.Locator
+	(*timestamppb.Timestamp)(nil),        // 45: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),          // 46: google.protobuf.Duration
+	(*Event)(nil),                        // 47: eidolon.v1.Event
 }
 var file_eidolon_v1_router_proto_depIdxs = []int32{
 	4,  // 0: eidolon.v1.ListDatabaseMappingsResponse.database_mappings:type_name -> eidolon.v1.DatabaseMapping
-	39, // 1: eidolon.v1.DatabaseMapping.record:type_name -> eidolon.v1.Record
-	5,  // 2: eidolon.v1.DatabaseMapping.registrations:type_name -> eidolon.v1.DatabaseRegistration
-	0,  // 3: eidolon.v1.DatabaseRegistration.state:type_name -> eidolon.v1.RegistrationState
-	40, // 4: eidolon.v1.DatabaseRegistration.last_sent:type_name -> google.protobuf.Timestamp
-	40, // 5: eidolon.v1.DatabaseRegistration.last_notify:type_name -> google.protobuf.Timestamp
-	40, // 6: eidolon.v1.DatabaseRegistration.next:type_name -> google.protobuf.Timestamp
-	41, // 7: eidolon.v1.DatabaseRegistration.round_trip_time:type_name -> google.protobuf.Duration
-	8,  // 8: eidolon.v1.ListMapServersResponse.map_servers:type_name -> eidolon.v1.MapServer
-	40, // 9: eidolon.v1.MapServer.last_sent:type_name -> google.protobuf.Timestamp
-	40, // 10: eidolon.v1.MapServer.last_notify:type_name -> google.protobuf.Timestamp
-	41, // 11: eidolon.v1.MapServer.round_trip_time:type_name -> google.protobuf.Duration
-	11, // 12: eidolon.v1.ListMapResolversResponse.map_resolvers:type_name -> eidolon.v1.MapResolver
-	41, // 13: eidolon.v1.MapResolver.round_trip_time:type_name -> google.protobuf.Duration
-	40, // 14: eidolon.v1.MapResolver.last_reply:type_name -> google.protobuf.Timestamp
-	14, // 15: eidolon.v1.ListMapCacheResponse.entries:type_name -> eidolon.v1.MapCacheEntry
-	39, // 16: eidolon.v1.MapCacheEntry.record:type_name -> eidolon.v1.Record
-	40, // 17: eidolon.v1.MapCacheEntry.installed:type_name -> google.protobuf.Timestamp
-	40, // 18: eidolon.v1.MapCacheEntry.expires:type_name -> google.protobuf.Timestamp
-	40, // 19: eidolon.v1.MapCacheEntry.last_used:type_name -> google.protobuf.Timestamp
-	15, // 20: eidolon.v1.MapCacheEntry.traffic:type_name -> eidolon.v1.Traffic
-	14, // 21: eidolon.v1.LookupMapCacheResponse.entry:type_name -> eidolon.v1.MapCacheEntry
-	4,  // 22: eidolon.v1.ExplainFlowResponse.database_mapping:type_name -> eidolon.v1.DatabaseMapping
-	14, // 23: eidolon.v1.ExplainFlowResponse.entry:type_name -> eidolon.v1.MapCacheEntry
-	22, // 24: eidolon.v1.ExplainFlowResponse.resolution:type_name -> eidolon.v1.PendingResolution
-	23, // 25: eidolon.v1.ExplainFlowResponse.locators:type_name -> eidolon.v1.LocatorUse
-	40, // 26: eidolon.v1.PendingResolution.next:type_name -> google.protobuf.Timestamp
-	42, // 27: eidolon.v1.LocatorUse.locator:type_name -> eidolon.v1.Locator
-	26, // 28: eidolon.v1.LocatorUse.remote_locator:type_name -> eidolon.v1.RemoteLocator
-	26, // 29: eidolon.v1.ListRemoteLocatorsResponse.remote_locators:type_name -> eidolon.v1.RemoteLocator
-	40, // 30: eidolon.v1.RemoteLocator.last_probe:type_name -> google.protobuf.Timestamp
-	40, // 31: eidolon.v1.RemoteLocator.last_reply:type_name -> google.protobuf.Timestamp
-	40, // 32: eidolon.v1.RemoteLocator.last_used:type_name -> google.protobuf.Timestamp
-	41, // 33: eidolon.v1.RemoteLocator.round_trip_time:type_name -> google.protobuf.Duration
-	27, // 34: eidolon.v1.RemoteLocator.paths:type_name -> eidolon.v1.LocatorPath
-	15, // 35: eidolon.v1.RemoteLocator.traffic:type_name -> eidolon.v1.Traffic
-	40, // 36: eidolon.v1.LocatorPath.last_probe:type_name -> google.protobuf.Timestamp
-	40, // 37: eidolon.v1.LocatorPath.last_reply:type_name -> google.protobuf.Timestamp
-	41, // 38: eidolon.v1.LocatorPath.round_trip_time:type_name -> google.protobuf.Duration
-	30, // 39: eidolon.v1.ListLocalLocatorsResponse.local_locators:type_name -> eidolon.v1.LocalLocator
-	1,  // 40: eidolon.v1.LocalLocator.state:type_name -> eidolon.v1.LocalLocatorState
-	40, // 41: eidolon.v1.LocalLocator.held_until:type_name -> google.protobuf.Timestamp
-	40, // 42: eidolon.v1.LocalLocator.last_left:type_name -> google.protobuf.Timestamp
-	40, // 43: eidolon.v1.LocalLocator.last_reply:type_name -> google.protobuf.Timestamp
-	15, // 44: eidolon.v1.LocalLocator.traffic:type_name -> eidolon.v1.Traffic
-	30, // 45: eidolon.v1.DrainLocatorResponse.local_locators:type_name -> eidolon.v1.LocalLocator
-	30, // 46: eidolon.v1.UndrainLocatorResponse.local_locators:type_name -> eidolon.v1.LocalLocator
-	30, // 47: eidolon.v1.SetLocatorResponse.local_locators:type_name -> eidolon.v1.LocalLocator
-	43, // 48: eidolon.v1.MonitorRouterResponse.events:type_name -> eidolon.v1.Event
-	2,  // 49: eidolon.v1.RouterService.ListDatabaseMappings:input_type -> eidolon.v1.ListDatabaseMappingsRequest
-	6,  // 50: eidolon.v1.RouterService.ListMapServers:input_type -> eidolon.v1.ListMapServersRequest
-	9,  // 51: eidolon.v1.RouterService.ListMapResolvers:input_type -> eidolon.v1.ListMapResolversRequest
-	12, // 52: eidolon.v1.RouterService.ListMapCache:input_type -> eidolon.v1.ListMapCacheRequest
-	16, // 53: eidolon.v1.RouterService.LookupMapCache:input_type -> eidolon.v1.LookupMapCacheRequest
-	18, // 54: eidolon.v1.RouterService.ClearMapCache:input_type -> eidolon.v1.ClearMapCacheRequest
-	24, // 55: eidolon.v1.RouterService.ListRemoteLocators:input_type -> eidolon.v1.ListRemoteLocatorsRequest
-	28, // 56: eidolon.v1.RouterService.ListLocalLocators:input_type -> eidolon.v1.ListLocalLocatorsRequest
-	31, // 57: eidolon.v1.RouterService.DrainLocator:input_type -> eidolon.v1.DrainLocatorRequest
-	33, // 58: eidolon.v1.RouterService.UndrainLocator:input_type -> eidolon.v1.UndrainLocatorRequest
-	35, // 59: eidolon.v1.RouterService.SetLocator:input_type -> eidolon.v1.SetLocatorRequest
-	20, // 60: eidolon.v1.RouterService.ExplainFlow:input_type -> eidolon.v1.ExplainFlowRequest
-	37, // 61: eidolon.v1.RouterService.MonitorRouter:input_type -> eidolon.v1.MonitorRouterRequest
-	3,  // 62: eidolon.v1.RouterService.ListDatabaseMappings:output_type -> eidolon.v1.ListDatabaseMappingsResponse
-	7,  // 63: eidolon.v1.RouterService.ListMapServers:output_type -> eidolon.v1.ListMapServersResponse
-	10, // 64: eidolon.v1.RouterService.ListMapResolvers:output_type -> eidolon.v1.ListMapResolversResponse
-	13, // 65: eidolon.v1.RouterService.ListMapCache:output_type -> eidolon.v1.ListMapCacheResponse
-	17, // 66: eidolon.v1.RouterService.LookupMapCache:output_type -> eidolon.v1.LookupMapCacheResponse
-	19, // 67: eidolon.v1.RouterService.ClearMapCache:output_type -> eidolon.v1.ClearMapCacheResponse
-	25, // 68: eidolon.v1.RouterService.ListRemoteLocators:output_type -> eidolon.v1.ListRemoteLocatorsResponse
-	29, // 69: eidolon.v1.RouterService.ListLocalLocators:output_type -> eidolon.v1.ListLocalLocatorsResponse
-	32, // 70: eidolon.v1.RouterService.DrainLocator:output_type -> eidolon.v1.DrainLocatorResponse
-	34, // 71: eidolon.v1.RouterService.UndrainLocator:output_type -> eidolon.v1.UndrainLocatorResponse
-	36, // 72: eidolon.v1.RouterService.SetLocator:output_type -> eidolon.v1.SetLocatorResponse
-	21, // 73: eidolon.v1.RouterService.ExplainFlow:output_type -> eidolon.v1.ExplainFlowResponse
-	38, // 74: eidolon.v1.RouterService.MonitorRouter:output_type -> eidolon.v1.MonitorRouterResponse
-	62, // [62:75] is the sub-list for method output_type
-	49, // [49:62] is the sub-list for method input_type
-	49, // [49:49] is the sub-list for extension type_name
-	49, // [49:49] is the sub-list for extension extendee
-	0,  // [0:49] is the sub-list for field type_name
+	43, // 1: eidolon.v1.DatabaseMapping.record:type_name -> eidolon.v1.Record
+	9,  // 2: eidolon.v1.DatabaseMapping.registrations:type_name -> eidolon.v1.DatabaseRegistration
+	7,  // 3: eidolon.v1.ListLocatorSetsResponse.locator_sets:type_name -> eidolon.v1.LocatorSet
+	8,  // 4: eidolon.v1.LocatorSet.locators:type_name -> eidolon.v1.LocatorSetMember
+	44, // 5: eidolon.v1.LocatorSetMember.locator:type_name -> eidolon.v1.Locator
+	1,  // 6: eidolon.v1.LocatorSetMember.state:type_name -> eidolon.v1.LocalLocatorState
+	0,  // 7: eidolon.v1.DatabaseRegistration.state:type_name -> eidolon.v1.RegistrationState
+	45, // 8: eidolon.v1.DatabaseRegistration.last_sent:type_name -> google.protobuf.Timestamp
+	45, // 9: eidolon.v1.DatabaseRegistration.last_notify:type_name -> google.protobuf.Timestamp
+	45, // 10: eidolon.v1.DatabaseRegistration.next:type_name -> google.protobuf.Timestamp
+	46, // 11: eidolon.v1.DatabaseRegistration.round_trip_time:type_name -> google.protobuf.Duration
+	12, // 12: eidolon.v1.ListMapServersResponse.map_servers:type_name -> eidolon.v1.MapServer
+	45, // 13: eidolon.v1.MapServer.last_sent:type_name -> google.protobuf.Timestamp
+	45, // 14: eidolon.v1.MapServer.last_notify:type_name -> google.protobuf.Timestamp
+	46, // 15: eidolon.v1.MapServer.round_trip_time:type_name -> google.protobuf.Duration
+	15, // 16: eidolon.v1.ListMapResolversResponse.map_resolvers:type_name -> eidolon.v1.MapResolver
+	46, // 17: eidolon.v1.MapResolver.round_trip_time:type_name -> google.protobuf.Duration
+	45, // 18: eidolon.v1.MapResolver.last_reply:type_name -> google.protobuf.Timestamp
+	18, // 19: eidolon.v1.ListMapCacheResponse.entries:type_name -> eidolon.v1.MapCacheEntry
+	43, // 20: eidolon.v1.MapCacheEntry.record:type_name -> eidolon.v1.Record
+	45, // 21: eidolon.v1.MapCacheEntry.installed:type_name -> google.protobuf.Timestamp
+	45, // 22: eidolon.v1.MapCacheEntry.expires:type_name -> google.protobuf.Timestamp
+	45, // 23: eidolon.v1.MapCacheEntry.last_used:type_name -> google.protobuf.Timestamp
+	19, // 24: eidolon.v1.MapCacheEntry.traffic:type_name -> eidolon.v1.Traffic
+	18, // 25: eidolon.v1.LookupMapCacheResponse.entry:type_name -> eidolon.v1.MapCacheEntry
+	4,  // 26: eidolon.v1.ExplainFlowResponse.database_mapping:type_name -> eidolon.v1.DatabaseMapping
+	18, // 27: eidolon.v1.ExplainFlowResponse.entry:type_name -> eidolon.v1.MapCacheEntry
+	26, // 28: eidolon.v1.ExplainFlowResponse.resolution:type_name -> eidolon.v1.PendingResolution
+	27, // 29: eidolon.v1.ExplainFlowResponse.locators:type_name -> eidolon.v1.LocatorUse
+	45, // 30: eidolon.v1.PendingResolution.next:type_name -> google.protobuf.Timestamp
+	44, // 31: eidolon.v1.LocatorUse.locator:type_name -> eidolon.v1.Locator
+	30, // 32: eidolon.v1.LocatorUse.remote_locator:type_name -> eidolon.v1.RemoteLocator
+	30, // 33: eidolon.v1.ListRemoteLocatorsResponse.remote_locators:type_name -> eidolon.v1.RemoteLocator
+	45, // 34: eidolon.v1.RemoteLocator.last_probe:type_name -> google.protobuf.Timestamp
+	45, // 35: eidolon.v1.RemoteLocator.last_reply:type_name -> google.protobuf.Timestamp
+	45, // 36: eidolon.v1.RemoteLocator.last_used:type_name -> google.protobuf.Timestamp
+	46, // 37: eidolon.v1.RemoteLocator.round_trip_time:type_name -> google.protobuf.Duration
+	31, // 38: eidolon.v1.RemoteLocator.paths:type_name -> eidolon.v1.LocatorPath
+	19, // 39: eidolon.v1.RemoteLocator.traffic:type_name -> eidolon.v1.Traffic
+	45, // 40: eidolon.v1.LocatorPath.last_probe:type_name -> google.protobuf.Timestamp
+	45, // 41: eidolon.v1.LocatorPath.last_reply:type_name -> google.protobuf.Timestamp
+	46, // 42: eidolon.v1.LocatorPath.round_trip_time:type_name -> google.protobuf.Duration
+	34, // 43: eidolon.v1.ListLocalLocatorsResponse.local_locators:type_name -> eidolon.v1.LocalLocator
+	1,  // 44: eidolon.v1.LocalLocator.state:type_name -> eidolon.v1.LocalLocatorState
+	45, // 45: eidolon.v1.LocalLocator.held_until:type_name -> google.protobuf.Timestamp
+	45, // 46: eidolon.v1.LocalLocator.last_left:type_name -> google.protobuf.Timestamp
+	45, // 47: eidolon.v1.LocalLocator.last_reply:type_name -> google.protobuf.Timestamp
+	19, // 48: eidolon.v1.LocalLocator.traffic:type_name -> eidolon.v1.Traffic
+	34, // 49: eidolon.v1.DrainLocatorResponse.local_locators:type_name -> eidolon.v1.LocalLocator
+	34, // 50: eidolon.v1.UndrainLocatorResponse.local_locators:type_name -> eidolon.v1.LocalLocator
+	34, // 51: eidolon.v1.SetLocatorResponse.local_locators:type_name -> eidolon.v1.LocalLocator
+	47, // 52: eidolon.v1.MonitorRouterResponse.events:type_name -> eidolon.v1.Event
+	2,  // 53: eidolon.v1.RouterService.ListDatabaseMappings:input_type -> eidolon.v1.ListDatabaseMappingsRequest
+	5,  // 54: eidolon.v1.RouterService.ListLocatorSets:input_type -> eidolon.v1.ListLocatorSetsRequest
+	10, // 55: eidolon.v1.RouterService.ListMapServers:input_type -> eidolon.v1.ListMapServersRequest
+	13, // 56: eidolon.v1.RouterService.ListMapResolvers:input_type -> eidolon.v1.ListMapResolversRequest
+	16, // 57: eidolon.v1.RouterService.ListMapCache:input_type -> eidolon.v1.ListMapCacheRequest
+	20, // 58: eidolon.v1.RouterService.LookupMapCache:input_type -> eidolon.v1.LookupMapCacheRequest
+	22, // 59: eidolon.v1.RouterService.ClearMapCache:input_type -> eidolon.v1.ClearMapCacheRequest
+	28, // 60: eidolon.v1.RouterService.ListRemoteLocators:input_type -> eidolon.v1.ListRemoteLocatorsRequest
+	32, // 61: eidolon.v1.RouterService.ListLocalLocators:input_type -> eidolon.v1.ListLocalLocatorsRequest
+	35, // 62: eidolon.v1.RouterService.DrainLocator:input_type -> eidolon.v1.DrainLocatorRequest
+	37, // 63: eidolon.v1.RouterService.UndrainLocator:input_type -> eidolon.v1.UndrainLocatorRequest
+	39, // 64: eidolon.v1.RouterService.SetLocator:input_type -> eidolon.v1.SetLocatorRequest
+	24, // 65: eidolon.v1.RouterService.ExplainFlow:input_type -> eidolon.v1.ExplainFlowRequest
+	41, // 66: eidolon.v1.RouterService.MonitorRouter:input_type -> eidolon.v1.MonitorRouterRequest
+	3,  // 67: eidolon.v1.RouterService.ListDatabaseMappings:output_type -> eidolon.v1.ListDatabaseMappingsResponse
+	6,  // 68: eidolon.v1.RouterService.ListLocatorSets:output_type -> eidolon.v1.ListLocatorSetsResponse
+	11, // 69: eidolon.v1.RouterService.ListMapServers:output_type -> eidolon.v1.ListMapServersResponse
+	14, // 70: eidolon.v1.RouterService.ListMapResolvers:output_type -> eidolon.v1.ListMapResolversResponse
+	17, // 71: eidolon.v1.RouterService.ListMapCache:output_type -> eidolon.v1.ListMapCacheResponse
+	21, // 72: eidolon.v1.RouterService.LookupMapCache:output_type -> eidolon.v1.LookupMapCacheResponse
+	23, // 73: eidolon.v1.RouterService.ClearMapCache:output_type -> eidolon.v1.ClearMapCacheResponse
+	29, // 74: eidolon.v1.RouterService.ListRemoteLocators:output_type -> eidolon.v1.ListRemoteLocatorsResponse
+	33, // 75: eidolon.v1.RouterService.ListLocalLocators:output_type -> eidolon.v1.ListLocalLocatorsResponse
+	36, // 76: eidolon.v1.RouterService.DrainLocator:output_type -> eidolon.v1.DrainLocatorResponse
+	38, // 77: eidolon.v1.RouterService.UndrainLocator:output_type -> eidolon.v1.UndrainLocatorResponse
+	40, // 78: eidolon.v1.RouterService.SetLocator:output_type -> eidolon.v1.SetLocatorResponse
+	25, // 79: eidolon.v1.RouterService.ExplainFlow:output_type -> eidolon.v1.ExplainFlowResponse
+	42, // 80: eidolon.v1.RouterService.MonitorRouter:output_type -> eidolon.v1.MonitorRouterResponse
+	67, // [67:81] is the sub-list for method output_type
+	53, // [53:67] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_eidolon_v1_router_proto_init() }
@@ -2928,16 +3232,16 @@ func file_eidolon_v1_router_proto_init() {
 	}
 	file_eidolon_v1_event_proto_init()
 	file_eidolon_v1_model_proto_init()
-	file_eidolon_v1_router_proto_msgTypes[19].OneofWrappers = []any{}
-	file_eidolon_v1_router_proto_msgTypes[28].OneofWrappers = []any{}
-	file_eidolon_v1_router_proto_msgTypes[33].OneofWrappers = []any{}
+	file_eidolon_v1_router_proto_msgTypes[23].OneofWrappers = []any{}
+	file_eidolon_v1_router_proto_msgTypes[32].OneofWrappers = []any{}
+	file_eidolon_v1_router_proto_msgTypes[37].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_eidolon_v1_router_proto_rawDesc), len(file_eidolon_v1_router_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   37,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

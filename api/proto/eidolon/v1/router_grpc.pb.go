@@ -20,6 +20,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	RouterService_ListDatabaseMappings_FullMethodName = "/eidolon.v1.RouterService/ListDatabaseMappings"
+	RouterService_ListLocatorSets_FullMethodName      = "/eidolon.v1.RouterService/ListLocatorSets"
 	RouterService_ListMapServers_FullMethodName       = "/eidolon.v1.RouterService/ListMapServers"
 	RouterService_ListMapResolvers_FullMethodName     = "/eidolon.v1.RouterService/ListMapResolvers"
 	RouterService_ListMapCache_FullMethodName         = "/eidolon.v1.RouterService/ListMapCache"
@@ -43,6 +44,10 @@ type RouterServiceClient interface {
 	// ListDatabaseMappings returns the site's own EID-prefixes with what each
 	// map-server made of them.
 	ListDatabaseMappings(ctx context.Context, in *ListDatabaseMappingsRequest, opts ...grpc.CallOption) (*ListDatabaseMappingsResponse, error)
+	// ListLocatorSets returns the locator-sets of the configuration as they are now,
+	// in pages, in the order of names. Whatever changes between two pages, one that
+	// is there all the time is in exactly one of them.
+	ListLocatorSets(ctx context.Context, in *ListLocatorSetsRequest, opts ...grpc.CallOption) (*ListLocatorSetsResponse, error)
 	// ListMapServers returns the map-servers and how the registrations with them
 	// stand.
 	ListMapServers(ctx context.Context, in *ListMapServersRequest, opts ...grpc.CallOption) (*ListMapServersResponse, error)
@@ -95,6 +100,16 @@ func (c *routerServiceClient) ListDatabaseMappings(ctx context.Context, in *List
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListDatabaseMappingsResponse)
 	err := c.cc.Invoke(ctx, RouterService_ListDatabaseMappings_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *routerServiceClient) ListLocatorSets(ctx context.Context, in *ListLocatorSetsRequest, opts ...grpc.CallOption) (*ListLocatorSetsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListLocatorSetsResponse)
+	err := c.cc.Invoke(ctx, RouterService_ListLocatorSets_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -248,6 +263,10 @@ type RouterServiceServer interface {
 	// ListDatabaseMappings returns the site's own EID-prefixes with what each
 	// map-server made of them.
 	ListDatabaseMappings(context.Context, *ListDatabaseMappingsRequest) (*ListDatabaseMappingsResponse, error)
+	// ListLocatorSets returns the locator-sets of the configuration as they are now,
+	// in pages, in the order of names. Whatever changes between two pages, one that
+	// is there all the time is in exactly one of them.
+	ListLocatorSets(context.Context, *ListLocatorSetsRequest) (*ListLocatorSetsResponse, error)
 	// ListMapServers returns the map-servers and how the registrations with them
 	// stand.
 	ListMapServers(context.Context, *ListMapServersRequest) (*ListMapServersResponse, error)
@@ -298,6 +317,9 @@ type UnimplementedRouterServiceServer struct{}
 
 func (UnimplementedRouterServiceServer) ListDatabaseMappings(context.Context, *ListDatabaseMappingsRequest) (*ListDatabaseMappingsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListDatabaseMappings not implemented")
+}
+func (UnimplementedRouterServiceServer) ListLocatorSets(context.Context, *ListLocatorSetsRequest) (*ListLocatorSetsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListLocatorSets not implemented")
 }
 func (UnimplementedRouterServiceServer) ListMapServers(context.Context, *ListMapServersRequest) (*ListMapServersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListMapServers not implemented")
@@ -370,6 +392,24 @@ func _RouterService_ListDatabaseMappings_Handler(srv interface{}, ctx context.Co
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(RouterServiceServer).ListDatabaseMappings(ctx, req.(*ListDatabaseMappingsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RouterService_ListLocatorSets_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListLocatorSetsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RouterServiceServer).ListLocatorSets(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RouterService_ListLocatorSets_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RouterServiceServer).ListLocatorSets(ctx, req.(*ListLocatorSetsRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -586,6 +626,10 @@ var RouterService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListDatabaseMappings",
 			Handler:    _RouterService_ListDatabaseMappings_Handler,
+		},
+		{
+			MethodName: "ListLocatorSets",
+			Handler:    _RouterService_ListLocatorSets_Handler,
 		},
 		{
 			MethodName: "ListMapServers",
