@@ -61,7 +61,10 @@ func startMapServer(t *testing.T, ns *netns.NS, addr netip.AddrPort) (ms *server
 	static := &mapping.Record{EID: mapping.MustParseEID("10.7.0.0/16"), TTL: 60, Locators: []mapping.Locator{mapping.MakeLocator(netip.MustParseAddr("192.0.2.77"), 1, 100)}}
 	ms, err := server.New(t.Context(), server.Config{Sites: []server.Site{{
 		Name: "a", Keys: []auth.Key{{ID: 1, Algorithm: auth.SHA256HKDF, Secret: []byte("an example key of enough octets")}},
-		Prefixes: []server.SitePrefix{{EID: mapping.MustParseEID("10.0.0.0/8"), AcceptMoreSpecifics: true, ProxyReply: server.ProxyAlways}},
+		Prefixes: []server.SitePrefix{
+			{EID: mapping.MustParseEID("10.0.0.0/8"), AcceptMoreSpecifics: true, ProxyReply: server.ProxyAlways},
+			{EID: mapping.MustParseEID("2001:db8::/32"), AcceptMoreSpecifics: true, ProxyReply: server.ProxyAlways},
+		},
 	}}, Static: []*mapping.Record{static}, Logger: slog.New(slog.DiscardHandler)}, nil)
 	if err != nil {
 		t.Fatal(err)
