@@ -60,7 +60,7 @@ over that is lost, so let the EID hold many mappings.` + benchLong,
 	timeout := cmd.Flags().Duration("timeout", 2*time.Second, "how long to wait for each answer")
 	load := loadFlags(cmd)
 	socket := socketFlag(cmd, programXTR)
-	out := formatFlag(cmd, formatTable, formatJSON)
+	out := formatFlag(cmd, formatTable)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := load.check(args[0], *timeout); err != nil {
 			return err
@@ -96,7 +96,7 @@ connection. That there is no mapping is an answer.` + benchLong,
 	timeout := cmd.Flags().Duration("timeout", 2*time.Second, "how long to wait for each answer")
 	load := loadFlags(cmd)
 	socket := socketFlag(cmd, programMapServer)
-	out := formatFlag(cmd, formatTable, formatJSON)
+	out := formatFlag(cmd, formatTable)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := load.check(args[0], *timeout); err != nil {
 			return err

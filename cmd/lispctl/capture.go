@@ -58,7 +58,7 @@ CAP_NET_RAW.`,
 	f.StringVarP(&file, "write", "w", "", "write pcapng to a file; - for standard output")
 	completes(cmd, 0, nil)
 	socket := cmd.Flags().String("socket", "", "Unix socket of the xTR of this host (default "+defaultSocket(programXTR)+")")
-	out := formatFlag(cmd, formatText, formatJSONL)
+	out := formatFlag(cmd, formatTable)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
 		if err := c.set(eid, rloc); err != nil {
 			return err
@@ -80,7 +80,7 @@ CAP_NET_RAW.`,
 		defer c.close()
 		switch file {
 		case "":
-			c.print = func(p *layers.Packet) error { return printPacket(cmd.OutOrStdout(), p, out.format) }
+			c.print = out.output(cmd).lines()
 		case "-":
 			c.file = bufio.NewWriter(cmd.OutOrStdout())
 		default:
@@ -112,7 +112,7 @@ type capture struct {
 	left          int         // packets until the end; 0 or less: none
 	snap          int
 	file          *bufio.Writer // nil: print
-	print         func(*layers.Packet) error
+	print         *listing      // with file: nothing
 
 	from    []layers.Interface
 	sockets []*frameSocket
@@ -271,6 +271,8 @@ func (c *capture) run(ctx context.Context, said io.Writer) (err error) {
 	wg.Wait()
 	if c.record != nil {
 		errs[len(c.sockets)] = errors.Join(c.record.Flush(), c.file.Flush())
+	} else {
+		errs[len(c.sockets)] = c.print.end()
 	}
 	var lost uint64
 	for _, s := range c.sockets {
@@ -294,7 +296,7 @@ func (c *capture) frame(n int, at time.Time, frame []byte, length int) error {
 	c.taken++
 	var err error
 	if c.record == nil {
-		err = c.print(p)
+		err = addPacket(c.print, p)
 	} else if err = c.record.Write(n, at, frame, length); err == nil {
 		// Who reads along sees each packet when it has come.
 		err = errors.Join(c.record.Flush(), c.file.Flush())
@@ -368,12 +370,4 @@ func aboutEID(m *layers.ControlSummary, e mapping.EID) bool {
 		}
 	}
 	return aboutEID(m.Inner, e)
-}
-
-func printPacket(w io.Writer, p *layers.Packet, f format) error {
-	if f == formatJSONL {
-		return output{w: w, format: f}.object(p)
-	}
-	_, err := io.WriteString(w, p.Text())
-	return err
 }

@@ -171,6 +171,46 @@ func dialLocal(ctx context.Context, socket string, programs ...string) (*client,
 	return nil, noDaemon(missing, "name another socket with --socket, or a daemon elsewhere with --address")
 }
 
+// connectAll prepares a connection to the daemon at t, or, when that is nowhere, to
+// each of programs that has its usual socket. Nobody is asked who is there.
+func connectAll(t target, programs ...string) ([]*client, error) {
+	t, err := t.complete()
+	if err != nil {
+		return nil, err
+	}
+	var c *client
+	switch {
+	case t.address != "":
+		c, err = connectRemote(t)
+	case t.socket != "":
+		c, err = connectLocal(t.socket)
+	default:
+		return connectPresent(programs)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return []*client{c}, nil
+}
+
+func connectPresent(programs []string) (list []*client, err error) {
+	for _, p := range programs {
+		path := defaultSocket(p)
+		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		c, err := connectLocal(path)
+		if err != nil {
+			for _, c := range list {
+				c.close()
+			}
+			return nil, err
+		}
+		list = append(list, c)
+	}
+	return list, nil
+}
+
 // noDaemon is the error when none of the usual sockets is there.
 func noDaemon(missing []string, hint string) error {
 	if len(missing) == 1 {
@@ -180,6 +220,16 @@ func noDaemon(missing []string, hint string) error {
 }
 
 func dialOne(ctx context.Context, socket string, programs []string) (*client, error) {
+	c, err := connectLocal(socket)
+	if err != nil {
+		return nil, err
+	}
+	return meet(ctx, c, programs)
+}
+
+// connectLocal prepares a connection to a Unix socket. Nobody is asked who is there:
+// the program of the client is not known.
+func connectLocal(socket string) (*client, error) {
 	path, err := filepath.Abs(socket)
 	if err != nil {
 		return nil, err
@@ -194,11 +244,20 @@ func dialOne(ctx context.Context, socket string, programs []string) (*client, er
 	if err != nil {
 		return nil, err
 	}
-	return meet(ctx, &client{conn: conn, at: target{socket: path}}, programs)
+	return &client{conn: conn, at: target{socket: path}}, nil
 }
 
 // dialRemote connects over TLS.
 func dialRemote(ctx context.Context, t target, programs []string) (*client, error) {
+	c, err := connectRemote(t)
+	if err != nil {
+		return nil, err
+	}
+	return meet(ctx, c, programs)
+}
+
+// connectRemote is connectLocal over TLS.
+func connectRemote(t target) (*client, error) {
 	if _, port, err := net.SplitHostPort(t.address); err != nil || port == "" {
 		return nil, fmt.Errorf("--address: found %q, expected a host and a port, such as mapserver.example.org:9344", t.address)
 	}
@@ -237,7 +296,7 @@ func dialRemote(ctx context.Context, t target, programs []string) (*client, erro
 	if err != nil {
 		return nil, err
 	}
-	return meet(ctx, &client{conn: conn, at: t}, programs)
+	return &client{conn: conn, at: t}, nil
 }
 
 // bearer is a token that goes with each call.

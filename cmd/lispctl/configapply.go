@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -44,9 +45,9 @@ needs a restart, and 1 when the file is not good.`,
 		Args:    arguments(1, 1),
 	}
 	socket := socketFlag(cmd, programXTR, programMapServer)
-	out := formatFlag(cmd, formatTable, formatJSON, formatJSONL, formatYAML)
+	out := formatFlag(cmd, formatTable)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		s, err := openConfig(cmd, args[0], *socket)
+		s, err := openConfig(cmd, args[0], *socket, out.output(cmd))
 		if err != nil {
 			return err
 		}
@@ -56,7 +57,7 @@ needs a restart, and 1 when the file is not good.`,
 			return err
 		}
 		s.warn(d.GetWarnings())
-		if err := printDifferences(out.output(cmd), d); err != nil {
+		if err := printDifferences(s.o, d); err != nil {
 			return err
 		}
 		code := exitOK
@@ -97,16 +98,53 @@ The exit code is 2 when the configuration was not confirmed and was taken back, 
 	}
 	wait := cmd.Flags().Duration("confirm", 0, "take it back after this time unless it is confirmed, 1s to 1h (default: it is kept)")
 	socket := socketFlag(cmd, programXTR, programMapServer)
+	out := formatFlag(cmd, formatTable)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if cmd.Flags().Changed("confirm") && (*wait < time.Second || *wait > config.MaxTrial) {
 			return fmt.Errorf("--confirm: found %v, expected 1s to 1h", *wait)
 		}
-		s, err := openConfig(cmd, args[0], *socket)
+		s, err := openConfig(cmd, args[0], *socket, out.output(cmd))
 		if err != nil {
 			return err
 		}
 		defer s.c.close()
 		return s.apply(wait.Round(time.Second))
+	}
+	return cmd
+}
+
+func newConfigReload() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "reload",
+		Short: "Have the daemon read its configuration file again",
+		Long: `reload has the daemon read its configuration file again, as SIGHUP does, and returns
+when what has changed in it is in use. Keys that have changed and need a restart are
+named. A file that is wrong changes nothing: what is wrong with it is printed, and
+the exit code is 1.
+
+With more than one daemon on this host, --socket says which.`,
+		Args: arguments(0, 0),
+	}
+	completes(cmd, 0, nil)
+	socket := socketFlag(cmd, programXTR, programMapServer)
+	out := formatFlag(cmd, formatTable)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := dial(cmd.Context(), *socket, programXTR, programMapServer)
+		if err != nil {
+			return err
+		}
+		defer c.close()
+		ctx, cancel := context.WithTimeout(cmd.Context(), answerTime)
+		defer cancel()
+		done, err := eidolonv1.NewAdminServiceClient(c.conn).Reload(ctx, &eidolonv1.ReloadRequest{})
+		if err != nil {
+			return wrongPlaces(cmd, err, func(place string) string { return place })
+		}
+		for _, w := range done.GetWarnings() {
+			fmt.Fprintf(cmd.ErrOrStderr(), "%s (warning)\n", w)
+		}
+		tellRestart(cmd, c.program, done.GetRestartKeys())
+		return out.output(cmd).done(configJSON{Program: c.program, Result: "reloaded", Warnings: done.GetWarnings(), RestartKeys: done.GetRestartKeys()}, "%s has read its configuration file again", c.program)
 	}
 	return cmd
 }
@@ -121,9 +159,10 @@ it.`,
 		Args: arguments(0, 1),
 	}
 	socket := socketFlag(cmd, programXTR, programMapServer)
+	out := formatFlag(cmd, formatTable)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
-			s, err := openConfig(cmd, args[0], *socket)
+			s, err := openConfig(cmd, args[0], *socket, out.output(cmd))
 			if err != nil {
 				return err
 			}
@@ -137,7 +176,7 @@ it.`,
 			}
 			return s.keep("", d.GetFile())
 		}
-		return eachWaiting(cmd, *socket, false, "the configuration is confirmed")
+		return eachWaiting(cmd, *socket, out.output(cmd), false)
 	}
 	return cmd
 }
@@ -149,15 +188,20 @@ func newConfigRevert() *cobra.Command {
 		Args:  arguments(0, 0),
 	}
 	socket := socketFlag(cmd, programXTR, programMapServer)
+	out := formatFlag(cmd, formatTable)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return eachWaiting(cmd, *socket, true, "the configuration before is back")
+		return eachWaiting(cmd, *socket, out.output(cmd), true)
 	}
 	return cmd
 }
 
 // eachWaiting confirms or takes back what waits at a daemon, or, when that is
 // nowhere, at the first of those on this host where something waits.
-func eachWaiting(cmd *cobra.Command, at target, revert bool, said string) error {
+func eachWaiting(cmd *cobra.Command, at target, o output, revert bool) error {
+	result, said := "confirmed", "the configuration is confirmed"
+	if revert {
+		result, said = "reverted", "the configuration before is back"
+	}
 	given, err := at.complete()
 	if err != nil {
 		return err
@@ -179,8 +223,7 @@ func eachWaiting(cmd *cobra.Command, at target, revert bool, said string) error 
 		c.close()
 		switch {
 		case err == nil:
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", c.program, said)
-			return err
+			return o.done(configJSON{Program: c.program, Result: result}, "%s: %s", c.program, said)
 		case cantInstall(err):
 			return fmt.Errorf("%w; as who may, name the file that was applied: lispctl config confirm FILE", explain(err))
 		case status.Code(err) != codes.NotFound:
@@ -211,14 +254,33 @@ func cantInstall(err error) bool {
 // configSession is a configuration file for a daemon.
 type configSession struct {
 	cmd   *cobra.Command
+	o     output
 	c     *client
 	admin eidolonv1.AdminServiceClient
 	file  string
 	text  []byte
+	came  configJSON // of apply, up to now
+}
+
+// configJSON is what came of a change of the configuration, for programs.
+type configJSON struct {
+	// Program is "xtr" or "mapserver".
+	Program string `json:"program"`
+	// Result is installed (used, and the daemon's file), waiting (used until it is
+	// confirmed), reverted (the configuration before is back), confirmed (it was
+	// waiting) or reloaded.
+	Result string `json:"result"`
+	// File is the daemon's, where it is known.
+	File string `json:"file,omitempty"`
+	// Differences are those of the API's ConfigurationDifference.
+	Differences []json.RawMessage `json:"differences,omitempty"`
+	Warnings    []string          `json:"warnings,omitempty"`
+	// RestartKeys have changed and take effect with a restart only.
+	RestartKeys []string `json:"restart_keys,omitempty"`
 }
 
 // openConfig reads a file and connects to the daemon that it is for.
-func openConfig(cmd *cobra.Command, file string, at target) (*configSession, error) {
+func openConfig(cmd *cobra.Command, file string, at target, o output) (*configSession, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, err
@@ -239,7 +301,7 @@ func openConfig(cmd *cobra.Command, file string, at target) (*configSession, err
 	if err != nil {
 		return nil, err
 	}
-	return &configSession{cmd: cmd, c: c, admin: eidolonv1.NewAdminServiceClient(c.conn), file: file, text: text}, nil
+	return &configSession{cmd: cmd, o: o, c: c, admin: eidolonv1.NewAdminServiceClient(c.conn), file: file, text: text}, nil
 }
 
 func (s *configSession) diff() (*eidolonv1.DiffConfigurationResponse, error) {
@@ -250,14 +312,18 @@ func (s *configSession) diff() (*eidolonv1.DiffConfigurationResponse, error) {
 }
 
 // bad prints what is wrong with the file, a line each, if that is the error.
-func (s *configSession) bad(err error) error {
+func (s *configSession) bad(err error) error { return wrongPlaces(s.cmd, err, s.here) }
+
+// wrongPlaces prints what is wrong with a configuration, a line each, if that is the
+// error; here gives a place in the daemon's file the name that it has for the user.
+func wrongPlaces(cmd *cobra.Command, err error, here func(place string) string) error {
 	for _, d := range status.Convert(err).Details() {
 		f, ok := d.(*errdetails.PreconditionFailure)
 		if !ok || len(f.GetViolations()) == 0 || f.GetViolations()[0].GetSubject() == "" || f.GetViolations()[0].GetType() == api.FileViolation {
 			continue
 		}
 		for _, v := range f.GetViolations() {
-			fmt.Fprintf(s.cmd.ErrOrStderr(), "%s: %s\n", s.here(v.GetSubject()), v.GetDescription())
+			fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s\n", here(v.GetSubject()), v.GetDescription())
 		}
 		return &exitError{code: exitFailure}
 	}
@@ -309,9 +375,16 @@ func (s *configSession) apply(wait time.Duration) error {
 		return err
 	}
 	s.warn(d.GetWarnings())
-	out, errOut := s.cmd.OutOrStdout(), s.cmd.ErrOrStderr()
-	if d.GetCount() > 0 {
-		if err := printDifferences(output{w: out, format: formatTable, palette: paletteOf(out, os.Getenv)}, d); err != nil {
+	s.came = configJSON{Program: s.c.program, File: d.GetFile(), Warnings: d.GetWarnings()}
+	for _, x := range d.GetDifferences() {
+		b, err := marshal(x)
+		if err != nil {
+			return err
+		}
+		s.came.Differences = append(s.came.Differences, b)
+	}
+	if d.GetCount() > 0 && !s.o.structured() {
+		if err := printDifferences(s.o, d); err != nil {
 			return err
 		}
 	}
@@ -335,17 +408,42 @@ func (s *configSession) apply(wait time.Duration) error {
 	if err != nil {
 		return s.bad(err)
 	}
-	if keys := done.GetRestartKeys(); len(keys) > 0 {
-		fmt.Fprintf(errOut, "changes of these keys take effect with a restart of %s: %s\n", s.c.program, strings.Join(keys, ", "))
-	}
+	s.came.RestartKeys = done.GetRestartKeys()
+	tellRestart(s.cmd, s.c.program, done.GetRestartKeys())
 	switch {
 	case done.GetId() == "":
-		_, err := fmt.Fprintf(out, "%s uses %s, which is now %s\n", s.c.program, s.file, d.GetFile())
-		return err
+		return s.installed(d.GetFile())
 	case wait == 0:
 		return s.keep(done.GetId(), d.GetFile())
 	}
 	return s.ask(done.GetId(), d.GetFile(), wait)
+}
+
+// tellRestart says on stderr which keys need a restart of a daemon.
+func tellRestart(cmd *cobra.Command, program string, keys []string) {
+	if len(keys) > 0 {
+		fmt.Fprintf(cmd.ErrOrStderr(), "changes of these keys take effect with a restart of %s: %s\n", program, strings.Join(keys, ", "))
+	}
+}
+
+// result is what came of it.
+func (s *configSession) result(word, installed string) configJSON {
+	s.came.Program, s.came.Result, s.came.File = s.c.program, word, installed
+	return s.came
+}
+
+// installed says that the file is the daemon's.
+func (s *configSession) installed(file string) error {
+	return s.o.done(s.result("installed", file), "%s uses %s, which is now %s", s.c.program, s.file, file)
+}
+
+// reverted says that the configuration before is back: as data, and the error.
+func (s *configSession) reverted(installed, said string) error {
+	err := error(nil)
+	if s.o.structured() {
+		err = s.o.object(s.result("reverted", installed))
+	}
+	return errors.Join(err, &exitError{exitReverted, errors.New(said)})
 }
 
 // keep confirms the configuration, and replaces the daemon's file where the daemon
@@ -364,14 +462,13 @@ func (s *configSession) keep(id, installed string) error {
 		if d, derr := s.diff(); derr == nil && d.GetCount() == 0 {
 			err = nil // another has confirmed it
 		} else {
-			return &exitError{exitReverted, errors.New("it was not confirmed in time: the configuration before is back")}
+			return s.reverted(installed, "it was not confirmed in time: the configuration before is back")
 		}
 	}
 	if err != nil {
 		return explain(err)
 	}
-	_, err = fmt.Fprintf(s.cmd.OutOrStdout(), "%s uses %s, which is now %s\n", s.c.program, s.file, installed)
-	return err
+	return s.installed(installed)
 }
 
 // ask waits for an answer, and does as it says.
@@ -397,22 +494,25 @@ func (s *configSession) ask(id, installed string, wait time.Duration) error {
 			switch {
 			case !ok:
 				fmt.Fprintln(errOut, "\nlispctl config confirm keeps it, if it comes in time")
+				if s.o.structured() {
+					return s.o.object(s.result("waiting", installed))
+				}
 				return nil
 			case answer == "yes" || answer == "y":
 				return s.keep(id, installed)
 			case answer == "no" || answer == "n":
-				return s.revert(id, "the configuration before is back")
+				return s.revert(id, installed, "the configuration before is back")
 			}
 		case <-s.cmd.Context().Done():
-			return s.revert(id, "interrupted: the configuration before is back")
+			return s.revert(id, installed, "interrupted: the configuration before is back")
 		case <-late.C:
-			return s.revert(id, "it was not confirmed in time: the configuration before is back")
+			return s.revert(id, installed, "it was not confirmed in time: the configuration before is back")
 		}
 	}
 }
 
 // revert has the configuration taken back if it is not yet, also after an interrupt.
-func (s *configSession) revert(id, said string) error {
+func (s *configSession) revert(id, installed, said string) error {
 	fmt.Fprintln(s.cmd.ErrOrStderr())
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.cmd.Context()), answerTime)
 	defer cancel()
@@ -421,11 +521,10 @@ func (s *configSession) revert(id, said string) error {
 	case status.Code(err) == codes.NotFound:
 		d, err := s.admin.DiffConfiguration(ctx, &eidolonv1.DiffConfigurationRequest{Configuration: s.text})
 		if err == nil && d.GetCount() == 0 {
-			_, err := fmt.Fprintf(s.cmd.OutOrStdout(), "%s was confirmed by somebody else\n", s.file)
-			return err
+			return s.o.done(s.result("installed", installed), "%s was confirmed by somebody else", s.file)
 		}
 	case err != nil:
 		return fmt.Errorf("the daemon takes the configuration back by itself when its time is over: %w", explain(err))
 	}
-	return &exitError{exitReverted, errors.New(said)}
+	return s.reverted(installed, said)
 }

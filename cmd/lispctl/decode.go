@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -23,7 +25,7 @@ that is damaged or cut short makes decode fail after what could be read.`,
   tcpdump -w - udp port 4342 | lispctl decode - -o jsonl`,
 		Args: arguments(1, 1),
 	}
-	out := formatFlag(cmd, formatText, formatJSONL)
+	out := formatFlag(cmd, formatTable)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		in := cmd.InOrStdin()
 		if args[0] != "-" {
@@ -34,11 +36,11 @@ that is damaged or cut short makes decode fail after what could be read.`,
 			defer f.Close()
 			in = f
 		}
-		f := layers.Text
-		if out.format == formatJSONL {
-			f = layers.JSONLines
-		}
-		err := layers.Summarize(cmd.OutOrStdout(), in, f)
+		w := bufio.NewWriter(cmd.OutOrStdout())
+		o := out.output(cmd)
+		o.w = w
+		err := decode(o, in)
+		err = errors.Join(err, w.Flush())
 		if errors.Is(err, io.EOF) {
 			err = errors.New("the file is empty, expected a capture")
 		}
@@ -48,4 +50,23 @@ that is damaged or cut short makes decode fail after what could be read.`,
 		return nil
 	}
 	return cmd
+}
+
+// decode prints the LISP packets of a capture, up to where it is damaged.
+func decode(o output, in io.Reader) error {
+	l := o.lines()
+	for p, err := range layers.Packets(in) {
+		if err == nil {
+			err = addPacket(l, p)
+		}
+		if err != nil {
+			return errors.Join(l.end(), err)
+		}
+	}
+	return l.end()
+}
+
+// addPacket prints a packet.
+func addPacket(l *listing, p *layers.Packet) error {
+	return l.line(p, strings.TrimSuffix(p.Text(), "\n"))
 }

@@ -74,7 +74,7 @@ Exit codes:
 	f.StringVar(&kind, "kind", "", "whose files they are: xtr or mapserver (default: told by their keys)")
 	completeWords(cmd, "kind", string(config.KindXTR), string(config.KindMapServer))
 	completes(cmd, 0, nil)
-	out := formatFlag(cmd, formatText, formatJSON, formatYAML)
+	out := formatFlag(cmd, formatTable)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if len(files) == 0 {
 			var err error
@@ -95,7 +95,11 @@ Exit codes:
 		}
 		var err error
 		if o := out.output(cmd); o.structured() {
-			err = o.object(list)
+			l := o.list()
+			for _, d := range list {
+				err = errors.Join(err, l.add(d))
+			}
+			err = errors.Join(err, l.end())
 		} else {
 			err = printDiagnoses(o, list)
 		}

@@ -54,7 +54,7 @@ and for TCP, UDP and SCTP the ports.`,
 	f.BoolVar(&q.local, "local", false, "ask only daemons of this host")
 	completeWords(cmd, "protocol", slices.Sorted(maps.Keys(protocols))...)
 	remote := addressFlags(cmd)
-	out := formatFlag(cmd, formatText, formatJSON, formatYAML)
+	out := formatFlag(cmd, formatTable)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := q.parse(args[0], source, protocol, resolver); err != nil {
 			return err

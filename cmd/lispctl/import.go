@@ -66,6 +66,7 @@ is repeated; what it has reported as durable survives a crash of the map-server.
 	f.Uint32Var(&im.ttl, "ttl", mapping.DefaultTTL, "record TTL in minutes")
 	f.BoolVar(&skipBad, "skip-bad", false, "import the good lines even if there are bad ones")
 	socket := socketFlag(cmd, programMapServer)
+	out := formatFlag(cmd, formatTable)
 	completeWords(cmd, "by", "prefix", "origin")
 	cmd.MarkFlagRequired("locator")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -91,12 +92,19 @@ is repeated; what it has reported as durable survives a crash of the map-server.
 		if err := putAll(cmd.Context(), c, uint64(len(table.routes)), im.batches(table.routes), cmd.ErrOrStderr()); err != nil {
 			return err
 		}
-		took := time.Since(started)
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d mappings imported in %.1f s (%.0f/s)\n",
-			len(table.routes), took.Seconds(), float64(len(table.routes))/took.Seconds())
-		return err
+		n, seconds := len(table.routes), time.Since(started).Seconds()
+		return out.output(cmd).done(importJSON{mappingsJSON{Mappings: n}, seconds, table.bad, table.duplicates}, "%d mappings imported in %.1f s (%.0f/s)", n, seconds, float64(n)/seconds)
 	}
 	return cmd
+}
+
+// importJSON is what became of an import, for programs.
+type importJSON struct {
+	mappingsJSON
+	Seconds float64 `json:"seconds"`
+	// BadLines were skipped; Duplicates are prefixes that were there again.
+	BadLines   int `json:"bad_lines"`
+	Duplicates int `json:"duplicates"`
 }
 
 // set checks the flags.

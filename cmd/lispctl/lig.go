@@ -50,7 +50,7 @@ Exit codes:
 	f.StringVar(&keyFile, "lisp-sec-key", "", "file with the key shared with the map-resolver, to have the answer protected by LISP-SEC")
 	f.Uint8Var(&keyID, "lisp-sec-key-id", 1, "its key_id")
 	socket := socketFlag(cmd, programXTR)
-	out := formatFlag(cmd, formatTable, formatJSON, formatYAML)
+	out := formatFlag(cmd, formatTable)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		q := xtr.LigQuery{Count: count, Timeout: timeout}
 		var err error

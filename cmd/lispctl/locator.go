@@ -238,7 +238,7 @@ it has now or gets later. The order holds until it is taken back or the xTR ends
 	cmd := &cobra.Command{Use: use, Short: short, Long: strings.TrimSpace(long + "\n\n" + names), Args: arguments(1, 1)}
 	completes(cmd, 1, liveLocators, programXTR)
 	socket := socketFlag(cmd, programXTR)
-	out := formatFlag(cmd, showFormats...)
+	out := formatFlag(cmd, formatTable)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, err := dial(cmd.Context(), *socket, programXTR)
 		if err != nil {

@@ -100,7 +100,7 @@ config diff have two more each, config apply and bench have one.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())
 	})
-	root.AddCommand(newExplain(), newTrace(), newBench(), newLig(), newMonitor(), newShow(), newLocator(), newClear(), newMapping(), newSite(), newImport(), newDecode(), newCapture(), newConfig(), newDoctor(), newToken(), newCompletion(), newVersion())
+	root.AddCommand(newExplain(), newTrace(), newBench(), newLig(), newMonitor(), newShow(), newLocator(), newClear(), newMapping(), newSite(), newImport(), newDecode(), newCapture(), newConfig(), newDoctor(), newLog(), newHealth(), newToken(), newCompletion(), newVersion())
 	return root
 }
 

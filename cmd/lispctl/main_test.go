@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"log/slog"
 	"net"
@@ -21,12 +22,16 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/eidolon-lisp/eidolon/api"
 	eidolonv1 "github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1"
 	"github.com/eidolon-lisp/eidolon/dataplane"
 	"github.com/eidolon-lisp/eidolon/dataplane/dptest"
 	"github.com/eidolon-lisp/eidolon/internal/config"
+	"github.com/eidolon-lisp/eidolon/internal/daemon"
 	"github.com/eidolon-lisp/eidolon/internal/fanout"
 	"github.com/eidolon-lisp/eidolon/internal/netns"
 	"github.com/eidolon-lisp/eidolon/internal/testca"
@@ -85,10 +90,29 @@ func TestScripts(t *testing.T) {
 			}
 			env.Defer(func() { mute.Close() })
 			env.Setenv("SILENT_SOCK", mute.Addr().String())
+			if err := h.half(env); err != nil {
+				return err
+			}
+			env.Setenv("HALF_SOCK", h.socket("half"))
 			return h.up()
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exit": exitCode, "watched": watched, "happen": happen, "namespace": namespace, "inside": inside, "fill": fill, "terminal": terminal, "piped": piped, "revision": revision, "begin": begin, "ended": ended, "send": send},
 	})
+}
+
+// half serves the health of a daemon that is there and not ready.
+func (h *host) half(env *testscript.Env) error {
+	l, err := net.Listen("unix", h.socket("half"))
+	if err != nil {
+		return err
+	}
+	healthy, s := health.NewServer(), grpc.NewServer()
+	healthy.SetServingStatus(serviceReady, healthv1.HealthCheckResponse_NOT_SERVING)
+	healthv1.RegisterHealthServer(s, healthy)
+	h.wait.Go(func() { s.Serve(l) })
+	env.Defer(s.Stop)
+	h.health = healthy
+	return nil
 }
 
 // exitCode runs lispctl and checks its exit code: exit 3 lig 10.0.0.1
@@ -129,13 +153,16 @@ func watched(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// happen makes events happen at a daemon: happen mapserver; or a queue of the
-// xTR overflow: happen overflow.
+// happen makes events happen at a daemon: happen mapserver; a queue of the xTR
+// overflow: happen overflow; or what is half there ready: happen ready.
 func happen(ts *testscript.TestScript, neg bool, args []string) {
 	h := ts.Value(hostKey{}).(*host)
 	switch args[0] {
 	case "traffic":
 		h.traffic()
+		return
+	case "ready":
+		h.health.SetServingStatus(serviceReady, healthv1.HealthCheckResponse_SERVING)
 		return
 	case "overflow":
 		h.lost.Store(4)
@@ -170,6 +197,7 @@ type host struct {
 	tls     string        // where the map-server is served over TLS
 	ns      *netns.NS     // of the command namespace
 	capture *capturing    // of the command begin
+	health  *health.Server
 }
 
 func (h *host) socket(program string) string { return filepath.Join(h.dir, program+".sock") }
@@ -230,7 +258,7 @@ func (h *host) mapServer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	h.serveFor(ctx, access, programMapServer, api.Controlled(programMapServer, api.Controls{Trial: trial, Reload: trial.Reload}, h.srv.Stats), api.Mappings(h.watched), api.Sites(h.srv), api.ALT(overlay))
+	h.serveFor(ctx, access, programMapServer, api.Controlled(programMapServer, api.Controls{Trial: trial, Reload: trial.Reload, Logs: logs(config.KindMapServer)}, h.srv.Stats), api.Mappings(h.watched), api.Sites(h.srv), api.ALT(overlay))
 	for access.Addrs() == nil {
 		time.Sleep(time.Millisecond)
 	}
@@ -273,6 +301,9 @@ const (
 	serverConfig = "listen: [192.0.2.1]\nlog: {level: info}\n"
 	xtrConfig    = "proxy_etr: {eid_prefixes: [10.0.0.0/8], locator_set: a}\nlocator_sets: [{name: a, locators: [{address: 192.0.2.1}]}]\n"
 )
+
+// logs are those of a daemon that logs nowhere.
+func logs(k config.Kind) *daemon.Logs { return daemon.NewLogs(io.Discard, config.Subsystems(k)) }
 
 // configuration is a daemon's, in a file of the directory etc that the daemon names
 // as seen.
@@ -442,7 +473,7 @@ func (h *host) xtr(ctx context.Context) error {
 			}
 		},
 	}
-	h.serve(ctx, programXTR, api.Router(x, fib), api.Traces(fib, true), api.BGP(view), api.Controlled(programXTR, api.Controls{Trial: trial, Reload: trial.Reload}, func() iter.Seq2[string, uint64] {
+	h.serve(ctx, programXTR, api.Router(x, fib), api.Traces(fib, true), api.BGP(view), api.Controlled(programXTR, api.Controls{Trial: trial, Reload: trial.Reload, Logs: logs(config.KindXTR)}, func() iter.Seq2[string, uint64] {
 		return func(yield func(string, uint64) bool) {
 			_ = yield("misses", 5) && yield("map_requests_out", 6) && yield("drop_no_source", 0) && yield("drop_too_big", 7) && yield("miss_lost", h.lost.Load())
 		}

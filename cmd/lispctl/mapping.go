@@ -45,7 +45,7 @@ there is none.`,
 	completes(cmd, 1, liveEIDs, programMapServer)
 	longest := cmd.Flags().Bool("longest-match", false, "the longest EID-prefix that holds the EID")
 	socket := socketFlag(cmd, programMapServer)
-	out := formatFlag(cmd, showFormats...)
+	out := formatFlag(cmd, formatTable)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		return withMappings(cmd, *socket, args, func(ctx context.Context, c eidolonv1.MappingServiceClient) error {
 			var m *eidolonv1.Mapping
@@ -189,6 +189,7 @@ PUT-REVISION of mapping get -o wide, is still this one; 0 if none was put.`,
 	fl.Uint64Var(&revision, "if-revision", 0, "only if the mapping was put at this revision; 0: not at all")
 	completeWords(cmd, "action", actions...)
 	socket := socketFlag(cmd, programMapServer)
+	out := formatFlag(cmd, formatTable)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		var records []*eidolonv1.Record
 		switch {
@@ -221,16 +222,19 @@ PUT-REVISION of mapping get -o wide, is still this one; 0 if none was put.`,
 			if err != nil {
 				return err
 			}
-			return told(cmd, "%d mappings put, revision %d", len(records), resp.GetRevision())
+			return out.output(cmd).done(mappingsJSON{len(records), resp.GetRevision()}, "%d mappings put, revision %d", len(records), resp.GetRevision())
 		})
 	}
 	return cmd
 }
 
-// told says in a line what was done.
-func told(cmd *cobra.Command, format string, args ...any) error {
-	_, err := fmt.Fprintf(cmd.OutOrStdout(), format+"\n", args...)
-	return err
+// mappingsJSON is what became of mappings, for programs.
+type mappingsJSON struct {
+	// Mappings is how many were put, imported or deleted.
+	Mappings int `json:"mappings"`
+	// Revision is the one at which they were, where one message did it all; a
+	// string, as 64 bits are in the API's JSON.
+	Revision uint64 `json:"revision,string,omitempty"`
 }
 
 func newMappingDelete() *cobra.Command {
@@ -251,6 +255,7 @@ deletes the mapping of one EID only if it was put at this revision.`,
 	cmd.Flags().StringVar(&within, "within", "", "all that were put inside of this EID-prefix")
 	cmd.Flags().Uint64Var(&revision, "if-revision", 0, "only if the mapping was put at this revision")
 	socket := socketFlag(cmd, programMapServer)
+	out := formatFlag(cmd, formatTable)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if (within == "") == (len(args) == 0) {
 			return fmt.Errorf("expected either EIDs or --within (see %s --help)", cmd.CommandPath())
@@ -272,7 +277,7 @@ deletes the mapping of one EID only if it was put at this revision.`,
 				if err != nil {
 					return err
 				}
-				return told(cmd, "%d mappings deleted, revision %d", len(args), resp.GetRevision())
+				return out.output(cmd).done(mappingsJSON{len(args), resp.GetRevision()}, "%d mappings deleted, revision %d", len(args), resp.GetRevision())
 			}
 			n, err := deleteWithin(cmd.Context(), c, within)
 			if err != nil && n > 0 {
@@ -281,7 +286,7 @@ deletes the mapping of one EID only if it was put at this revision.`,
 			if err != nil {
 				return err
 			}
-			return told(cmd, "%d mappings deleted", n)
+			return out.output(cmd).done(mappingsJSON{Mappings: n}, "%d mappings deleted", n)
 		})
 	}
 	return cmd
@@ -350,7 +355,7 @@ inside of this EID. mapping import and mapping put --file read them.`,
 	origin := cmd.Flags().String("origin", "api", "whose mappings: api, static, registered or all")
 	completeWords(cmd, "origin", slices.Sorted(maps.Keys(origins))...)
 	socket := socketFlag(cmd, programMapServer)
-	out := formatFlag(cmd, formatJSONL, formatJSON, formatYAML)
+	out := formatFlag(cmd, formatJSONL)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		from, ok := origins[*origin]
 		if !ok {
@@ -361,8 +366,11 @@ inside of this EID. mapping import and mapping put --file read them.`,
 			req.Within = args[0]
 		}
 		return withMappings(cmd, *socket, args, func(_ context.Context, c eidolonv1.MappingServiceClient) error {
-			l := out.output(cmd).list()
-			if err := listMappings(cmd.Context(), c, req, func(m *eidolonv1.Mapping) error { return l.add(m.GetRecord()) }); err != nil {
+			l := out.output(cmd).list("EID-PREFIX", "TTL", "LOCATORS")
+			if err := listMappings(cmd.Context(), c, req, func(m *eidolonv1.Mapping) error {
+				r := m.GetRecord()
+				return l.add(r, r.GetEid(), ttlText(r.GetRecordTtl()), locatorsText(r))
+			}); err != nil {
 				return err
 			}
 			return l.end()
@@ -386,6 +394,7 @@ lispctl import loads BGP tables.`,
 		Args: arguments(1, 1),
 	}
 	socket := socketFlag(cmd, programMapServer)
+	out := formatFlag(cmd, formatTable)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		records, err := openRecords(cmd, args[0])
 		if err != nil {
@@ -399,7 +408,7 @@ lispctl import loads BGP tables.`,
 		if err := putAll(cmd.Context(), c, uint64(len(records)), batches(records), cmd.ErrOrStderr()); err != nil {
 			return err
 		}
-		return told(cmd, "%d mappings imported", len(records))
+		return out.output(cmd).done(mappingsJSON{Mappings: len(records)}, "%d mappings imported", len(records))
 	}
 	return cmd
 }

@@ -26,7 +26,7 @@ the mappings that there were. When that is too long ago, or the changes come
 faster than they can be printed for long, the watch begins anew with all mappings,
 and says so.
 
-As JSON lines there are three kinds: a change with eid, revision and, unless the
+For programs there are three kinds: a change with eid, revision and, unless the
 mapping is gone, mapping; {"revision":"N"}; and {"snapshot":true}, after which what
 was known before counts no more, and all mappings follow up to the next revision.`,
 		Example: `  lispctl mapping watch 10.0.0.0/8
@@ -37,9 +37,9 @@ was known before counts no more, and all mappings follow up to the next revision
 	after := cmd.Flags().Uint64("after-revision", 0, "go on after this revision (default: all mappings first)")
 	count := cmd.Flags().IntP("count", "c", 0, "end after so many changes (default: when interrupted)")
 	socket := socketFlag(cmd, programMapServer)
-	out := formatFlag(cmd, formatText, formatJSONL)
+	out := formatFlag(cmd, formatTable)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		w := &mappingWatch{o: out.output(cmd), left: *count}
+		w := &mappingWatch{l: out.output(cmd).lines(), left: *count}
 		if len(args) > 0 {
 			if _, err := mapping.ParseEID(args[0]); err != nil {
 				return err
@@ -60,17 +60,19 @@ was known before counts no more, and all mappings follow up to the next revision
 		defer c.close()
 		for {
 			err := w.run(ctx, eidolonv1.NewMappingServiceClient(c.conn))
-			switch {
-			case ctx.Err() != nil, errors.Is(err, errEnough):
-				return nil
-			case mustResync(err):
+			if ctx.Err() == nil && mustResync(err) {
 				fmt.Fprintln(cmd.ErrOrStderr(), "changes are missing here; all mappings follow:", status.Convert(err).Message())
 				w.after = nil
+				continue
+			}
+			ended := w.l.end()
+			switch {
+			case ctx.Err() != nil, errors.Is(err, errEnough):
+				return ended
 			case status.Code(err) == codes.Unavailable:
 				return fmt.Errorf("no more changes: %s", status.Convert(err).Message())
-			default:
-				return explain(err)
 			}
+			return explain(err)
 		}
 	}
 	return cmd
@@ -92,7 +94,7 @@ func mustResync(err error) bool {
 
 // mappingWatch prints what a map-server says of its mappings.
 type mappingWatch struct {
-	o      output
+	l      *listing
 	within string
 	after  *uint64 // go on there; nil: with a snapshot
 	left   int     // changes until the end; 0 or less: none
@@ -106,7 +108,7 @@ func (w *mappingWatch) run(ctx context.Context, c eidolonv1.MappingServiceClient
 		return err
 	}
 	if w.after == nil {
-		if err := w.mark(`{"snapshot":true}`, ""); err != nil {
+		if err := w.mark(map[string]any{"snapshot": true}, ""); err != nil {
 			return err
 		}
 	}
@@ -123,7 +125,8 @@ func (w *mappingWatch) run(ctx context.Context, c eidolonv1.MappingServiceClient
 			return nil
 		}
 		w.after = proto.Uint64(resp.GetRevision())
-		return w.mark(fmt.Sprintf(`{"revision":"%d"}`, resp.GetRevision()), fmt.Sprintf("revision %d", resp.GetRevision()))
+		n := fmt.Sprint(resp.GetRevision())
+		return w.mark(map[string]any{"revision": n}, "revision "+n)
 	})
 	if err == nil {
 		return errors.New("the map-server ended the watch")
@@ -131,31 +134,22 @@ func (w *mappingWatch) run(ctx context.Context, c eidolonv1.MappingServiceClient
 	return err
 }
 
-// mark prints what is no change.
-func (w *mappingWatch) mark(line, text string) error {
-	if w.o.format == formatText {
-		line = text
-	}
-	if line == "" {
+// mark prints what is no change; people are told nothing of what has no text.
+func (w *mappingWatch) mark(v any, text string) error {
+	if text == "" && !w.l.o.structured() {
 		return nil
 	}
-	_, err := fmt.Fprintln(w.o.w, line)
-	return err
+	return w.l.line(v, text)
 }
 
 func (w *mappingWatch) change(ch *eidolonv1.MappingChange) error {
-	if w.o.format == formatJSONL {
-		return w.o.object(ch)
-	}
 	m := ch.GetMapping()
 	if m == nil {
-		_, err := fmt.Fprintf(w.o.w, "  %s  gone\n", ch.GetEid())
-		return err
+		return w.l.line(ch, fmt.Sprintf("  %s  gone", ch.GetEid()))
 	}
 	text := fmt.Sprintf("  %s  %s: %s", ch.GetEid(), originText(m.GetOrigin()), recordText(m.GetRecord()))
 	if m.GetSite() != "" {
 		text += ", of " + m.GetSite()
 	}
-	_, err := fmt.Fprintln(w.o.w, text)
-	return err
+	return w.l.line(ch, text)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -35,7 +34,7 @@ says how many, and where.`,
 	completes(cmd, 1, liveEIDs, programXTR, programMapServer)
 	socket := socketFlag(cmd, programXTR, programMapServer)
 	count := cmd.Flags().IntP("count", "c", 0, "end after so many events (default: when interrupted)")
-	out := formatFlag(cmd, formatText, formatJSONL)
+	out := formatFlag(cmd, formatTable)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		eid := ""
 		if len(args) > 0 {
@@ -53,19 +52,21 @@ says how many, and where.`,
 			return err
 		}
 		defer c.close()
-		if out.format == formatText {
+		o := out.output(cmd)
+		if !o.structured() {
 			fmt.Fprintf(cmd.ErrOrStderr(), "events of %s, until interrupted:\n", c.program)
 		}
-		left := *count
+		left, l := *count, o.lines()
 		err = watch(ctx, c, eid, func(e *eidolonv1.Event) error {
-			err := printEvent(cmd.OutOrStdout(), e, out.format)
+			err := l.line(e, eventText(e))
 			if left--; err == nil && left == 0 {
 				return errEnough
 			}
 			return err
 		})
+		ended := l.end()
 		if ctx.Err() != nil || errors.Is(err, errEnough) {
-			return nil
+			return ended
 		}
 		if s, ok := status.FromError(err); ok && s.Code() == codes.Unavailable {
 			return fmt.Errorf("no more events: %s", s.Message())
@@ -100,19 +101,6 @@ func watch(ctx context.Context, c *client, eid string, each func(*eidolonv1.Even
 		return err
 	}
 	return received(stream.Recv, func(m *eidolonv1.MonitorMappingsResponse) error { return all(m.GetEvents()) })
-}
-
-func printEvent(w io.Writer, e *eidolonv1.Event, f format) error {
-	if f == formatJSONL {
-		b, err := marshal(e)
-		if err != nil {
-			return err
-		}
-		_, err = fmt.Fprintf(w, "%s\n", b)
-		return err
-	}
-	_, err := fmt.Fprintln(w, eventText(e))
-	return err
 }
 
 // eventText is an event on one line: when, what, the EID, then what is known.

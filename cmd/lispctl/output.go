@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -24,46 +25,44 @@ import (
 type format string
 
 const (
-	formatTable format = "table"
-	formatWide  format = "wide" // a table with all columns
-	formatText  format = "text"
+	formatTable format = "table" // what is for people: tables, or lines where there are no columns
+	formatWide  format = "wide"  // a table with all columns
 	formatJSON  format = "json"
 	formatJSONL format = "jsonl" // an object a line
 	formatYAML  format = "yaml"
 )
 
-// formatFlag adds -o to a command; the first format is the default.
-func formatFlag(cmd *cobra.Command, formats ...format) *formatValue {
-	v := &formatValue{format: formats[0], allowed: formats}
+// formats are the same for all commands that print something.
+var formats = []string{string(formatTable), string(formatWide), string(formatJSON), string(formatJSONL), string(formatYAML)}
+
+// formatText is what commands that print lines once called formatTable.
+const formatText = "text"
+
+// formatFlag adds -o to a command, with what it is when it is not given.
+func formatFlag(cmd *cobra.Command, usual format) *formatValue {
+	v := &formatValue{usual}
 	cmd.Flags().VarP(v, "output", "o", "how to print: "+v.Type())
-	completeWords(cmd, "output", strings.Split(v.Type(), "|")...)
+	completeWords(cmd, "output", formats...)
 	return v
 }
 
 // formatValue implements pflag.Value.
-type formatValue struct {
-	format
-	allowed []format
-}
+type formatValue struct{ format }
 
 func (v *formatValue) String() string { return string(v.format) }
 
-func (v *formatValue) Type() string {
-	names := make([]string, len(v.allowed))
-	for i, f := range v.allowed {
-		names[i] = string(f)
-	}
-	return strings.Join(names, "|")
-}
+func (v *formatValue) Type() string { return strings.Join(formats, "|") }
 
 func (v *formatValue) Set(s string) error {
-	for _, f := range v.allowed {
-		if string(f) == s {
-			v.format = f
-			return nil
-		}
+	switch {
+	case s == formatText:
+		v.format = formatTable
+	case slices.Contains(formats, s):
+		v.format = format(s)
+	default:
+		return fmt.Errorf("found %q, expected %s", s, v.Type())
 	}
-	return fmt.Errorf("found %q, expected %s", s, v.Type())
+	return nil
 }
 
 // output prints what a command has found.
@@ -86,24 +85,31 @@ func (o output) structured() bool {
 
 // object prints one thing that is not a list: v is a proto.Message, or what
 // encoding/json takes.
-func (o output) object(v any) (err error) {
-	var b []byte
-	m, isMessage := v.(proto.Message)
-	switch {
-	case isMessage:
-		b, err = marshal(m)
-	case o.format == formatJSON:
-		b, err = json.MarshalIndent(v, "", "  ")
-	default:
-		b, err = json.Marshal(v)
-	}
+func (o output) object(v any) error {
+	b, err := encode(v)
 	if err != nil {
 		return err
 	}
 	if o.format == formatYAML {
 		return o.yaml(b, "", "")
 	}
+	if _, isMessage := v.(proto.Message); o.format == formatJSON && !isMessage {
+		var lines bytes.Buffer
+		if err := json.Indent(&lines, b, "", "  "); err != nil {
+			return err
+		}
+		b = lines.Bytes()
+	}
 	_, err = fmt.Fprintf(o.w, "%s\n", b)
+	return err
+}
+
+// done prints what came of a change: v as object does, or a sentence about it.
+func (o output) done(v any, format string, args ...any) error {
+	if o.structured() {
+		return o.object(v)
+	}
+	_, err := fmt.Fprintf(o.w, format+"\n", args...)
 	return err
 }
 
@@ -131,8 +137,9 @@ func (o output) list(columns ...string) *listing {
 	return &listing{o: o, t: o.table(columns...)}
 }
 
-// showFormats are those of commands that print tables.
-var showFormats = []format{formatTable, formatWide, formatJSON, formatJSONL, formatYAML}
+// lines begins a list of what is told a line each as it comes, for people without
+// columns.
+func (o output) lines() *listing { return &listing{o: o} }
 
 // document prints several lists: tables one below the other, or an object with
 // a list of each name.
@@ -184,19 +191,29 @@ func (d *document) end() error {
 // listing prints things of one kind as they come.
 type listing struct {
 	o      output
-	t      *table // nil when it is for programs
+	t      *table // nil when it is for programs, or without columns
 	inside bool   // of a document
 	one    string // what an element is called there
 	some   bool
 }
 
-// add prints m, or its cells, one for each column.
-func (l *listing) add(m proto.Message, cells ...any) error {
+// line prints v, as add does, or the text of it, which may have several lines.
+func (l *listing) line(v any, text string) error {
+	if l.o.structured() {
+		return l.add(v)
+	}
+	_, err := fmt.Fprintln(l.o.w, text)
+	return err
+}
+
+// add prints v, which is a proto.Message or what encoding/json takes, or its cells,
+// one for each column.
+func (l *listing) add(v any, cells ...any) error {
 	if l.t != nil {
 		l.t.row(cells...)
 		return l.t.err
 	}
-	b, err := marshal(m)
+	b, err := encode(v)
 	if err != nil {
 		return err
 	}
@@ -332,6 +349,18 @@ func (t *table) flush() {
 func (t *table) end() error {
 	t.flush()
 	return t.err
+}
+
+// encode returns one line of JSON.
+func encode(v any) ([]byte, error) {
+	if m, ok := v.(proto.Message); ok {
+		return marshal(m)
+	}
+	var line bytes.Buffer
+	e := json.NewEncoder(&line)
+	e.SetEscapeHTML(false)
+	err := e.Encode(v)
+	return bytes.TrimSuffix(line.Bytes(), []byte("\n")), err
 }
 
 // marshal returns one line of JSON with the names of the .proto files. protojson

@@ -27,8 +27,8 @@ const (
 )
 
 var colours = map[string]string{
-	"up": green, "registered": green, "established": green, "pass": green,
-	"down": red, "dead": red, "gone": red, "no-carrier": red, "unconfirmed": red, "too-many-prefixes": red, "unreachable": red, "fail": red,
+	"up": green, "registered": green, "established": green, "pass": green, "serving": green,
+	"down": red, "dead": red, "gone": red, "no-carrier": red, "unconfirmed": red, "too-many-prefixes": red, "unreachable": red, "fail": red, "not-serving": red,
 	"held": yellow, "pending": yellow, "drained": yellow, "withdrawn": yellow, "warn": yellow, "skip": yellow,
 }
 

@@ -88,7 +88,7 @@ func showCommand(use, short, long string, show func(view) error, programs ...str
 	}
 	completes(cmd, 1, of, programs...)
 	socket := socketFlag(cmd, programs...)
-	out := formatFlag(cmd, showFormats...)
+	out := formatFlag(cmd, formatTable)
 	every := watchFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		v := view{ctx: cmd.Context(), out: out.output(cmd)}
@@ -464,6 +464,7 @@ the mapping system again.`,
 	}
 	completes(mapCache, 1, cachedEIDs, programXTR)
 	socket := socketFlag(mapCache, programXTR)
+	out := formatFlag(mapCache, formatTable)
 	mapCache.RunE = func(cmd *cobra.Command, args []string) error {
 		req := &eidolonv1.ClearMapCacheRequest{}
 		if len(args) > 0 {
@@ -483,8 +484,7 @@ the mapping system again.`,
 		if err != nil {
 			return explain(err)
 		}
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d entries removed\n", resp.GetRemoved())
-		return err
+		return out.output(cmd).done(resp, "%d entries removed", resp.GetRemoved())
 	}
 	return group("clear", "Clear state of a daemon", mapCache)
 }

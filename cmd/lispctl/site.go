@@ -154,6 +154,7 @@ put_revision of show site -o json, is still this one; 0 if none was put.`,
 	fl.Uint64Var(&revision, "if-revision", 0, "only if the site was put at this revision; 0: not at all")
 	completeWords(cmd, "minimum-algorithm", algorithms...)
 	socket := socketFlag(cmd, programMapServer)
+	out := formatFlag(cmd, formatTable)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		req.Name = args[0]
 		var err error
@@ -184,7 +185,7 @@ put_revision of show site -o json, is still this one; 0 if none was put.`,
 			if err != nil {
 				return err
 			}
-			return told(cmd, "site %s put, revision %d", req.GetName(), resp.GetRevision())
+			return out.output(cmd).done(resp, "site %s put, revision %d", req.GetName(), resp.GetRevision())
 		})
 	}
 	return cmd
@@ -201,6 +202,7 @@ func newSiteDelete() *cobra.Command {
 	completes(cmd, 1, liveSites, programMapServer)
 	cmd.Flags().Uint64Var(&revision, "if-revision", 0, "only if the site was put at this revision")
 	socket := socketFlag(cmd, programMapServer)
+	out := formatFlag(cmd, formatTable)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		req.Name = args[0]
 		if cmd.Flags().Changed("if-revision") {
@@ -211,7 +213,7 @@ func newSiteDelete() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return told(cmd, "site %s deleted, revision %d", req.GetName(), resp.GetRevision())
+			return out.output(cmd).done(resp, "site %s deleted, revision %d", req.GetName(), resp.GetRevision())
 		})
 	}
 	return cmd
@@ -231,6 +233,7 @@ func newSiteKeyPut() *cobra.Command {
 		panic(err) // it is there
 	}
 	socket := socketFlag(cmd, programMapServer)
+	out := formatFlag(cmd, formatTable)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		key, err := f.key(cmd)
 		if err != nil {
@@ -241,7 +244,7 @@ func newSiteKeyPut() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return told(cmd, "key %d of site %s put, revision %d", f.id, args[0], resp.GetRevision())
+			return out.output(cmd).done(resp, "key %d of site %s put, revision %d", f.id, args[0], resp.GetRevision())
 		})
 	}
 	return cmd
@@ -262,13 +265,14 @@ with another. The last key of a site can't be deleted.`,
 		panic(err) // it is there
 	}
 	socket := socketFlag(cmd, programMapServer)
+	out := formatFlag(cmd, formatTable)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		return withSites(cmd, *socket, func(ctx context.Context, c eidolonv1.SiteServiceClient) error {
 			resp, err := c.DeleteSiteKey(ctx, &eidolonv1.DeleteSiteKeyRequest{Name: args[0], KeyId: uint32(id)})
 			if err != nil {
 				return err
 			}
-			return told(cmd, "key %d of site %s deleted, revision %d", id, args[0], resp.GetRevision())
+			return out.output(cmd).done(resp, "key %d of site %s deleted, revision %d", id, args[0], resp.GetRevision())
 		})
 	}
 	return cmd

@@ -27,6 +27,7 @@ a daemon, the file stays with who uses it (--token-file). FILE must not exist.`,
 		Args: arguments(1, 1),
 	}
 	existing := cmd.Flags().Bool("existing", false, "print the hash of the token in FILE")
+	out := formatFlag(cmd, formatTable)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		token, err := "", error(nil)
 		if *existing {
@@ -37,10 +38,17 @@ a daemon, the file stays with who uses it (--token-file). FILE must not exist.`,
 		if err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%x\n", sha256.Sum256([]byte(token)))
-		return err
+		hash := fmt.Sprintf("%x", sha256.Sum256([]byte(token)))
+		return out.output(cmd).done(tokenJSON{args[0], hash}, "%s", hash)
 	}
 	return cmd
+}
+
+// tokenJSON is a token for programs: where it is, and what the configuration of a
+// daemon has of it.
+type tokenJSON struct {
+	File string `json:"file"`
+	Hash string `json:"token_hash"`
 }
 
 // makeToken writes a new token of 256 bits to a file of its own.

@@ -50,7 +50,7 @@ goes out only.`,
 	count := f.IntP("count", "c", 0, "end after so many packets (default: when interrupted)")
 	completeWords(cmd, "protocol", "tcp", "udp", "sctp")
 	socket := socketFlag(cmd, programXTR)
-	out := formatFlag(cmd, formatText, formatJSONL)
+	out := formatFlag(cmd, formatTable)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		e, err := mapping.ParseEID(args[0])
 		if err != nil {
@@ -89,7 +89,7 @@ func trace(cmd *cobra.Command, c *client, req *eidolonv1.TraceFlowRequest, o out
 	if err != nil {
 		return explain(err)
 	}
-	begun, lost := false, uint64(0)
+	begun, lost, l := false, uint64(0), o.lines()
 	err = received(stream.Recv, func(resp *eidolonv1.TraceFlowResponse) error {
 		if !begun {
 			begun = true
@@ -99,12 +99,7 @@ func trace(cmd *cobra.Command, c *client, req *eidolonv1.TraceFlowRequest, o out
 			}
 		}
 		for _, p := range resp.GetPackets() {
-			if o.structured() {
-				err = o.object(p)
-			} else {
-				_, err = fmt.Fprintln(o.w, tracedText(p))
-			}
-			if err != nil {
+			if err := l.line(p, tracedText(p)); err != nil {
 				return err
 			}
 			if left--; left == 0 {
@@ -117,9 +112,10 @@ func trace(cmd *cobra.Command, c *client, req *eidolonv1.TraceFlowRequest, o out
 		}
 		return nil
 	})
+	ended := l.end()
 	switch {
 	case cmd.Context().Err() != nil, errors.Is(err, errEnough):
-		return nil
+		return ended
 	case status.Code(err) == codes.Unavailable:
 		return fmt.Errorf("no more packets: %s", status.Convert(err).Message())
 	}
