@@ -27,7 +27,7 @@ const (
 	noImage     = "the runner takes no files from images"
 )
 
-// The keys of containerlab's schema, level by level.
+// The keys of containerlab, level by level; a test compares them with its schema.
 var (
 	rootKeys = map[string]key{
 		"name": {use: played}, "topology": {use: played},

@@ -6,7 +6,7 @@
 // reported at once. A key that containerlab knows and the runner does not
 // play is an error too, so that a topology never does less than it says.
 // Only keys that mean nothing without containers are read and left aside:
-// image, image-pull-policy, group, labels, privileged and cap-add.
+// image, image-pull-policy, group, labels, privileged, cap-add and healthcheck.
 package clab
 
 import (
