@@ -391,14 +391,14 @@ func (c *call) check(message any) error {
 	}
 	for field, text := range c.rpc.eids(message) {
 		if text == "" {
-			return c.deny(message, status.Errorf(codes.PermissionDenied, "%s: user %s may not name all EIDs", field, who.name))
+			return c.deny(message, notPermitted(field, who.name, "", fmt.Sprintf("user %s may not name all EIDs", who.name)))
 		}
 		e, ferr := eidFromProto(field, text)
 		if ferr != nil {
 			return invalid(ferr)
 		}
 		if !who.holds(e) {
-			return c.deny(message, status.Errorf(codes.PermissionDenied, "%s: %v is none of the EIDs of user %s", field, e, who.name))
+			return c.deny(message, notPermitted(field, who.name, e.String(), fmt.Sprintf("%v is none of the EIDs of user %s", e, who.name)))
 		}
 	}
 	return nil

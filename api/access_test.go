@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -502,28 +503,28 @@ func TestRegisterIsBounded(t *testing.T) {
 		t.Errorf("list: %v", err)
 	}
 	for _, e := range []string{"10.2.0.0/16", "10.0.0.0/8", "10.2.0.0/16 from 10.1.0.0/16", "0.0.0.0/0", "[8]10.1.0.0/16", "2001:db8::/32", ""} {
-		wantCode(t, put("10.1.3.0/24", e), codes.PermissionDenied, "records[1].eid")
+		wantNotPermitted(t, put("10.1.3.0/24", e), "records[1].eid")
 		_, err := c.GetMapping(ctx, &eidolonv1.GetMappingRequest{Eid: e})
-		wantCode(t, err, codes.PermissionDenied, "eid")
-		wantCode(t, list(e), codes.PermissionDenied, "within")
+		wantNotPermitted(t, err, "eid")
+		wantNotPermitted(t, list(e), "within")
 		_, err = c.DeleteMappings(ctx, &eidolonv1.DeleteMappingsRequest{Eids: []string{"10.1.2.0/24", e}})
-		wantCode(t, err, codes.PermissionDenied, "eids[1]")
+		wantNotPermitted(t, err, "eids[1]")
 		_, err = c.BatchMappings(ctx, &eidolonv1.BatchMappingsRequest{Operations: []*eidolonv1.MappingOperation{
 			{Operation: &eidolonv1.MappingOperation_Put{Put: rec("10.1.3.0/24", "192.0.2.1")}},
 			{Operation: &eidolonv1.MappingOperation_Put{Put: rec(e, "192.0.2.1")}},
 		}})
-		wantCode(t, err, codes.PermissionDenied, "operations[1].put.eid")
+		wantNotPermitted(t, err, "operations[1].put.eid")
 		_, err = c.BatchMappings(ctx, &eidolonv1.BatchMappingsRequest{Operations: []*eidolonv1.MappingOperation{{Operation: &eidolonv1.MappingOperation_Delete{Delete: e}}}})
-		wantCode(t, err, codes.PermissionDenied, "operations[0].delete")
+		wantNotPermitted(t, err, "operations[0].delete")
 		_, err = c.PageMappings(ctx, &eidolonv1.PageMappingsRequest{Within: e})
-		wantCode(t, err, codes.PermissionDenied, "within")
+		wantNotPermitted(t, err, "within")
 		_, err = c.PageMappings(ctx, &eidolonv1.PageMappingsRequest{Covering: "10.1.2.0/24"})
-		wantCode(t, err, codes.PermissionDenied, "within")
+		wantNotPermitted(t, err, "within")
 		watch, err := c.WatchMappings(ctx, &eidolonv1.WatchMappingsRequest{Within: e})
 		if err == nil {
 			_, err = watch.Recv()
 		}
-		wantCode(t, err, codes.PermissionDenied, "within")
+		wantNotPermitted(t, err, "within")
 	}
 	if page, err := c.PageMappings(ctx, &eidolonv1.PageMappingsRequest{Within: "10.1.0.0/16"}); err != nil || len(page.GetMappings()) != 3 {
 		t.Errorf("page: %v, %v", page, err)
@@ -555,7 +556,7 @@ func TestRegisterIsBounded(t *testing.T) {
 	if err := send("10.1.9.0/24"); err != nil {
 		t.Error(err)
 	}
-	wantCode(t, send("10.2.9.0/24"), codes.PermissionDenied, "records[0].eid")
+	wantNotPermitted(t, send("10.2.9.0/24"), "records[0].eid")
 	if _, ok := s.db.APIMapping(mapping.MustParseEID("10.2.9.0/24")); ok {
 		t.Error("an import has put a mapping of others")
 	}
@@ -564,6 +565,24 @@ func TestRegisterIsBounded(t *testing.T) {
 	}
 	if n := s.stat("api_calls_denied"); n < 24 {
 		t.Errorf("%d denied calls are counted", n)
+	}
+}
+
+// wantNotPermitted checks that an error names the field with an EID of others.
+func wantNotPermitted(t *testing.T, err error, field string) {
+	t.Helper()
+	wantCode(t, err, codes.PermissionDenied, field+": ")
+	var named, reason bool
+	for _, d := range status.Convert(err).Details() {
+		switch d := d.(type) {
+		case *errdetails.BadRequest:
+			named = len(d.FieldViolations) == 1 && d.FieldViolations[0].Field == field
+		case *errdetails.ErrorInfo:
+			reason = d.Reason == "EID_NOT_PERMITTED" && d.Domain == "eidolon" && d.Metadata["user"] == "fabric"
+		}
+	}
+	if !named || !reason {
+		t.Errorf("the details of %v do not name %s", err, field)
 	}
 }
 

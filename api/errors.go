@@ -48,6 +48,14 @@ func notFound(field, format string, args ...any) error {
 	})
 }
 
+// notPermitted is the status of a request whose field has EIDs that are not the
+// user's; eid is empty where it stands for all.
+func notPermitted(field, user, eid, text string) error {
+	return details(codes.PermissionDenied, field+": "+text,
+		&errdetails.BadRequest{FieldViolations: []*errdetails.BadRequest_FieldViolation{{Field: field, Description: text}}},
+		&errdetails.ErrorInfo{Reason: "EID_NOT_PERMITTED", Domain: "eidolon", Metadata: map[string]string{"user": user, "eid": eid}})
+}
+
 // notConfigured is the status of a call for what the daemon has not.
 func notConfigured(key, text string) error {
 	return details(codes.FailedPrecondition, text, &errdetails.PreconditionFailure{

@@ -108,7 +108,7 @@ func ServeHTTP(ctx context.Context, cfg HTTPConfig) error {
 }
 
 func httpHandler(cfg HTTPConfig, calls *rest, log *slog.Logger) http.Handler {
-	mux, alive := http.NewServeMux(), &liveness{probe: Probe(cfg.Stats)}
+	mux, ready := http.NewServeMux(), NewReadiness(cfg.Stats, cfg.Observed)
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newCollector(cfg))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{
@@ -116,14 +116,10 @@ func httpHandler(cfg HTTPConfig, calls *rest, log *slog.Logger) http.Handler {
 		ErrorLog:            slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}))
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, r *http.Request) {
-		answer(w, alive.live(r.Context()))
+		answer(w, ready.alive.live(r.Context()))
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		reasons := alive.live(r.Context())
-		if len(reasons) == 0 {
-			reasons = cfg.Observed.notReady()
-		}
-		answer(w, reasons)
+		answer(w, ready.reasons(r.Context()))
 	})
 	if calls != nil {
 		mux.Handle("/v1/", calls)

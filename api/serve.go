@@ -56,6 +56,9 @@ type Config struct {
 	// Access says who may call, and where else services are served. With nil
 	// they are on the socket only, and changes are told in the log.
 	Access *Access
+	// Ready is what the health service tells of the service "ready"; nil: it
+	// knows none of that name.
+	Ready *Readiness
 	// Logger gets refused peers; nil discards.
 	Logger *slog.Logger
 }
@@ -130,7 +133,7 @@ func Serve(ctx context.Context, cfg Config, services ...Service) error {
 	for name := range s.GetServiceInfo() {
 		healthy.SetServingStatus(name, healthv1.HealthCheckResponse_SERVING)
 	}
-	healthv1.RegisterHealthServer(s, healthy)
+	healthv1.RegisterHealthServer(s, &healthService{healthy, cfg.Ready, ctx})
 	reflection.Register(s)
 	if err := undeclared(s.GetServiceInfo()); err != nil {
 		for _, l := range append(listeners, forREST...) {

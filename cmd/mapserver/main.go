@@ -115,7 +115,7 @@ func run(ctx context.Context, path string) (err error) {
 	g.Go(func() error { daemon.Supervise(ctx, log, api.Probe(srv.Stats)); return nil })
 	g.Go(func() error { return srv.Run(serving, conn, runtime.GOMAXPROCS(0)) })
 	g.Go(func() error {
-		return api.Serve(ctx, api.Config{Socket: cfg.API.Socket, Access: access, Logger: logs.Logger("api")},
+		return api.Serve(ctx, api.Config{Socket: cfg.API.Socket, Access: access, Ready: api.NewReadiness(srv.Stats, api.ObserveMapServer(srv)), Logger: logs.Logger("api")},
 			api.Controlled("mapserver", api.Controls{Reload: trial.Reload, Logs: logs, Trial: trial}, srv.Stats, access.Stats), api.Mappings(srv), api.Sites(srv), api.ALT(overlay.view()))
 	})
 	if cfg.HTTP.Listen.IsValid() {

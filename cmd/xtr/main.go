@@ -188,7 +188,7 @@ func run(ctx context.Context, path string) error {
 	g.Go(func() error { daemon.Supervise(ctx, log, api.Probe(x.Stats)); return nil })
 	g.Go(func() error { return pass(ctx, usageRound, fib, plane, x, misses) })
 	g.Go(func() error {
-		return api.Serve(ctx, api.Config{Socket: cfg.API.Socket, Access: access, Logger: logs.Logger("api")},
+		return api.Serve(ctx, api.Config{Socket: cfg.API.Socket, Access: access, Ready: api.NewReadiness(x.Stats, api.ObserveXTR(x, fib)), Logger: logs.Logger("api")},
 			api.Controlled("xtr", api.Controls{Reload: trial.Reload, Logs: logs, Trial: trial}, api.JoinStats(x.Stats, plane.Stats, dbs.stats, access.Stats)), api.Router(x, fib), api.Traces(fib, byKernel(plane)), api.BGP(speaks.view(x, dbs.list)))
 	})
 	if cfg.HTTP.Listen.IsValid() {
