@@ -24,10 +24,10 @@ type databases struct {
 	plane interface{ SetLocals([]mapping.EID) error }
 	rules []config.LearnedMapping
 	log   *slog.Logger
-	// underlay are the servers and the locators that are configured.
-	underlay []netip.Addr
 
 	mu      sync.Mutex
+	servers []netip.Addr // that are configured
+	own     []netip.Addr // of the uplinks
 	static  []xtr.Database
 	learned []xtr.Database
 	locals  []mapping.EID          // of the plane
@@ -47,20 +47,33 @@ func newDatabases(cfg *config.XTR, static []xtr.Database, log *slog.Logger) *dat
 		c.Rules = append(c.Rules, r.Rule)
 	}
 	c.Configured = prefixesOf(static)
-	for _, m := range cfg.MapServers {
-		d.underlay = append(d.underlay, m.Address.Addr())
-	}
-	for _, r := range cfg.MapResolvers {
-		d.underlay = append(d.underlay, r.Addr())
-	}
-	for _, r := range cfg.Learned {
-		for _, l := range r.Locators {
-			d.underlay = append(d.underlay, l.Addr)
-		}
-	}
-	c.Underlay = d.underlay
+	d.servers = servers(cfg)
+	c.Underlay = d.underlay()
 	d.learner = bgp.NewLearner(c)
 	return d
+}
+
+// servers are the addresses of the mapping system.
+func servers(cfg *config.XTR) (list []netip.Addr) {
+	for _, m := range cfg.MapServers {
+		list = append(list, m.Address.Addr())
+	}
+	for _, r := range cfg.MapResolvers {
+		list = append(list, r.Addr())
+	}
+	return list
+}
+
+// underlay are the addresses that no learned EID-prefix may hold: of servers, of the
+// locators that are configured for what is learned, and of the uplinks.
+func (d *databases) underlay() []netip.Addr {
+	list := slices.Concat(d.servers, d.own)
+	for _, r := range d.rules {
+		for _, l := range r.Locators {
+			list = append(list, l.Addr)
+		}
+	}
+	return list
 }
 
 func eids(list []xtr.Database) (out []mapping.EID) {
@@ -203,7 +216,21 @@ func (d *databases) setUnderlay(own []netip.Addr) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.learner.SetUnderlay(slices.Concat(d.underlay, own)) {
+	d.own = own
+	if d.learner.SetUnderlay(d.underlay()) {
+		d.learn(true)
+	}
+}
+
+// setServers says which map-servers and map-resolvers there are.
+func (d *databases) setServers(cfg *config.XTR) {
+	if d.learner == nil {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.servers = servers(cfg)
+	if d.learner.SetUnderlay(d.underlay()) {
 		d.learn(true)
 	}
 }

@@ -180,7 +180,7 @@ func run(ctx context.Context, path string) error {
 	g.Go(func() error { return u.run(planeCtx, states, listening) })
 	g.Go(func() error { return watchTraffic(ctx, fib, plane.Unreachable(), u.counters, x) })
 	g.Go(func() error { return dbs.run(ctx) })
-	r := &reloader{path: path, first: cfg, servers: control.MapServers, site: x, databases: dbs, access: access, logs: logs, log: log, watch: func(c *config.XTR) {
+	r := &reloader{path: path, first: cfg, site: x, databases: dbs, access: access, logs: logs, log: log, watch: func(c *config.XTR) {
 		watcher.Configure(uplinkConfig(c, watching))
 	}}
 	trial := r.trial()
@@ -240,13 +240,12 @@ func pass(ctx context.Context, every time.Duration, fib *dataplane.FIB, plane da
 
 func controlConfig(cfg *config.XTR, uplinks []xtr.Uplink, fib *dataplane.FIB, log *slog.Logger) xtr.Config {
 	c := xtr.Config{
-		Uplinks:      uplinks,
-		LocatorSets:  locatorSets(cfg),
-		XTRID:        cfg.XTRID,
-		SiteID:       cfg.SiteID,
-		MapResolvers: cfg.MapResolvers,
-		LISPSec:      xtr.LISPSec{Policy: cfg.LISPSec, Instances: make(map[uint32]auth.SecurityPolicy), ResolverKeys: cfg.ResolverKeys},
-		CacheLimit:   cfg.MapCacheLimit,
+		Uplinks:     uplinks,
+		LocatorSets: locatorSets(cfg),
+		XTRID:       cfg.XTRID,
+		SiteID:      cfg.SiteID,
+		LISPSec:     xtr.LISPSec{Policy: cfg.LISPSec, Instances: make(map[uint32]auth.SecurityPolicy)},
+		CacheLimit:  cfg.MapCacheLimit,
 		RLOCProbing: xtr.RLOCProbing{
 			Off:      !cfg.RLOCProbing.Enabled,
 			Interval: cfg.RLOCProbing.Interval,
@@ -270,8 +269,16 @@ func controlConfig(cfg *config.XTR, uplinks []xtr.Uplink, fib *dataplane.FIB, lo
 	for _, m := range cfg.DatabaseMappings {
 		c.Databases = append(c.Databases, database(m))
 	}
+	s := mappingSystem(cfg)
+	c.MapServers, c.MapResolvers, c.LISPSec.ResolverKeys = s.MapServers, s.MapResolvers, s.ResolverKeys
+	return c
+}
+
+// mappingSystem is where the site registers and asks.
+func mappingSystem(cfg *config.XTR) xtr.MappingSystem {
+	s := xtr.MappingSystem{MapResolvers: cfg.MapResolvers, ResolverKeys: cfg.ResolverKeys}
 	for _, m := range cfg.MapServers {
-		c.MapServers = append(c.MapServers, xtr.MapServer{
+		s.MapServers = append(s.MapServers, xtr.MapServer{
 			Addr:             m.Address,
 			Key:              m.Keys[0],
 			OtherKeys:        m.Keys[1:],
@@ -282,7 +289,7 @@ func controlConfig(cfg *config.XTR, uplinks []xtr.Uplink, fib *dataplane.FIB, lo
 			RegisterInterval: m.RegisterInterval,
 		})
 	}
-	return c
+	return s
 }
 
 // proxies returns the roles beside that of the site's edge.

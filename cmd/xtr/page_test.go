@@ -23,7 +23,7 @@ type reloaded struct {
 func reloadFrom(first *config.XTR, path string) (got reloaded) {
 	var out bytes.Buffer
 	log := slog.New(slog.NewTextHandler(&out, nil))
-	r := reloader{path: path, first: first, servers: controlConfig(first, nil, nil, log).MapServers, site: &got.recorder, databases: &got.recorder, access: &got.recorder, logs: &got.recorder, log: log,
+	r := reloader{path: path, first: first, site: &got.recorder, databases: &got.recorder, access: &got.recorder, logs: &got.recorder, log: log,
 		watch: func(c *config.XTR) { got.uplinks = uplinkConfig(c, nil) }}
 	r.reload()
 	got.log = out.String()

@@ -15,7 +15,7 @@ import (
 
 // site is what of a running xTR a new configuration can change.
 type site interface {
-	SetKeys(xtr.MapServer) error
+	SetMappingSystem(xtr.MappingSystem) error
 	SetLocatorSets([]xtr.LocatorSet)
 }
 
@@ -27,20 +27,21 @@ type access interface {
 }
 
 // reloader applies a changed configuration file to a running xTR: EID-prefixes,
-// locators, their priorities and weights, record TTLs, keys, and what is logged.
-// Everything else needs a restart, and is named.
+// locators, their priorities and weights, record TTLs, map-servers, map-resolvers,
+// keys, and what is logged. Everything else needs a restart, and is named.
 type reloader struct {
 	path  string
 	first *config.XTR // what the xTR was started with
-	// servers are those of first that the xTR uses.
-	servers []xtr.MapServer
-	site    site
-	// databases takes those of the configuration.
-	databases interface{ SetDatabases([]xtr.Database) error }
-	access    access
-	logs      interface{ Configure(config.Log) }
-	log       *slog.Logger
-	watch     func(*config.XTR) // the uplinks of a configuration
+	site  site
+	// databases takes those of the configuration, and which servers there are.
+	databases interface {
+		SetDatabases([]xtr.Database) error
+		setServers(*config.XTR)
+	}
+	access access
+	logs   interface{ Configure(config.Log) }
+	log    *slog.Logger
+	watch  func(*config.XTR) // the uplinks of a configuration
 
 	mu      sync.Mutex  // a signal and the API may reload at once
 	running *config.XTR // what was last reloaded; nil: first
@@ -121,21 +122,14 @@ func (r *reloader) use(next *config.XTR) error {
 		return err
 	}
 	r.watch(next)
+	if err := r.site.SetMappingSystem(mappingSystem(next)); err != nil {
+		return fmt.Errorf("map_servers, map_resolvers: %w", err)
+	}
+	r.databases.setServers(next)
 	if err := r.databases.SetDatabases(r.mappings(next)); err != nil {
 		return fmt.Errorf("database_mappings: %w", err)
 	}
 	r.site.SetLocatorSets(locatorSets(next))
-	for _, s := range r.servers {
-		i := slices.IndexFunc(next.MapServers, func(m config.XTRMapServer) bool { return m.Address == s.Addr })
-		if i < 0 {
-			continue // needs a restart
-		}
-		keys := next.MapServers[i].Keys
-		s.Key, s.OtherKeys = keys[0], keys[1:]
-		if err := r.site.SetKeys(s); err != nil {
-			return fmt.Errorf("keys of the map-server %v: %w", s.Addr, err)
-		}
-	}
 	return nil
 }
 

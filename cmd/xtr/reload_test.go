@@ -4,15 +4,23 @@ import (
 	"bytes"
 	"errors"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/eidolon-lisp/eidolon/api"
 	"github.com/eidolon-lisp/eidolon/internal/config"
+	"github.com/eidolon-lisp/eidolon/internal/netns"
+	"github.com/eidolon-lisp/eidolon/mapping"
+	"github.com/eidolon-lisp/eidolon/mapping/auth"
+	"github.com/eidolon-lisp/eidolon/mapping/bgp/bgptest"
+	"github.com/eidolon-lisp/eidolon/mapping/server"
 	"github.com/eidolon-lisp/eidolon/mapping/xtr"
 )
 
@@ -32,6 +40,9 @@ type recorder struct {
 	databases []xtr.Database
 	servers   []xtr.MapServer
 	sets      []xtr.LocatorSet
+	resolvers []netip.AddrPort
+	keys      map[netip.AddrPort]auth.WrapKey
+	underlay  []netip.Addr
 	logs      config.Log
 	api       config.API
 	// refuse is what is said to a database-mapping with this EID, and to a key
@@ -53,13 +64,14 @@ func (r *recorder) Hangup(api.Reloaded, error) {}
 func (r *recorder) SetLocatorSets(sets []xtr.LocatorSet) { r.sets = sets }
 
 func (r *recorder) Expired(error) {}
-func (r *recorder) SetKeys(m xtr.MapServer) error {
-	if r.refuse != "" && string(m.Key.Secret) == r.refuse {
+func (r *recorder) SetMappingSystem(s xtr.MappingSystem) error {
+	if r.refuse != "" && string(s.MapServers[0].Key.Secret) == r.refuse {
 		return errors.New("no such key")
 	}
-	r.servers = append(r.servers, m)
+	r.servers, r.resolvers, r.keys = s.MapServers, s.MapResolvers, s.ResolverKeys
 	return nil
 }
+func (r *recorder) setServers(cfg *config.XTR) { r.underlay = servers(cfg) }
 
 func TestReload(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "xtr.yml")
@@ -88,7 +100,7 @@ func TestReload(t *testing.T) {
 		{"locator", []string{"192.0.2.1, priority: 1", "192.0.2.7, priority: 9"}, "configuration reloaded", 9, "192.0.2.7", "an example key of enough octets", "10.1.0.0/16"},
 		{"key", []string{"an example key", "another key"}, "configuration reloaded", 1, "192.0.2.1", "another key of enough octets", "10.1.0.0/16"},
 		{"bad file", []string{"priority: 1", "priority: 1000"}, "not reloaded priority 1000", 0, "", "", ""},
-		{"other key", []string{"map_resolvers: [203", "map_resolvers: [203.0.113.99, 203"}, "restart map_resolvers", 1, "192.0.2.1", "an example key of enough octets", "10.1.0.0/16"},
+		{"other key", []string{"map_resolvers:", "map_cache: {limit: 5000}\nmap_resolvers:"}, "restart map_cache", 1, "192.0.2.1", "an example key of enough octets", "10.1.0.0/16"},
 		{"EID", []string{"10.1.0.0/16", "10.9.0.0/16"}, "configuration reloaded", 1, "192.0.2.1", "an example key of enough octets", "10.9.0.0/16"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -96,9 +108,8 @@ func TestReload(t *testing.T) {
 			var log bytes.Buffer
 			var got recorder
 			logger := slog.New(slog.NewTextHandler(&log, nil))
-			control := controlConfig(first, nil, nil, logger)
 			var watched []netip.Addr
-			r := reloader{path: path, first: first, servers: control.MapServers, site: &got, databases: &got, access: &got, logs: &got, log: logger,
+			r := reloader{path: path, first: first, site: &got, databases: &got, access: &got, logs: &got, log: logger,
 				watch: func(c *config.XTR) { watched = uplinkConfig(c, logger).Addresses }}
 			r.reload()
 			found := false
@@ -158,7 +169,7 @@ func TestReloadIsAtomic(t *testing.T) {
 	}
 	var got recorder
 	var watched []netip.Addr
-	r := reloader{path: path, first: first, servers: controlConfig(first, nil, nil, slog.New(slog.DiscardHandler)).MapServers, site: &got, databases: &got, access: &got, logs: &got,
+	r := reloader{path: path, first: first, site: &got, databases: &got, access: &got, logs: &got,
 		log: slog.New(slog.DiscardHandler), watch: func(c *config.XTR) { watched = uplinkConfig(c, nil).Addresses }}
 	write("192.0.2.1, priority: 1", "192.0.2.7, priority: 9", "an example key", "the second key")
 	if done, err := r.reload(); err != nil || len(done.Restart) > 0 || !slices.Contains(done.Changed, "database_mappings") || !slices.Contains(done.Changed, "map_servers") {
@@ -179,5 +190,84 @@ func TestReloadIsAtomic(t *testing.T) {
 			watched[0].String() != "192.0.2.7" || got.logs.Level != slog.LevelInfo {
 			t.Errorf("%s: what runs is %+v with the key %q, %v is watched, the log is %+v", want, d, key, watched, got.logs)
 		}
+	}
+}
+
+const movingFile = `
+locator_sets: [{name: site, locators: [{address: 192.0.2.1}]}]
+database_mappings: [{eid: 10.1.0.0/16, locator_set: site}]
+map_servers: [{address: SERVER, authentication_key: {key_id: 1, algorithm: hmac-sha-256-128-hkdf, key: an example key of enough octets}}]
+map_resolvers: [SERVER]
+api: {socket: xtr.sock}
+log: {level: warn}
+`
+
+// TestMovesToAnotherMapServer: a site goes to another map-server by a reload: it is
+// registered there, and with the one before no more, whom it does not ask either.
+func TestMovesToAnotherMapServer(t *testing.T) {
+	netns.NeedTUN(t)
+	ns := netns.Fresh(t, 2)
+	if err := netns.Veth(ns[0], "up", ns[1], "net", 1500); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(ns[0].AddAddress("up", netip.MustParsePrefix("192.0.2.1/24")), ns[1].AddAddress("net", netip.MustParsePrefix("192.0.2.10/24")),
+		ns[1].AddAddress("net", netip.MustParsePrefix("192.0.2.11/24")), ns[0].AddAddress("lo", netip.MustParsePrefix("10.1.0.1/32"))); err != nil {
+		t.Fatal(err)
+	}
+	first, stopFirst := startMapServer(t, ns[1], netip.MustParseAddrPort("192.0.2.10:4342"))
+	second, stopSecond := startMapServer(t, ns[1], netip.MustParseAddrPort("192.0.2.11:4342"))
+	defer stopSecond()
+	path := filepath.Join(t.TempDir(), "xtr.yml")
+	write := func(server string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(strings.ReplaceAll(movingFile, "SERVER", server)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	registered := func(ms *server.Server) bool {
+		for range ms.Database(mapping.MustParseEID("10.1.0.0/16")) {
+			return true
+		}
+		return false
+	}
+	asked := func(ms *server.Server) (n uint64) {
+		for name, value := range ms.Stats() {
+			if name == "encapsulated_map_requests" {
+				n = value
+			}
+		}
+		return n
+	}
+	var conn net.PacketConn
+	if err := ns[0].Do(func() (err error) { conn, err = net.ListenPacket("udp4", "10.1.0.1:0"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	send := func(to string) {
+		if _, err := conn.WriteTo([]byte("x"), net.UDPAddrFromAddrPort(netip.MustParseAddrPort(to))); err != nil {
+			t.Log(err) // a mapping without a way to its locator
+		}
+	}
+
+	write("192.0.2.10")
+	daemon := startDaemon(t, ns[0], path)
+	bgptest.Eventually(t, 20*time.Second, "the site is registered", func() bool { return registered(first) })
+	bgptest.Eventually(t, 10*time.Second, "the first is asked", func() bool { send("10.7.0.1:9"); return asked(first) > 0 })
+	if registered(second) || asked(second) > 0 {
+		t.Error("the second one was told or asked something")
+	}
+	write("192.0.2.11")
+	if err := daemon.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	bgptest.Eventually(t, 5*time.Second, "the site has moved", func() bool { return registered(second) && !registered(first) })
+	stopFirst()
+	bgptest.Eventually(t, 10*time.Second, "the second is asked", func() bool { send("10.8.0.1:9"); return asked(second) > 0 })
+	if err := daemon.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	bgptest.Eventually(t, 10*time.Second, "nothing is registered after the end", func() bool { return !registered(second) })
+	if err := daemon.Wait(); err != nil {
+		t.Errorf("the daemon: %v", err)
 	}
 }

@@ -9,17 +9,14 @@ import (
 
 // NeedsRestart returns the keys, as they stand in the file, in which next
 // differs from c and that a running xTR does not change: all but
-// database_mappings, locator_sets, uplinks, log and who may call the API, and the
-// keys of map_servers.
+// database_mappings, locator_sets, uplinks, map_servers, map_resolvers, log and who
+// may call the API.
 func (c *XTR) NeedsRestart(next *XTR) []string {
 	a, b := *c, *next
 	for _, x := range []*XTR{&a, &b} {
 		x.DatabaseMappings, x.LocatorSets, x.Uplinks, x.Log, x.Warnings, x.Text = nil, nil, nil, Log{}, nil, nil
 		x.API = x.API.restart()
-		x.MapServers = slices.Clone(x.MapServers)
-		for i := range x.MapServers {
-			x.MapServers[i].Keys = nil
-		}
+		x.MapServers, x.MapResolvers, x.ResolverKeys = nil, nil, nil
 	}
 	return different(reflect.ValueOf(a), reflect.ValueOf(b))
 }

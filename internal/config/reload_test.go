@@ -21,14 +21,14 @@ func TestNeedsRestart(t *testing.T) {
 	}
 	a, b := load(), load()
 	b.DatabaseMappings = b.DatabaseMappings[:1]
-	b.MapServers[0].Keys = []auth.Key{{ID: 9}}
+	b.MapServers[0].Keys, b.MapServers[0].Merge = []auth.Key{{ID: 9}}, true
+	b.MapResolvers, b.ResolverKeys = b.MapResolvers[:1], nil
 	if got := a.NeedsRestart(b); len(got) != 0 {
 		t.Errorf("%v need a restart", got)
 	}
 	b.XTRID, b.SiteID, b.MapCacheLimit = mapping.XTRID{1}, 5, 7
-	b.MapServers[0].Merge = true
 	b.API.Socket = "x"
-	if got, want := a.NeedsRestart(b), []string{"xtr_id", "site_id", "map_servers", "map_cache", "api"}; !slices.Equal(got, want) {
+	if got, want := a.NeedsRestart(b), []string{"xtr_id", "site_id", "map_cache", "api"}; !slices.Equal(got, want) {
 		t.Errorf("%v need a restart, want %v", got, want)
 	}
 	if a.MapServers[0].Keys == nil {

@@ -273,7 +273,7 @@ func shown(v value) string {
 // reloaded are the keys whose changes a running daemon takes, with all that is
 // inside of them.
 var reloaded = map[Kind][]string{
-	KindXTR: append([]string{"database_mappings", "locator_sets", "uplinks", "log", "map_servers[].authentication_key", "map_servers[].authentication_keys"},
+	KindXTR: append([]string{"database_mappings", "locator_sets", "uplinks", "map_servers", "map_resolvers", "log"},
 		reloadedAPI...),
 	KindMapServer: append([]string{"sites", "log"}, reloadedAPI...),
 }

@@ -38,7 +38,7 @@ type answering struct {
 
 // question is a Map-Request that no packet waits for.
 type question struct {
-	resolver int
+	resolver *resolver
 	at       time.Time
 	late     bool // counted as one without an answer
 	secure   *protection
@@ -82,7 +82,7 @@ func (a *answering) advance(now time.Time) {
 	for _, q := range a.question {
 		if !q.late {
 			q.late = true
-			a.itr.resolvers.unanswered(now, q.resolver)
+			q.resolver.unanswered(now)
 		}
 	}
 	if a.waiting {
@@ -149,16 +149,16 @@ func (a *answering) ask(now time.Time) {
 		a.log.Error("the mapping system is not asked", "err", err)
 		return
 	}
-	for n, r := range a.cfg.MapResolvers {
+	for _, r := range a.itr.resolvers.list {
 		nonce, err := a.nonce()
-		q := &question{resolver: n, at: now}
+		q := &question{resolver: r, at: now}
 		var security []byte
-		if key := a.cfg.LISPSec.ResolverKeys[r]; err == nil && a.cfg.LISPSec.policy(eid.IID) == auth.SecurityRequired {
+		if key := a.cfg.LISPSec.ResolverKeys[r.addr]; err == nil && a.cfg.LISPSec.policy(eid.IID) == auth.SecurityRequired {
 			q.secure, security, err = newProtection(a.cfg.Rand, key, nonce, algorithms[0].hmac, algorithms[0].kdf)
 		}
 		if err != nil {
 			a.stats.inc(sendErrors)
-			a.log.Error("the mapping system is not asked", "map_resolver", r, "err", err)
+			a.log.Error("the mapping system is not asked", "map_resolver", r.addr, "err", err)
 			continue
 		}
 		a.question[nonce] = q
@@ -168,7 +168,7 @@ func (a *answering) ask(now time.Time) {
 		}
 		dst := eid.Prefix.Addr()
 		src := netip.AddrPortFrom(a.itr.innerSource(&query{eid: eid}, dst), a.cfg.Port)
-		if a.itr.sendRequest(&req, n, a.rounds, src, netip.AddrPortFrom(dst, wire.Port), security) {
+		if a.itr.sendRequest(&req, r, a.rounds, src, netip.AddrPortFrom(dst, wire.Port), security) {
 			a.stats.inc(answeringQuestionsOut)
 		}
 	}
@@ -233,7 +233,7 @@ func (a *answering) reply(now time.Time, msg []byte, from netip.AddrPort) (ours 
 		}
 	}
 	delete(a.question, nonce)
-	a.itr.resolvers.answered(now, q.resolver, now.Sub(q.at))
+	q.resolver.answered(now, now.Sub(q.at))
 	a.heardOf(now)
 	return true
 }

@@ -1,17 +1,11 @@
 package xtr
 
 import (
-	"bytes"
-	"cmp"
-	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/eidolon-lisp/eidolon/mapping"
-	"github.com/eidolon-lisp/eidolon/mapping/auth"
-	"github.com/eidolon-lisp/eidolon/mapping/wire"
 )
 
 // setDatabases replaces the site's database-mappings, or refuses them whole.
@@ -74,55 +68,6 @@ func (m *machine) solicitSettled(now time.Time) {
 	}
 }
 
-// setKeys replaces the keys of the map-server at with.Addr.
-func (m *machine) setKeys(now time.Time, with MapServer) error {
-	m.advance(now)
-	addr := netip.AddrPortFrom(with.Addr.Addr().Unmap(), cmp.Or(with.Addr.Port(), wire.Port))
-	i := slices.IndexFunc(m.cfg.MapServers, func(s MapServer) bool { return s.Addr == addr })
-	if i < 0 {
-		return fmt.Errorf("map_server %v: not one of this xtr", addr)
-	}
-	s := &m.cfg.MapServers[i]
-	next := *s
-	next.Key, next.OtherKeys = with.Key, slices.Clone(with.OtherKeys)
-	var errs []error
-	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	next.checkKeys(bad)
-	m.cfg.LISPSec.checkIndependent(&next, bad)
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	if slices.EqualFunc(s.keys(), next.keys(), sameKey) {
-		return nil
-	}
-	*s = next
-	m.log.Info("keys changed", "map_server", s.Addr)
-	m.reg.rekey(now, s)
-	m.advance(now)
-	return nil
-}
-
-func sameKey(a, b auth.Key) bool {
-	return a.ID == b.ID && a.Algorithm == b.Algorithm && bytes.Equal(a.Secret, b.Secret)
-}
-
-// rekey begins anew with the first key of s.
-func (r *registrar) rekey(now time.Time, s *MapServer) {
-	for _, g := range r.regs {
-		if g.server != s {
-			continue
-		}
-		g.key = 0
-		switch {
-		case g.sent.IsZero():
-		case g.gone != nil:
-			r.compose(now, g)
-		case !g.renew.IsZero():
-			g.renew = now
-		}
-	}
-}
-
 // difference returns the EIDs whose mapping is not the same in after as in
 // before, and the databases of before that after does not have.
 func difference(before, after []Database) (changed []mapping.EID, gone []Database) {
@@ -150,13 +95,18 @@ func difference(before, after []Database) (changed []mapping.EID, gone []Databas
 func (r *registrar) replace(now time.Time, gone []Database) {
 	before := r.regs
 	r.regs, r.quick = nil, now.Add(quickPeriod)
+	for _, g := range before {
+		if !slices.ContainsFunc(r.cfg.MapServers, func(s MapServer) bool { return s.Addr == g.server.Addr }) {
+			r.regs = append(r.regs, g) // withdraws all there
+		}
+	}
 	for i := range r.cfg.MapServers {
 		s := &r.cfg.MapServers[i]
 		left, nonces := slices.Clone(gone), []uint64(nil)
 		var rtt time.Duration
 		silent := false
 		for _, g := range before {
-			if g.server != s {
+			if g.server.Addr != s.Addr {
 				continue
 			}
 			nonces = append(nonces, g.nonce)

@@ -69,6 +69,20 @@ func (i *infos) servers(l *localRLOC) []*MapServer {
 	return out
 }
 
+// forgetServers takes it that no answer comes from map-servers that are ones no
+// more: that one is missing says nothing of the uplink.
+func (i *infos) forgetServers() {
+	for _, l := range i.locals.list {
+		n := len(l.info.nonces)
+		l.info.nonces = slices.DeleteFunc(l.info.nonces, func(o infoNonce) bool {
+			return !slices.ContainsFunc(i.cfg.MapServers, func(s MapServer) bool { return s.Addr == o.server.Addr })
+		})
+		if len(l.info.nonces) < n {
+			l.info.waiting = false
+		}
+	}
+}
+
 // due returns when there is something to do for l. With one uplink there is
 // nothing to conclude.
 func (i *infos) due(l *localRLOC) (at time.Time, ok bool) {

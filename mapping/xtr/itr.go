@@ -62,7 +62,7 @@ type query struct {
 // attempt is one transmission of a query.
 type attempt struct {
 	nonce    uint64
-	resolver int
+	resolver *resolver
 	at       time.Time
 	secure   *protection // nil: without LISP-SEC
 	// subscribe: a Map-Notify may answer it, too.
@@ -106,20 +106,20 @@ type itr struct {
 func newITR(c *core) *itr {
 	l := c.cfg.Limits
 	i := &itr{
-		part:      c.part(LogResolve),
-		cache:     mapping.NewCache(c.cfg.CacheLimit),
-		resolvers: newResolvers(c.cfg.MapResolvers),
-		later:     make(map[mapping.EID]time.Time),
-		queries:   make(map[mapping.EID]*query),
-		nonces:    make(map[uint64]outstanding),
-		perHost:   make(map[host]int),
-		spacing:   newLimiter[mapping.EID](requestSpacing, 1, limiterKeys+requestBurst*l.Rate+l.Pending),
-		hosts:     newLimiter[host](time.Second/time.Duration(l.RatePerHost), requestBurst*l.RatePerHost, limiterKeys),
-		all:       newLimiter[struct{}](time.Second/time.Duration(l.Rate), requestBurst*l.Rate, 1),
-		smr:       newLimiter[mapping.EID](smrSpacing, 1, limiterKeys),
-		data:      newLimiter[struct{}](mapDataSpacing, mapDataBurst, 1),
-		strays:    newLimiter[struct{}](straySpacing, strayBurst, 1),
+		part:    c.part(LogResolve),
+		cache:   mapping.NewCache(c.cfg.CacheLimit),
+		later:   make(map[mapping.EID]time.Time),
+		queries: make(map[mapping.EID]*query),
+		nonces:  make(map[uint64]outstanding),
+		perHost: make(map[host]int),
+		spacing: newLimiter[mapping.EID](requestSpacing, 1, limiterKeys+requestBurst*l.Rate+l.Pending),
+		hosts:   newLimiter[host](time.Second/time.Duration(l.RatePerHost), requestBurst*l.RatePerHost, limiterKeys),
+		all:     newLimiter[struct{}](time.Second/time.Duration(l.Rate), requestBurst*l.Rate, 1),
+		smr:     newLimiter[mapping.EID](smrSpacing, 1, limiterKeys),
+		data:    newLimiter[struct{}](mapDataSpacing, mapDataBurst, 1),
+		strays:  newLimiter[struct{}](straySpacing, strayBurst, 1),
 	}
+	i.resolvers.set(c.cfg.MapResolvers)
 	i.subs = newSubscriber(c, i)
 	return i
 }
@@ -232,8 +232,11 @@ func (i *itr) mayRefresh() bool {
 		len(i.queries) < i.cfg.Limits.Pending
 }
 
-// ask enters q and sends its first Map-Request.
+// ask enters q and sends its first Map-Request, if there is anybody to ask.
 func (i *itr) ask(now time.Time, q *query) {
+	if len(i.resolvers.list) == 0 {
+		return
+	}
 	i.seq++
 	q.seq = i.seq
 	i.queries[q.eid] = q
@@ -281,7 +284,7 @@ func (i *itr) transmit(now time.Time, q *query) {
 		i.log.Error("map-request not sent", "eid", q.eid, "err", err)
 		return
 	}
-	avoid := -1
+	var avoid *resolver
 	if n := len(q.attempts); n > 0 {
 		avoid = q.attempts[n-1].resolver
 		i.stats.inc(mapRequestsRetransmitted)
@@ -290,7 +293,7 @@ func (i *itr) transmit(now time.Time, q *query) {
 		return // as good as never; the next retransmission draws again
 	}
 	r := i.resolvers.pick(now, avoid)
-	secure, security, err := i.protect(q, i.cfg.MapResolvers[r], nonce)
+	secure, security, err := i.protect(q, r.addr, nonce)
 	if err != nil {
 		i.stats.inc(sendErrors)
 		i.log.Error("map-request not protected, and so not sent", "eid", q.eid, "err", err)
@@ -314,13 +317,13 @@ func (i *itr) transmit(now time.Time, q *query) {
 	}
 	dst := q.eid.Prefix.Addr()
 	if i.sendRequest(&req, r, q.tries-1, netip.AddrPortFrom(i.innerSource(q, dst), i.cfg.Port), netip.AddrPortFrom(dst, wire.Port), security) {
-		i.log.Debug("map-request sent", "eid", q.eid, "map_resolver", i.cfg.MapResolvers[r], "nonce", hex(nonce), "attempt", q.tries)
+		i.log.Debug("map-request sent", "eid", q.eid, "map_resolver", r.addr, "nonce", hex(nonce), "attempt", q.tries)
 	}
 }
 
-// sendRequest sends m to the map-resolver with index r, in an ECM from src to
-// dst with the authentication data security, if any. The try counts from 0.
-func (i *itr) sendRequest(m *wire.MapRequest, r, try int, src, dst netip.AddrPort, security []byte) bool {
+// sendRequest sends m to r, in an ECM from src to dst with the authentication
+// data security, if any. The try counts from 0.
+func (i *itr) sendRequest(m *wire.MapRequest, r *resolver, try int, src, dst netip.AddrPort, security []byte) bool {
 	msg, ok := i.encode(m)
 	if !ok {
 		return false
@@ -329,10 +332,9 @@ func (i *itr) sendRequest(m *wire.MapRequest, r, try int, src, dst netip.AddrPor
 	if !ok {
 		return false
 	}
-	resolver := i.cfg.MapResolvers[r]
-	from, _ := i.sourceFor(resolver.Addr(), try)
-	i.send(from, resolver, msg)
-	i.resolvers.list[r].requests++
+	from, _ := i.sourceFor(r.addr.Addr(), try)
+	i.send(from, r.addr, msg)
+	r.requests++
 	i.stats.inc(mapRequestsOut)
 	return true
 }
@@ -360,7 +362,7 @@ func (i *itr) fire(now time.Time, q *query) {
 		return
 	}
 	if n := len(q.attempts); n > 0 && !q.replied {
-		i.resolvers.unanswered(now, q.attempts[n-1].resolver)
+		q.attempts[n-1].resolver.unanswered(now)
 	}
 	q.replied = false
 	switch {

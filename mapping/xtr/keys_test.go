@@ -46,7 +46,7 @@ func TestE12_KeyRollover(t *testing.T) {
 			rekey := func(keys []auth.Key) {
 				m := cfg.MapServers[0]
 				m.Key, m.OtherKeys = keys[0], keys[1:]
-				if err := r.m.setKeys(r.now, m); err != nil {
+				if err := r.setServers(m); err != nil {
 					t.Fatal(err)
 				}
 				r.collect()
@@ -101,13 +101,9 @@ func TestE9_KeyNeeded(t *testing.T) {
 		if !m.WantNotify {
 			continue
 		}
-		if err := r.m.setKeys(r.now, *m); err == nil {
+		if err := r.setServers(*m); err == nil {
 			t.Errorf("%s: accepted while running", name)
 		}
-	}
-	r := newRig(t, testConfig())
-	if err := r.m.setKeys(r.now, MapServer{Addr: mr2, Key: key}); err == nil {
-		t.Error("keys of an unknown map-server were accepted")
 	}
 }
 
@@ -118,7 +114,7 @@ func TestKeysNotLogged(t *testing.T) {
 	cfg.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	r := newRig(t, cfg)
 	r.start()
-	if err := r.m.setKeys(r.now, MapServer{Addr: ms1, Key: newKey, OtherKeys: []auth.Key{key}}); err != nil {
+	if err := r.setServers(MapServer{Addr: ms1, Key: newKey, OtherKeys: []auth.Key{key}, WantNotify: true}); err != nil {
 		t.Fatal(err)
 	}
 	r.until(time.Minute)

@@ -254,7 +254,7 @@ func negative(m *wire.MapReply) bool {
 // the next one sent as soon as the spacing allows.
 func (i *itr) again(now time.Time, o outstanding) {
 	q, a := o.q, o.q.attempts[o.n]
-	i.resolvers.answered(now, a.resolver, now.Sub(a.at))
+	a.resolver.answered(now, now.Sub(a.at))
 	a.forget()
 	delete(i.nonces, a.nonce)
 	q.attempts = slices.Delete(q.attempts, o.n, o.n+1)

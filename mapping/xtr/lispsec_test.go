@@ -185,7 +185,7 @@ func TestL4_IndependentKeys(t *testing.T) {
 		}
 	}
 	r := newRig(t, secureConfig(auth.SecurityRequired))
-	if err := r.m.setKeys(r.now, MapServer{Addr: ms1, Key: auth.Key{ID: 4, Algorithm: auth.SHA256, Secret: resolverKey.Secret}}); err == nil {
+	if err := r.setServers(MapServer{Addr: ms1, Key: auth.Key{ID: 4, Algorithm: auth.SHA256, Secret: resolverKey.Secret}}); err == nil {
 		t.Error("a rollover to the key of the map-resolver")
 	}
 }

@@ -621,8 +621,8 @@ func (s *subscriber) unsubscribe(now time.Time, x *subscription) {
 		return // the next one draws again
 	}
 	i := s.itr
-	r := i.resolvers.pick(now, -1)
-	resolver := s.cfg.MapResolvers[r]
+	r := i.resolvers.pick(now, nil)
+	resolver := r.addr
 	var security []byte
 	if err == nil {
 		var secure *protection

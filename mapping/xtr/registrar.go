@@ -30,11 +30,14 @@ import (
 // Each retransmission goes out of the next uplink.
 type registrar struct {
 	part
-	regs  []*registration
-	acks  limiter[netip.AddrPort]
-	last  uint64    // the last nonce used
-	floor uint64    // the last floor saved
-	quick time.Time // when the last quick registration begins
+	regs []*registration
+	acks limiter[netip.AddrPort]
+	last uint64 // the last nonce used
+	// newest is the highest nonce of each map-server, of what may be withdrawn
+	// and forgotten since, too.
+	newest map[netip.AddrPort]uint64
+	floor  uint64    // the last floor saved
+	quick  time.Time // when the last quick registration begins
 	// lost is told of a local RLOC from which a Map-Register was not confirmed.
 	lost func(now time.Time, from netip.Addr)
 
@@ -77,11 +80,12 @@ const registerOverhead = wire.AuthenticationOffset + 32 + 24
 
 func newRegistrar(c *core) *registrar {
 	r := &registrar{
-		part:  c.part(LogRegister),
-		acks:  newLimiter[netip.AddrPort](notifyAckSpacing, notifyAckBurst, len(c.cfg.MapServers)+1),
-		last:  c.cfg.NonceFloor,
-		floor: c.cfg.NonceFloor,
-		lost:  func(time.Time, netip.Addr) {},
+		part:   c.part(LogRegister),
+		acks:   newLimiter[netip.AddrPort](notifyAckSpacing, notifyAckBurst, len(c.cfg.MapServers)+1),
+		last:   c.cfg.NonceFloor,
+		newest: make(map[netip.AddrPort]uint64),
+		floor:  c.cfg.NonceFloor,
+		lost:   func(time.Time, netip.Addr) {},
 	}
 	for i := range c.cfg.MapServers {
 		s := &c.cfg.MapServers[i]
@@ -160,17 +164,17 @@ func (g *registration) authKey() auth.Key { return g.server.keys()[g.key] }
 // keyOf returns the key that registrations with s use now.
 func (r *registrar) keyOf(s *MapServer) auth.Key {
 	for _, g := range r.regs {
-		if g.server == s {
+		if g.server.Addr == s.Addr {
 			return g.authKey()
 		}
 	}
 	return s.Key
 }
 
-// overtaken reports whether another Map-Register to the map-server of g has a
+// overtaken reports whether another Map-Register to the map-server of g had a
 // higher nonce.
 func (r *registrar) overtaken(g *registration) bool {
-	return slices.ContainsFunc(r.regs, func(o *registration) bool { return o.server == g.server && o.nonce > g.nonce })
+	return r.newest[g.server.Addr] > g.nonce
 }
 
 // next returns when advance has something to do.
@@ -214,6 +218,7 @@ func (r *registrar) compose(now time.Time, g *registration) bool {
 		return false
 	}
 	g.previous, g.nonce = g.nonce, r.registerNonce(now)
+	r.newest[g.server.Addr] = g.nonce
 	msg, ok := r.encode(&wire.MapRegister{
 		ProxyReply:      g.server.ProxyReply,
 		TTLFromRegister: g.server.TTLFromRegister && !g.withdrawn,

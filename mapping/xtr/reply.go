@@ -53,7 +53,7 @@ func (i *itr) reply(now time.Time, msg []byte, from netip.AddrPort) {
 func (i *itr) answered(now time.Time, o outstanding, by wire.Type, recs []*mapping.Record, scope *mapping.Record, from netip.AddrPort) {
 	q, a := o.q, o.q.attempts[o.n]
 	rtt := now.Sub(a.at)
-	i.resolvers.answered(now, a.resolver, rtt)
+	a.resolver.answered(now, rtt)
 	i.heardOf(now)
 	i.stats.inc(resolutionsAnswered)
 	i.log.Debug(strings.ToLower(by.String())+" received", "eid", scope.EID, "ttl", scope.TTL, "locators", locatorText{scope}, "rtt", rtt, "from", from)

@@ -2,6 +2,7 @@ package xtr
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -10,7 +11,7 @@ import (
 // resolverDown requests in a row unanswered is passed over while another one
 // answers, but is tried again every resolverRetry.
 type resolvers struct {
-	list []resolver
+	list []*resolver
 	turn int
 }
 
@@ -23,41 +24,46 @@ type resolver struct {
 	lastReply, retryAt time.Time
 }
 
-func newResolvers(addrs []netip.AddrPort) resolvers {
-	var r resolvers
-	for _, a := range addrs {
-		r.list = append(r.list, resolver{addr: a})
+// set makes those at addrs the map-resolvers. What is known of one that stays is
+// kept; what was asked of one that goes may still be answered.
+func (rs *resolvers) set(addrs []netip.AddrPort) {
+	list := make([]*resolver, len(addrs))
+	for i, a := range addrs {
+		if n := slices.IndexFunc(rs.list, func(r *resolver) bool { return r.addr == a }); n >= 0 {
+			list[i] = rs.list[n]
+		} else {
+			list[i] = &resolver{addr: a}
+		}
 	}
-	return r
+	rs.list, rs.turn = list, 0
 }
 
 func (r *resolver) up() bool { return r.failures < resolverDown }
 
-// pick returns the index of the map-resolver to ask, another than avoid if
-// there is a choice. There must be at least one.
-func (rs *resolvers) pick(now time.Time, avoid int) int {
+// pick returns the map-resolver to ask, another than avoid if there is a choice;
+// nil avoids none. There must be at least one.
+func (rs *resolvers) pick(now time.Time, avoid *resolver) *resolver {
 	best := -1
 	for n := range rs.list {
 		i := (rs.turn + n) % len(rs.list)
-		r := &rs.list[i]
+		r := rs.list[i]
 		switch {
-		case i == avoid && len(rs.list) > 1:
-		case !r.up() && !now.Before(r.retryAt) && avoid < 0:
+		case r == avoid && len(rs.list) > 1:
+		case !r.up() && !now.Before(r.retryAt) && avoid == nil:
 			// Whether it is back is found out with a first transmission:
 			// if not, the retransmission goes to another one.
 			r.retryAt = now.Add(resolverRetry)
 			rs.turn = i + 1
-			return i
+			return r
 		case best < 0 || r.up() && !rs.list[best].up():
 			best = i
 		}
 	}
 	rs.turn = best + 1
-	return best
+	return rs.list[best]
 }
 
-func (rs *resolvers) unanswered(now time.Time, i int) {
-	r := &rs.list[i]
+func (r *resolver) unanswered(now time.Time) {
 	r.timeouts++
 	r.failures++
 	if r.failures == resolverDown {
@@ -66,8 +72,7 @@ func (rs *resolvers) unanswered(now time.Time, i int) {
 }
 
 // answered notes a reply after rtt, smoothed as RFC 6298 does.
-func (rs *resolvers) answered(now time.Time, i int, rtt time.Duration) {
-	r := &rs.list[i]
+func (r *resolver) answered(now time.Time, rtt time.Duration) {
 	r.replies++
 	r.failures = 0
 	r.lastReply = now

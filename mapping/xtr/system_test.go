@@ -58,7 +58,7 @@ func TestE12_RolloverWithMapServer(t *testing.T) {
 				watch(5*time.Minute + 7*time.Second)
 				m := testConfig().MapServers[0]
 				m.Key, m.OtherKeys = c.after[0], c.after[1:]
-				if err := s.SetKeys(m); err != nil {
+				if err := s.SetMappingSystem(MappingSystem{MapServers: []MapServer{m}, MapResolvers: testConfig().MapResolvers}); err != nil {
 					t.Fatal(err)
 				}
 				watch(10 * time.Minute)

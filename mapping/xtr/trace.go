@@ -68,7 +68,7 @@ func (i *itr) ended(now time.Time, q *query, outcome ResolutionOutcome) *Resolut
 	q.told = true
 	r := &ResolutionTrace{EID: q.eid, Why: reasonNames[q.why], Source: q.by.addr, Begun: q.begun, Outcome: outcome, Ended: now}
 	for _, a := range q.attempts {
-		r.Requests = append(r.Requests, ResolutionRequest{a.at, i.cfg.MapResolvers[a.resolver], a.nonce, a.secure != nil, a.subscribe})
+		r.Requests = append(r.Requests, ResolutionRequest{a.at, a.resolver.addr, a.nonce, a.secure != nil, a.subscribe})
 	}
 	i.traces = append(i.traces, r)
 	return r

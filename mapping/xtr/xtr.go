@@ -176,12 +176,14 @@ func (x *XTR) Unreachable(p Path) {
 	x.poke()
 }
 
-// SetKeys replaces the keys of the map-server at addr by those of m; nothing
-// else of m is used. Registrations with them begin at once. After an error
-// nothing has changed.
-func (x *XTR) SetKeys(m MapServer) error {
+// SetMappingSystem replaces the map-servers and map-resolvers. The site registers
+// at once with a map-server that is new, or whose keys or flags are, and is
+// withdrawn from one that is gone; questions that are under way go on, to the
+// map-resolvers that there are now. All is checked as in Config; after an error
+// nothing has changed. The slices and the map stay the caller's.
+func (x *XTR) SetMappingSystem(s MappingSystem) error {
 	var err error
-	x.do(func(now time.Time) { err = x.m.setKeys(now, m) })
+	x.do(func(now time.Time) { err = x.m.setMappingSystem(now, s) })
 	x.poke()
 	return err
 }
