@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -64,7 +65,7 @@ func TestTopologies(t *testing.T) {
 }
 
 // Every topology is one that containerlab deploys without privileges, with the one
-// image that the project builds, and that says whether its daemons live.
+// image that the project builds, and that says whether its daemons are ready.
 func TestContainers(t *testing.T) {
 	files, err := filepath.Glob("*.clab.yml")
 	if err != nil || len(files) == 0 {
@@ -98,9 +99,8 @@ func TestContainers(t *testing.T) {
 		}
 		for name, n := range top.Topology.Nodes {
 			daemon, _, _ := strings.Cut(n.Cmd, " ")
-			asked := map[string]string{"xtr": "lispctl", "mapserver": "lispctl", "bgprouter": "bgprouter"}[daemon]
-			test, _ := n.Healthcheck["test"].([]any)
-			if asked != "" && (len(test) < 2 || test[0] != "CMD" || test[1] != asked) {
+			asked := map[string]string{"xtr": "[CMD lispctl health --ready]", "mapserver": "[CMD lispctl health --ready]", "bgprouter": "[CMD bgprouter neighbours]"}[daemon]
+			if asked != "" && fmt.Sprint(n.Healthcheck["test"]) != asked {
 				t.Errorf("%s: node %s runs %s, and its healthcheck is %v", f, name, daemon, n.Healthcheck)
 			}
 			if n.Image != "" || n.Privileged != nil || n.CapAdd != nil || daemon == "xtr" != slices.Contains(n.Devices, "/dev/net/tun") {

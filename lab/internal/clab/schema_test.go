@@ -72,7 +72,7 @@ func TestTopologiesAreContainerlabs(t *testing.T) {
 			"privileged: false":    "privileged: maybe",
 			"network-mode: none":   "network_mode: none",
 			"cap-add: [NET_ADMIN,": "cap-add: [7,",
-			"start-period: 10":     "start-period: soon",
+			"start-period:":        "start_period:",
 			"mtu: 1500":            "mtu: large",
 			"endpoints:":           "ends:",
 		} {
