@@ -83,7 +83,7 @@ func Run(ctx context.Context, s *Script, o Options) (err error) {
 	timed := ctx
 	if s.Limit > 0 {
 		var cancel context.CancelFunc
-		timed, cancel = context.WithDeadline(ctx, p.start.Add(s.Limit))
+		timed, cancel = context.WithDeadline(ctx, p.start.Add(p.slack(s.Limit)))
 		defer cancel()
 	}
 	for _, st := range s.Steps {

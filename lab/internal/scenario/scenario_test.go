@@ -173,6 +173,11 @@ func TestPings(t *testing.T) {
 
 func play1(t *testing.T, src string) (string, error) {
 	t.Helper()
+	return playSlack(t, src, 1)
+}
+
+func playSlack(t *testing.T, src string, slack float64) (string, error) {
+	t.Helper()
 	netns.Need(t)
 	t.Setenv("XDG_RUNTIME_DIR", "")
 	t.Setenv("GORACE", "atexit_sleep_ms=0")
@@ -188,11 +193,28 @@ func play1(t *testing.T, src string) (string, error) {
 	}
 	s.Topology.File = filepath.Join(dir, "t.clab.yml")
 	var out bytes.Buffer
-	err = Run(context.Background(), s, Options{Out: &out})
+	err = Run(context.Background(), s, Options{Out: &out, Slack: slack})
 	if t.Failed() || testing.Verbose() {
 		t.Log(out.String())
 	}
 	return out.String(), err
+}
+
+// What a script allows for all of it is multiplied by the slack, as is what its
+// statements allow.
+func TestSlack(t *testing.T) {
+	const src = `
+topology t.clab.yml
+limit 300ms
+step It takes longer than the script allows
+pause 600ms
+`
+	if _, err := playSlack(t, src, 1); err == nil {
+		t.Error("there is no limit")
+	}
+	if _, err := playSlack(t, src, 10); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestRun(t *testing.T) {
