@@ -54,8 +54,15 @@ type LigQuery struct {
 
 // ligRequest is a Map-Request that was sent.
 type ligRequest struct {
-	at     time.Time
+	at     time.Time   // before it was sent
 	secure *protection // nil: without LISP-SEC
+}
+
+// ligReply is a Map-Reply that has come.
+type ligReply struct {
+	msg  []byte
+	from netip.AddrPort
+	at   time.Time // when it was read from the socket
 }
 
 // LigResult is the Map-Reply to a LigQuery.
@@ -65,7 +72,8 @@ type LigResult struct {
 	Records []*mapping.Record
 	// From is who replied: an ETR, a map-server or the map-resolver.
 	From netip.AddrPort
-	// RTT is the time from the Map-Request that was answered to the reply.
+	// RTT is the time from the Map-Request that was answered to the reply, from
+	// socket to socket: never less than the way took.
 	RTT time.Duration
 	// Sent is how many Map-Requests were sent.
 	Sent  int
@@ -86,13 +94,14 @@ func Lig(ctx context.Context, conn udp.Conn, q LigQuery) (LigResult, error) {
 	if err != nil {
 		return LigResult{}, fmt.Errorf("lig: %w", err)
 	}
-	replies := make(chan packet, 16)
+	replies := make(chan ligReply, 16)
 	stop := make(chan struct{})
 	defer close(stop)
 	wg.Go(func() {
 		buf := make([]byte, wire.MaxMessage)
 		for {
-			n, from, at, err := conn.Read(buf)
+			n, from, _, err := conn.Read(buf)
+			at := time.Now()
 			if errors.Is(err, net.ErrClosed) {
 				return
 			}
@@ -100,7 +109,7 @@ func Lig(ctx context.Context, conn udp.Conn, q LigQuery) (LigResult, error) {
 				continue
 			}
 			select {
-			case replies <- packet{slices.Clone(buf[:n]), from, at}:
+			case replies <- ligReply{slices.Clone(buf[:n]), from, at}:
 			case <-stop:
 				return
 			}
@@ -109,11 +118,11 @@ func Lig(ctx context.Context, conn udp.Conn, q LigQuery) (LigResult, error) {
 
 	sent := make(map[uint64]ligRequest)
 	for range q.Count {
-		nonce, secure, err := q.send(conn, src)
+		nonce, request, err := q.send(conn, src)
 		if err != nil {
 			return LigResult{Sent: len(sent)}, fmt.Errorf("lig: %w", err)
 		}
-		sent[nonce] = ligRequest{time.Now(), secure}
+		sent[nonce] = request
 		timeout := time.NewTimer(q.Timeout)
 		defer timeout.Stop()
 	wait:
@@ -129,7 +138,7 @@ func Lig(ctx context.Context, conn udp.Conn, q LigQuery) (LigResult, error) {
 				if !ok {
 					continue
 				}
-				res.From, res.RTT, res.Sent = p.src, time.Since(asked.at), len(sent)
+				res.From, res.RTT, res.Sent = p.from, p.at.Sub(asked.at), len(sent)
 				return res, nil
 			case <-timeout.C:
 				break wait
@@ -214,11 +223,11 @@ func (q LigQuery) withDefaults() (_ LigQuery, src netip.AddrPort, err error) {
 	return q, src, nil
 }
 
-// send sends one Map-Request and returns its nonce and its protection.
-func (q *LigQuery) send(conn udp.Conn, src netip.AddrPort) (nonce uint64, secure *protection, err error) {
+// send sends one Map-Request and returns its nonce and what is known of it.
+func (q *LigQuery) send(conn udp.Conn, src netip.AddrPort) (nonce uint64, sent ligRequest, err error) {
 	var b [8]byte
 	if _, err := io.ReadFull(q.Rand, b[:]); err != nil {
-		return 0, nil, fmt.Errorf("read a nonce: %w", err)
+		return 0, sent, fmt.Errorf("read a nonce: %w", err)
 	}
 	req := wire.MapRequest{
 		Nonce: binary.BigEndian.Uint64(b[:]),
@@ -232,7 +241,7 @@ func (q *LigQuery) send(conn udp.Conn, src netip.AddrPort) (nonce uint64, secure
 	}
 	msg, err := req.AppendBinary(nil)
 	if err != nil {
-		return 0, nil, err
+		return 0, sent, err
 	}
 	dst := q.EID.Prefix.Addr()
 	inner := netip.IPv6Unspecified()
@@ -247,17 +256,19 @@ func (q *LigQuery) send(conn udp.Conn, src netip.AddrPort) (nonce uint64, secure
 	ecm := wire.ECM{Src: netip.AddrPortFrom(inner, src.Port()), Dst: netip.AddrPortFrom(dst, wire.Port), Message: msg}
 	if len(q.Key.Secret) > 0 {
 		ecm.Security = true
-		if secure, ecm.SecurityData, err = newProtection(q.Rand, q.Key, req.Nonce, algorithms[0].hmac, algorithms[0].kdf); err != nil {
-			return 0, nil, err
+		if sent.secure, ecm.SecurityData, err = newProtection(q.Rand, q.Key, req.Nonce, algorithms[0].hmac, algorithms[0].kdf); err != nil {
+			return 0, sent, err
 		}
 	}
 	if msg, err = ecm.AppendBinary(nil); err != nil {
-		return 0, nil, err
+		return 0, sent, err
 	}
+	// The reply may be here before the kernel returns.
+	sent.at = time.Now()
 	if err := conn.Write(msg, src, q.Resolver); err != nil {
-		return 0, nil, fmt.Errorf("send to %v: %w", q.Resolver, err)
+		return 0, sent, fmt.Errorf("send to %v: %w", q.Resolver, err)
 	}
-	return req.Nonce, secure, nil
+	return req.Nonce, sent, nil
 }
 
 func addrs(aps []netip.AddrPort) []netip.Addr {

@@ -79,6 +79,31 @@ func TestLig(t *testing.T) {
 	})
 }
 
+// busyConn is the socket of a process that does not run for a while once it has
+// sent.
+type busyConn struct{ udp.Conn }
+
+func (c busyConn) Write(b []byte, src, dst netip.AddrPort) error {
+	err := c.Conn.Write(b, src, dst)
+	time.Sleep(80 * time.Millisecond)
+	return err
+}
+
+// TestLigRoundTrip: the round-trip time is that of the way, also when the reply is
+// there before the sender has gone on.
+func TestLigRoundTrip(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := testnet.New(t, testnet.Path{Latency: 15 * time.Millisecond})
+		ligServer(t, n.MustListen(t, mr1.String()), func(_ int, _ wire.ECM, m wire.MapRequest) [][]byte {
+			return [][]byte{reply(t, m.Nonce, rec("10.2.0.0/16", 10))}
+		})
+		res, err := Lig(t.Context(), busyConn{n.MustListen(t, ligLocal.String())}, LigQuery{Resolver: mr1, EID: eid("10.2.0.9"), Local: []netip.AddrPort{ligLocal}})
+		if err != nil || res.RTT != 30*time.Millisecond {
+			t.Errorf("round trip %v, want 30ms; %v", res.RTT, err)
+		}
+	})
+}
+
 // TestLigLate: the reply to the first request comes after the second was sent,
 // and its round-trip time is its own.
 func TestLigLate(t *testing.T) {
