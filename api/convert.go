@@ -33,6 +33,10 @@ const (
 	maxSetMappings = 256
 )
 
+// RecordMessage is a record as the API has it, for who did not get it from the API;
+// what it returns shares nothing with r.
+func RecordMessage(r *mapping.Record) *eidolonv1.Record { return recordToProto(r) }
+
 // recordToProto converts a record; what it returns shares nothing with r.
 func recordToProto(r *mapping.Record) *eidolonv1.Record {
 	ttl := r.TTL

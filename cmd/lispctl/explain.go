@@ -55,28 +55,31 @@ and for TCP, UDP and SCTP the ports.`,
 	completeWords(cmd, "protocol", slices.Sorted(maps.Keys(protocols))...)
 	remote := addressFlags(cmd)
 	out := formatFlag(cmd, formatTable)
+	every := watchFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := q.parse(args[0], source, protocol, resolver); err != nil {
 			return err
 		}
-		clients, err := daemons(cmd.Context(), sockets, *remote)
-		if err != nil {
-			return err
-		}
-		for _, c := range clients {
-			defer c.close()
-		}
-		if len(clients) == 0 && !q.resolver.IsValid() {
-			return noDaemon([]string{defaultSocket(programXTR), defaultSocket(programMapServer)}, "name a socket with --socket, a daemon elsewhere with --address or a map-resolver with --resolver")
-		}
-		x, err := q.ask(cmd.Context(), clients)
-		if err != nil {
-			return err
-		}
-		if o := out.output(cmd); o.structured() {
-			return o.object(x.json())
-		}
-		return x.print(cmd.OutOrStdout(), time.Now())
+		return every.repeat(cmd, out.output(cmd), func(o output) error {
+			clients, err := daemons(cmd.Context(), sockets, *remote)
+			if err != nil {
+				return err
+			}
+			for _, c := range clients {
+				defer c.close()
+			}
+			if len(clients) == 0 && !q.resolver.IsValid() {
+				return noDaemon([]string{defaultSocket(programXTR), defaultSocket(programMapServer)}, "name a socket with --socket, a daemon elsewhere with --address or a map-resolver with --resolver")
+			}
+			x, err := q.ask(cmd.Context(), clients)
+			if err != nil {
+				return err
+			}
+			if o.structured() {
+				return o.object(x.json())
+			}
+			return x.print(o.w, time.Now())
+		})
 	}
 	return cmd
 }
@@ -181,7 +184,8 @@ type explanation struct {
 	mapping        *eidolonv1.ExplainMappingResponse // with mapServer
 	flow           *eidolonv1.ExplainFlowResponse    // with xtr
 	lig            *ligJSON
-	ligRecord      *mapping.Record // with lig
+	ligRecord      *mapping.Record   // with lig
+	ligRecords     []*mapping.Record // ligRecord is among them
 	ligErr         error
 	ligResolver    netip.AddrPort
 	asked          bool // a map-resolver
@@ -232,8 +236,12 @@ func (x *explanation) askResolver(ctx context.Context, resolver netip.AddrPort) 
 		x.ligErr = fmt.Errorf("%v answered for something else than %v", res.From, x.q.eid)
 		return
 	}
-	a := ligAnswer(lq, res, x.ligRecord)
-	x.lig = &a
+	a, err := ligAnswer(lq, res, x.ligRecord)
+	if err != nil {
+		x.ligErr = err
+		return
+	}
+	x.lig, x.ligRecords = &a, res.Records
 }
 
 // json is what -o json prints: the answers of the daemons as they are in the
@@ -396,9 +404,10 @@ func (x explanation) printResolver(s section) {
 	s.title("map-resolver (%v)", x.ligResolver)
 	s.fact("map-reply", "%s: %s, ttl %s", x.ligRecord.EID, recordLocators(x.ligRecord), ttlText(x.ligRecord.TTL))
 	s.fact("", "from %s in %.2f ms%s", x.lig.AnsweredBy, x.lig.RTTMilliseconds, attempts(x.lig.MapRequests))
-	for i, r := range x.lig.OtherRecords {
-		if i == 3 && len(x.lig.OtherRecords) > 4 {
-			s.fact("", "and %d records more", len(x.lig.OtherRecords)-i)
+	others := slices.DeleteFunc(slices.Clone(x.ligRecords), func(r *mapping.Record) bool { return r == x.ligRecord })
+	for i, r := range others {
+		if i == 3 && len(others) > 4 {
+			s.fact("", "and %d records more", len(others)-i)
 			break
 		}
 		s.fact("", "with it %s", r.EID)

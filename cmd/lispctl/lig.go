@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/eidolon-lisp/eidolon/api"
 	eidolonv1 "github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1"
 	"github.com/eidolon-lisp/eidolon/mapping"
 	"github.com/eidolon-lisp/eidolon/mapping/auth"
@@ -147,7 +149,10 @@ func lig(ctx context.Context, q xtr.LigQuery, o output) error {
 		return &exitError{code: exitNoAnswer, err: fmt.Errorf("%v answered for something else than %v", res.From, q.EID)}
 	}
 	if o.structured() {
-		err = o.object(ligAnswer(q, res, rec))
+		var a ligJSON
+		if a, err = ligAnswer(q, res, rec); err == nil {
+			err = o.object(a)
+		}
 	} else {
 		err = printLig(o, q, res, rec)
 	}
@@ -197,9 +202,9 @@ func printLig(o output, q xtr.LigQuery, res xtr.LigResult, rec *mapping.Record) 
 		fmt.Fprintf(w, "no locators, action %v: %s\n", rec.Action, meaning)
 	} else {
 		fmt.Fprintln(w)
-		t := o.table("LOCATOR", "PRIORITY", "WEIGHT", "STATE", "FLAGS")
+		t := o.table("LOCATOR", "PRIORITY", "WEIGHT", "STATE", "FLAGS", "+MULTICAST-PRIORITY", "+MULTICAST-WEIGHT")
 		for _, l := range rec.Locators {
-			t.row(locatorName(l), l.Priority, l.Weight, state(l), l.Flags)
+			t.row(locatorName(l), l.Priority, l.Weight, state(l), l.Flags, l.MPriority, l.MWeight)
 		}
 		if err := t.end(); err != nil {
 			return err
@@ -246,40 +251,22 @@ func state(l mapping.Locator) string {
 	return "up"
 }
 
-// The JSON of lig. Durations are in the unit that the name ends with.
-type (
-	ligJSON struct {
-		EID             string       `json:"eid"`
-		Resolver        string       `json:"resolver"`
-		AnsweredBy      string       `json:"answered_by"`
-		RTTMilliseconds float64      `json:"rtt_ms"`
-		MapRequests     int          `json:"map_requests"`
-		Nonce           string       `json:"nonce"`
-		Negative        bool         `json:"negative"`
-		Record          recordJSON   `json:"record"`
-		OtherRecords    []recordJSON `json:"other_records,omitempty"`
-	}
-	recordJSON struct {
-		EID           string        `json:"eid"`
-		RecordTTL     uint32        `json:"record_ttl"`
-		Action        string        `json:"action,omitempty"`
-		Authoritative bool          `json:"authoritative"`
-		MapVersion    uint16        `json:"map_version,omitempty"`
-		Locators      []locatorJSON `json:"locators"`
-	}
-	locatorJSON struct {
-		Address           string `json:"address"`
-		Priority          uint8  `json:"priority"`
-		Weight            uint8  `json:"weight"`
-		MulticastPriority uint8  `json:"multicast_priority"`
-		MulticastWeight   uint8  `json:"multicast_weight"`
-		Reachable         bool   `json:"reachable"`
-		Probed            bool   `json:"probed"`
-		Local             bool   `json:"local"`
-	}
-)
+// ligJSON is the answer to lig for programs. What is a record is the API's Record.
+type ligJSON struct {
+	EID        string `json:"eid"`
+	Resolver   string `json:"resolver"`
+	AnsweredBy string `json:"answered_by"`
+	// RTTMilliseconds is the time from the Map-Request to the reply.
+	RTTMilliseconds float64 `json:"rtt_ms"`
+	// MapRequests is how many were sent.
+	MapRequests int               `json:"map_requests"`
+	Nonce       string            `json:"nonce"`
+	Negative    bool              `json:"negative"`
+	Record      json.RawMessage   `json:"record"`
+	Others      []json.RawMessage `json:"other_records,omitempty"`
+}
 
-func ligAnswer(q xtr.LigQuery, res xtr.LigResult, rec *mapping.Record) ligJSON {
+func ligAnswer(q xtr.LigQuery, res xtr.LigResult, rec *mapping.Record) (ligJSON, error) {
 	a := ligJSON{
 		EID:             q.EID.String(),
 		Resolver:        q.Resolver.String(),
@@ -288,32 +275,17 @@ func ligAnswer(q xtr.LigQuery, res xtr.LigResult, rec *mapping.Record) ligJSON {
 		MapRequests:     res.Sent,
 		Nonce:           fmt.Sprintf("0x%016x", res.Nonce),
 		Negative:        rec.Negative(),
-		Record:          toRecordJSON(rec),
 	}
 	for _, r := range res.Records {
-		if r != rec {
-			a.OtherRecords = append(a.OtherRecords, toRecordJSON(r))
+		b, err := marshal(api.RecordMessage(r))
+		if err != nil {
+			return a, err
+		}
+		if r == rec {
+			a.Record = b
+		} else {
+			a.Others = append(a.Others, b)
 		}
 	}
-	return a
-}
-
-func toRecordJSON(r *mapping.Record) recordJSON {
-	j := recordJSON{EID: r.EID.String(), RecordTTL: r.TTL, Authoritative: r.Authoritative, MapVersion: r.Version, Locators: []locatorJSON{}}
-	if r.Negative() {
-		j.Action = r.Action.String()
-	}
-	for _, l := range r.Locators {
-		j.Locators = append(j.Locators, locatorJSON{
-			Address:           locatorName(l),
-			Priority:          l.Priority,
-			Weight:            l.Weight,
-			MulticastPriority: l.MPriority,
-			MulticastWeight:   l.MWeight,
-			Reachable:         l.Flags&mapping.Reachable != 0,
-			Probed:            l.Flags&mapping.Probed != 0,
-			Local:             l.Flags&mapping.Local != 0,
-		})
-	}
-	return j
+	return a, nil
 }

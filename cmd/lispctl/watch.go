@@ -10,8 +10,9 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Bounds of --watch.
+// Bounds of --watch, and what it is when nothing is said.
 const (
+	usualWatch    = 2 * time.Second
 	shortestWatch = 100 * time.Millisecond
 	longestWatch  = 24 * time.Hour
 )
@@ -23,8 +24,41 @@ type interval time.Duration
 // watchFlag adds --watch to a command.
 func watchFlag(cmd *cobra.Command) *interval {
 	i := new(interval)
-	cmd.Flags().VarP(i, "watch", "w", "repeat each so many seconds until interrupted")
+	cmd.Flags().VarP(i, "watch", "w", fmt.Sprintf("repeat each so many seconds until interrupted; %.0f if none are given", usualWatch.Seconds()))
 	return i
+}
+
+// watchArguments gives a --watch or -w that no time follows the usual one: pflag
+// takes either what stands behind a space or nothing, and both are wanted.
+func watchArguments(root *cobra.Command, args []string) []string {
+	cmd, _, err := root.Find(args)
+	if err != nil {
+		return args
+	}
+	f := cmd.Flags().Lookup("watch")
+	if f == nil {
+		return args
+	}
+	var out []string
+	for i, a := range args {
+		if a == "--" {
+			return append(out, args[i:]...)
+		}
+		if a == "--"+f.Name || a == "-"+f.Shorthand {
+			if i == len(args)-1 || !isTime(args[i+1]) {
+				a = fmt.Sprintf("--%s=%v", f.Name, usualWatch)
+			}
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
+// isTime reports whether s is meant to be a time, also one that is refused.
+func isTime(s string) bool {
+	_, err := time.ParseDuration(s)
+	_, nerr := strconv.ParseFloat(s, 64)
+	return err == nil || nerr == nil
 }
 
 func (i *interval) Type() string { return "seconds" }
