@@ -126,7 +126,7 @@ func (x *fakeXTR) Watch(queue int) (*fanout.Subscription[xtr.Event], error) {
 	return x.events.Subscribe(queue)
 }
 
-func (x *fakeXTR) Databases() []xtr.DatabaseStatus       { return x.databases }
+func (x *fakeXTR) Databases() []xtr.DatabaseStatus       { return slices.Clone(x.databases) }
 func (x *fakeXTR) LocatorSets() []xtr.LocatorSetStatus   { return slices.Clone(x.sets) }
 func (x *fakeXTR) MapServers() []xtr.MapServerStatus     { return x.servers }
 func (x *fakeXTR) MapResolvers() []xtr.MapResolverStatus { return x.resolvers }

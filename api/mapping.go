@@ -7,6 +7,7 @@ import (
 	"io"
 	"iter"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -83,31 +84,25 @@ func (s *mappings) LookupMapping(_ context.Context, req *eidolonv1.LookupMapping
 }
 
 func (s *mappings) ListMappings(req *eidolonv1.ListMappingsRequest, stream grpc.ServerStreamingServer[eidolonv1.ListMappingsResponse]) error {
-	within, ferr := optionalEID("within", req.GetWithin())
-	if ferr == nil {
-		ferr = originWanted(req.GetOrigin())
-	}
+	f, ferr := mappingFilter(req)
 	if ferr != nil {
 		return invalid(ferr)
 	}
-	batch := new(eidolonv1.ListMappingsResponse)
-	for st := range s.db.Database(within) {
-		origin := originToProto(st.Origin)
-		if want := req.GetOrigin(); want != eidolonv1.MappingOrigin_MAPPING_ORIGIN_UNSPECIFIED && want != origin {
-			continue
-		}
-		batch.Mappings = append(batch.Mappings, mappingToProto(st))
-		if len(batch.Mappings) == listBatch {
-			if err := stream.Send(batch); err != nil {
+	list := s.db.Database(f.within)
+	if f.covering.IsValid() {
+		list = slices.Values(s.db.Snapshot().Covering(f.covering))
+	}
+	out := batches[*eidolonv1.Mapping]{send: func(m []*eidolonv1.Mapping) error {
+		return stream.Send(&eidolonv1.ListMappingsResponse{Mappings: m})
+	}}
+	for st := range list {
+		if f.takes(st) {
+			if err := out.add(mappingToProto(st)); err != nil {
 				return err
 			}
-			batch = new(eidolonv1.ListMappingsResponse)
 		}
 	}
-	if len(batch.Mappings) == 0 {
-		return nil
-	}
-	return stream.Send(batch)
+	return out.flush()
 }
 
 func (s *mappings) PutMappings(ctx context.Context, req *eidolonv1.PutMappingsRequest) (*eidolonv1.PutMappingsResponse, error) {
@@ -290,23 +285,17 @@ func (s *mappings) ListSubscriptions(req *eidolonv1.ListSubscriptionsRequest, st
 	if ferr != nil {
 		return invalid(ferr)
 	}
-	batch := new(eidolonv1.ListSubscriptionsResponse)
+	out := batches[*eidolonv1.Subscription]{send: func(list []*eidolonv1.Subscription) error {
+		return stream.Send(&eidolonv1.ListSubscriptionsResponse{Subscriptions: list})
+	}}
 	for st := range s.db.Subscriptions() {
-		if !related(filter, st.EID) {
-			continue
-		}
-		batch.Subscriptions = append(batch.Subscriptions, subscriptionToProto(st))
-		if len(batch.Subscriptions) == listBatch {
-			if err := stream.Send(batch); err != nil {
+		if related(filter, st.EID) {
+			if err := out.add(subscriptionToProto(st)); err != nil {
 				return err
 			}
-			batch = new(eidolonv1.ListSubscriptionsResponse)
 		}
 	}
-	if len(batch.Subscriptions) == 0 {
-		return nil
-	}
-	return stream.Send(batch)
+	return out.flush()
 }
 
 func (s *mappings) MonitorMappings(req *eidolonv1.MonitorMappingsRequest, stream grpc.ServerStreamingServer[eidolonv1.MonitorMappingsResponse]) error {

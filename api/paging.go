@@ -9,6 +9,9 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	eidolonv1 "github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1"
@@ -21,15 +24,39 @@ const (
 	// maxPageScan bounds the mappings that a page looks at, whether they are
 	// asked for or not.
 	maxPageScan = 50_000
-	// maxPageSize bounds a page, in octets, below what a client takes.
+	// maxPageSize bounds a page, or a message of a stream, in octets, below what a
+	// client takes.
 	maxPageSize = 2 << 20
+	// maxWhole bounds an answer that is not a page, in octets: a client takes 4 MiB
+	// unless it asks for more.
+	maxWhole = 4<<20 - 64<<10
 )
 
-// pageFilter is what PageMappings is asked for, but for the page.
+// pageFilter is what ListMappings and PageMappings are asked for, but for the page.
 type pageFilter struct {
 	within, covering mapping.EID
 	origin           eidolonv1.MappingOrigin
 	site             string
+}
+
+// mappingFilter reads the filters of a request.
+func mappingFilter(req interface {
+	GetWithin() string
+	GetCovering() string
+	GetOrigin() eidolonv1.MappingOrigin
+	GetSite() string
+}) (f pageFilter, ferr *fieldError) {
+	f.origin, f.site = req.GetOrigin(), req.GetSite()
+	if f.within, ferr = optionalEID("within", req.GetWithin()); ferr != nil {
+		return f, ferr
+	}
+	if f.covering, ferr = optionalEID("covering", req.GetCovering()); ferr != nil {
+		return f, ferr
+	}
+	if f.within.IsValid() && f.covering.IsValid() {
+		return f, badField("covering", "it is given together with within")
+	}
+	return f, originWanted(f.origin)
 }
 
 func (f pageFilter) takes(st server.MappingStatus) bool {
@@ -107,6 +134,70 @@ func pageSize(req pageRequest) (int, *fieldError) {
 	return min(size, maxPage), nil
 }
 
+// listed returns the page of a list that req asks for or, without page_size and
+// page_token, all of it in the order that it has.
+func listed[T, K any, M proto.Message](req pageRequest, filter string, k keys[T, K], list []T, convert func(T) M) (of []M, next string, err error) {
+	if paged(req) {
+		return page(req, filter, k, list, convert)
+	}
+	octets := 0
+	for _, t := range list {
+		m := convert(t)
+		if octets += sizeInside(m); octets > maxWhole {
+			return nil, "", tooLarge(len(list))
+		}
+		of = append(of, m)
+	}
+	return of, "", nil
+}
+
+func paged(req pageRequest) bool { return req.GetPageSize() != 0 || req.GetPageToken() != "" }
+
+// sizeInside returns how many octets a message takes as one of a list.
+func sizeInside(m proto.Message) int { return 1 + protowire.SizeBytes(proto.Size(m)) }
+
+// tooLarge is the status of a request for n items at once that are too many for a
+// message.
+func tooLarge(n int) error {
+	text := fmt.Sprintf("all %d at once are more than a message holds, expected a page_size to ask for pages", n)
+	return details(codes.ResourceExhausted, "page_size: "+text, &errdetails.BadRequest{
+		FieldViolations: []*errdetails.BadRequest_FieldViolation{{Field: "page_size", Description: text}},
+	})
+}
+
+// batches sends the items of a stream in messages that a client takes.
+type batches[M proto.Message] struct {
+	send   func([]M) error
+	items  []M
+	octets int
+}
+
+func (b *batches[M]) add(m M) error {
+	size := sizeInside(m)
+	if len(b.items) == listBatch || b.octets+size > maxPageSize {
+		if err := b.flush(); err != nil {
+			return err
+		}
+	}
+	b.items, b.octets = append(b.items, m), b.octets+size
+	return nil
+}
+
+// flush sends what there is.
+func (b *batches[M]) flush() error {
+	if len(b.items) == 0 {
+		return nil
+	}
+	items := b.items
+	b.items, b.octets = nil, 0
+	return b.send(items)
+}
+
+// eidKeys are those of items with an EID.
+func eidKeys[T any](of func(T) mapping.EID) keys[T, mapping.EID] {
+	return keys[T, mapping.EID]{of: of, compare: mapping.EID.Compare, text: mapping.EID.String, parse: mapping.ParseEID}
+}
+
 // keys order a list for its pages: no two items have the same.
 type keys[T, K any] struct {
 	of      func(T) K
@@ -115,8 +206,8 @@ type keys[T, K any] struct {
 	parse   func(string) (K, error)
 }
 
-// page sorts a list and returns the page of it that req asks for, and the token for
-// the next. filter is what the list was selected by.
+// page returns the page of a list that req asks for, in the order of its keys, and
+// the token for the next. filter is what the list was selected by.
 func page[T, K any, M proto.Message](req pageRequest, filter string, k keys[T, K], list []T, convert func(T) M) (of []M, next string, err error) {
 	size, ferr := pageSize(req)
 	if ferr != nil {
@@ -126,20 +217,23 @@ func page[T, K any, M proto.Message](req pageRequest, filter string, k keys[T, K
 	if ferr != nil {
 		return nil, "", invalid(ferr)
 	}
-	list = slices.SortedFunc(slices.Values(list), func(a, b T) int { return k.compare(k.of(a), k.of(b)) })
-	if given {
-		i, there := slices.BinarySearchFunc(list, after, func(t T, after K) int { return k.compare(k.of(t), after) })
-		if there {
-			i++
-		}
-		list = list[i:]
+	type place struct {
+		key  K
+		item int
 	}
-	octets := 0
+	var rest []place
 	for i, t := range list {
-		m := convert(t)
-		octets += proto.Size(m)
+		if key := k.of(t); !given || k.compare(key, after) > 0 {
+			rest = append(rest, place{key, i})
+		}
+	}
+	slices.SortFunc(rest, func(a, b place) int { return k.compare(a.key, b.key) })
+	octets := 0
+	for i, p := range rest {
+		m := convert(list[p.item])
+		octets += sizeInside(m)
 		if len(of) == size || len(of) > 0 && octets > maxPageSize {
-			return of, pageToken(filter, k.text(k.of(list[i-1]))), nil
+			return of, pageToken(filter, k.text(rest[i-1].key)), nil
 		}
 		of = append(of, m)
 	}
@@ -170,23 +264,17 @@ func (f pageFilter) walk(d server.Snapshot, after mapping.EID) iter.Seq[server.M
 }
 
 func (s *mappings) PageMappings(_ context.Context, req *eidolonv1.PageMappingsRequest) (*eidolonv1.PageMappingsResponse, error) {
-	f := pageFilter{origin: req.GetOrigin(), site: req.GetSite()}
 	var after mapping.EID
 	var size int
-	var ferr *fieldError
-	for _, read := range []func(){
-		func() { f.within, ferr = optionalEID("within", req.GetWithin()) },
-		func() { f.covering, ferr = optionalEID("covering", req.GetCovering()) },
-		func() { ferr = originWanted(f.origin) },
-		func() { after, ferr = f.after(req.GetPageToken()) },
-		func() { size, ferr = pageSize(req) },
-	} {
-		if read(); ferr != nil {
-			return nil, invalid(ferr)
-		}
+	f, ferr := mappingFilter(req)
+	if ferr == nil {
+		after, ferr = f.after(req.GetPageToken())
 	}
-	if f.within.IsValid() && f.covering.IsValid() {
-		return nil, invalid(badField("covering", "it is given together with within"))
+	if ferr == nil {
+		size, ferr = pageSize(req)
+	}
+	if ferr != nil {
+		return nil, invalid(ferr)
 	}
 	d := s.db.Snapshot()
 	resp := &eidolonv1.PageMappingsResponse{Revision: d.Revision}

@@ -237,6 +237,10 @@ func TestOpenAPI(t *testing.T) {
 	_, web, _ := serveREST(t, Admin("xtr", statistics())) // without the streams that do not end
 	status, doc, header := fetch(t, "GET", web.URL+"/openapi.json", "")
 	paths, _ := doc["paths"].(map[string]any)
+	bearer, _ := doc["securityDefinitions"].(map[string]any)["bearer"].(map[string]any)
+	if schemes := fmt.Sprint(doc["schemes"]); schemes != "[http https]" || bearer["type"] != "apiKey" || bearer["in"] != "header" || bearer["name"] != "Authorization" {
+		t.Errorf("schemes %v, bearer %v", schemes, bearer)
+	}
 	if status != 200 || header.Get("Content-Type") != "application/json" || doc["swagger"] != "2.0" || len(paths) < 20 {
 		t.Fatalf("the document: %d, %.200v", status, doc)
 	}

@@ -78,11 +78,12 @@ func (s *router) ListDatabaseMappings(_ context.Context, req *eidolonv1.ListData
 	if ferr != nil {
 		return nil, invalid(ferr)
 	}
+	list := slices.DeleteFunc(s.xtr.Databases(), func(d xtr.DatabaseStatus) bool { return !related(filter, d.EID) })
 	resp := new(eidolonv1.ListDatabaseMappingsResponse)
-	for _, d := range s.xtr.Databases() {
-		if related(filter, d.EID) {
-			resp.DatabaseMappings = append(resp.DatabaseMappings, databaseToProto(d))
-		}
+	var err error
+	resp.DatabaseMappings, resp.NextPageToken, err = listed(req, filter.String(), eidKeys(func(d xtr.DatabaseStatus) mapping.EID { return d.EID }), list, databaseToProto)
+	if err != nil {
+		return nil, err
 	}
 	return resp, nil
 }
@@ -133,23 +134,17 @@ func (s *router) ListMapCache(req *eidolonv1.ListMapCacheRequest, stream grpc.Se
 		return invalid(ferr)
 	}
 	entries, fib := s.xtr.MapCache(), s.fib.Snapshot()
-	batch := new(eidolonv1.ListMapCacheResponse)
+	out := batches[*eidolonv1.MapCacheEntry]{send: func(list []*eidolonv1.MapCacheEntry) error {
+		return stream.Send(&eidolonv1.ListMapCacheResponse{Entries: list})
+	}}
 	for _, e := range entries {
-		if !related(filter, e.Record.EID) {
-			continue
-		}
-		batch.Entries = append(batch.Entries, cacheEntryToProto(e, fib))
-		if len(batch.Entries) == listBatch {
-			if err := stream.Send(batch); err != nil {
+		if related(filter, e.Record.EID) {
+			if err := out.add(cacheEntryToProto(e, fib)); err != nil {
 				return err
 			}
-			batch = new(eidolonv1.ListMapCacheResponse)
 		}
 	}
-	if len(batch.Entries) == 0 {
-		return nil
-	}
-	return stream.Send(batch)
+	return out.flush()
 }
 
 func (s *router) LookupMapCache(_ context.Context, req *eidolonv1.LookupMapCacheRequest) (*eidolonv1.LookupMapCacheResponse, error) {
@@ -197,12 +192,29 @@ func (s *router) ExplainFlow(_ context.Context, req *eidolonv1.ExplainFlowReques
 	return flowToProto(key, known, fib.Explain(iid, key, time.Now()), s.xtr.RLOCs(), fib), nil
 }
 
-func (s *router) ListRemoteLocators(context.Context, *eidolonv1.ListRemoteLocatorsRequest) (*eidolonv1.ListRemoteLocatorsResponse, error) {
+func (s *router) ListRemoteLocators(_ context.Context, req *eidolonv1.ListRemoteLocatorsRequest) (*eidolonv1.ListRemoteLocatorsResponse, error) {
 	resp := new(eidolonv1.ListRemoteLocatorsResponse)
+	var err error
+	resp.RemoteLocators, resp.NextPageToken, err = listed(req, "", remoteLocatorKeys, s.remoteLocators(), func(l *eidolonv1.RemoteLocator) *eidolonv1.RemoteLocator { return l })
+	if err != nil {
+		return nil, err
+	}
+	return resp, nil
+}
+
+var remoteLocatorKeys = keys[*eidolonv1.RemoteLocator, netip.Addr]{
+	of:      func(l *eidolonv1.RemoteLocator) netip.Addr { return netip.MustParseAddr(l.GetAddress()) },
+	compare: netip.Addr.Compare,
+	text:    netip.Addr.String,
+	parse:   netip.ParseAddr,
+}
+
+// remoteLocators returns the locators of others in the order of their addresses.
+func (s *router) remoteLocators() (list []*eidolonv1.RemoteLocator) {
 	byAddr := make(map[netip.Addr]*eidolonv1.RemoteLocator)
 	add := func(r xtr.RLOCStatus) {
 		p := remoteLocatorToProto(r)
-		byAddr[r.Addr], resp.RemoteLocators = p, append(resp.RemoteLocators, p)
+		byAddr[r.Addr], list = p, append(list, p)
 	}
 	probed := s.xtr.RLOCs()
 	for r := range s.fib.RLOCs() {
@@ -221,7 +233,7 @@ func (s *router) ListRemoteLocators(context.Context, *eidolonv1.ListRemoteLocato
 	for _, r := range probed {
 		add(r)
 	}
-	return resp, nil
+	return list
 }
 
 func (s *router) ListLocalLocators(context.Context, *eidolonv1.ListLocalLocatorsRequest) (*eidolonv1.ListLocalLocatorsResponse, error) {

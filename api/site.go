@@ -3,10 +3,12 @@ package api
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
 	"slices"
+	"sort"
 	"strings"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -50,25 +52,115 @@ func (s *sites) ListSites(_ context.Context, req *eidolonv1.ListSitesRequest) (*
 	if ferr != nil {
 		return nil, invalid(ferr)
 	}
-	resp := new(eidolonv1.ListSitesResponse)
-	found := req.GetName() == ""
-	for _, st := range s.db.Sites() {
-		if req.GetName() != "" && st.Name != req.GetName() {
-			continue
-		}
-		found = true
-		site := siteToProto(st)
-		for _, p := range st.Prefixes {
-			if related(filter, p.EID) {
-				site.Prefixes = append(site.Prefixes, sitePrefixToProto(p))
-			}
-		}
-		if len(site.Prefixes) > 0 || !filter.IsValid() {
-			resp.Sites = append(resp.Sites, site)
+	list := s.db.Sites()
+	if name := req.GetName(); name != "" {
+		list = slices.DeleteFunc(list, func(st server.SiteStatus) bool { return st.Name != name })
+		if len(list) == 0 {
+			return nil, notFound("name", "there is no site %q", name)
 		}
 	}
-	if !found {
-		return nil, notFound("name", "there is no site %q", req.GetName())
+	return listSites(req, list, filter)
+}
+
+// sitePart is an EID-prefix of a site; prefix is nil for a site without any.
+type sitePart struct {
+	site   *server.SiteStatus
+	prefix *server.PrefixStatus
+}
+
+// compare orders parts for pages: sites by name, one of the configuration before one
+// that was put, and by EID-prefix.
+func (p sitePart) compare(o sitePart) int {
+	return cmp.Or(strings.Compare(p.site.Name, o.site.Name), cmp.Compare(min(p.site.Put, 1), min(o.site.Put, 1)), p.eid().Compare(o.eid()))
+}
+
+func (p sitePart) eid() (e mapping.EID) {
+	if p.prefix != nil {
+		e = p.prefix.EID
+	}
+	return e
+}
+
+func (p sitePart) text() string {
+	text, _ := json.Marshal([]any{p.site.Name, p.site.Put > 0, p.prefix != nil, p.eid().String()}) // of such values it does not fail
+	return string(text)
+}
+
+func parseSitePart(text string) (p sitePart, err error) {
+	var name, eid string
+	var put, prefix bool
+	if err := json.Unmarshal([]byte(text), &[]any{&name, &put, &prefix, &eid}); err != nil {
+		return p, err
+	}
+	p.site = &server.SiteStatus{Name: name}
+	if put {
+		p.site.Put = 1
+	}
+	if prefix {
+		p.prefix = new(server.PrefixStatus)
+		p.prefix.EID, err = mapping.ParseEID(eid)
+	}
+	return p, err
+}
+
+// listSites returns the sites with the EID-prefixes that are related to filter: the
+// page that req asks for, or all.
+func listSites(req *eidolonv1.ListSitesRequest, list []server.SiteStatus, filter mapping.EID) (*eidolonv1.ListSitesResponse, error) {
+	var parts []sitePart
+	for i := range list {
+		st := &list[i]
+		for j := range st.Prefixes {
+			if related(filter, st.Prefixes[j].EID) {
+				parts = append(parts, sitePart{st, &st.Prefixes[j]})
+			}
+		}
+		if len(st.Prefixes) == 0 && !filter.IsValid() {
+			parts = append(parts, sitePart{site: st})
+		}
+	}
+	size, most, of := len(list), maxWhole, fmt.Sprintf("%q %v", req.GetName(), filter)
+	if paged(req) {
+		var ferr *fieldError
+		if size, ferr = pageSize(req); ferr != nil {
+			return nil, invalid(ferr)
+		}
+		after, given, ferr := readPageToken(of, req.GetPageToken(), parseSitePart)
+		if ferr != nil {
+			return nil, invalid(ferr)
+		}
+		slices.SortFunc(parts, sitePart.compare)
+		if given {
+			parts = parts[sort.Search(len(parts), func(i int) bool { return parts[i].compare(after) > 0 }):]
+		}
+		most = maxPageSize
+	}
+	resp := new(eidolonv1.ListSitesResponse)
+	var site *eidolonv1.Site
+	octets := 0
+	for i, p := range parts {
+		begins := i == 0 || parts[i-1].site != p.site
+		if begins {
+			site = siteToProto(*p.site)
+			octets += 8 + sizeInside(site) // its length grows with its prefixes
+		}
+		var prefix *eidolonv1.SitePrefix
+		if p.prefix != nil {
+			prefix = sitePrefixToProto(*p.prefix)
+			octets += sizeInside(prefix)
+		}
+		if i > 0 && octets > most || begins && len(resp.Sites) == size {
+			if !paged(req) {
+				return nil, tooLarge(len(list))
+			}
+			resp.NextPageToken = pageToken(of, parts[i-1].text())
+			break
+		}
+		if begins {
+			resp.Sites = append(resp.Sites, site)
+		}
+		if prefix != nil {
+			site.Prefixes = append(site.Prefixes, prefix)
+		}
 	}
 	return resp, nil
 }
@@ -78,23 +170,20 @@ func (s *sites) ListRegistrations(req *eidolonv1.ListRegistrationsRequest, strea
 	if ferr != nil {
 		return invalid(ferr)
 	}
-	batch := new(eidolonv1.ListRegistrationsResponse)
+	out := batches[*eidolonv1.Registration]{send: func(list []*eidolonv1.Registration) error {
+		return stream.Send(&eidolonv1.ListRegistrationsResponse{Registrations: list})
+	}}
 	for st := range s.db.Database(within) {
 		if req.GetSite() != "" && req.GetSite() != st.Site || len(st.Registrants) == 0 {
 			continue
 		}
-		batch.Registrations = append(batch.Registrations, registrationsToProto(st)...)
-		if len(batch.Registrations) >= listBatch {
-			if err := stream.Send(batch); err != nil {
+		for _, r := range registrationsToProto(st) {
+			if err := out.add(r); err != nil {
 				return err
 			}
-			batch = new(eidolonv1.ListRegistrationsResponse)
 		}
 	}
-	if len(batch.Registrations) == 0 {
-		return nil
-	}
-	return stream.Send(batch)
+	return out.flush()
 }
 
 func (s *sites) PutSite(ctx context.Context, req *eidolonv1.PutSiteRequest) (*eidolonv1.PutSiteResponse, error) {

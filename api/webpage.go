@@ -101,11 +101,10 @@ func PageXTR(x XTR, fib Forwarding) *Page {
 				now := fib.Snapshot()
 				return web.Collect(q, cachedFor(x, filter), func(e mapping.CacheEntry) any { return cacheRow(e, now) }), nil
 			},
-			"remote": func(ctx context.Context, q web.Query) (any, error) {
-				resp, err := s.ListRemoteLocators(ctx, nil)
-				return web.Collect(q, slices.Values(slices.DeleteFunc(resp.GetRemoteLocators(), func(l *eidolonv1.RemoteLocator) bool {
+			"remote": func(_ context.Context, q web.Query) (any, error) {
+				return web.Collect(q, slices.Values(slices.DeleteFunc(s.remoteLocators(), func(l *eidolonv1.RemoteLocator) bool {
 					return !strings.Contains(l.GetAddress(), strings.ToLower(q.Text))
-				})), row), err
+				})), row), nil
 			},
 		},
 		watch: func(q web.Query) (web.Stream, error) {

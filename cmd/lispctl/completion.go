@@ -112,13 +112,10 @@ func liveEIDs(ctx context.Context, c *client, offer func(value, about string) bo
 			return goOn(offer(m.GetRecord().GetEid(), about))
 		})
 	}
-	router := eidolonv1.NewRouterServiceClient(c.conn)
-	resp, err := router.ListDatabaseMappings(ctx, &eidolonv1.ListDatabaseMappingsRequest{})
-	if err != nil {
+	if err := databaseMappings(ctx, c, "", func(d *eidolonv1.DatabaseMapping) error {
+		return goOn(offer(d.GetRecord().GetEid(), "of this site"))
+	}); err != nil {
 		return err
-	}
-	for _, d := range resp.GetDatabaseMappings() {
-		offer(d.GetRecord().GetEid(), "of this site")
 	}
 	return cachedEIDs(ctx, c, offer)
 }
@@ -150,11 +147,11 @@ func putEIDs(ctx context.Context, c *client, offer func(value, about string) boo
 }
 
 func liveSites(ctx context.Context, c *client, offer func(value, about string) bool) error {
-	resp, err := eidolonv1.NewSiteServiceClient(c.conn).ListSites(ctx, &eidolonv1.ListSitesRequest{})
+	list, err := allSites(ctx, eidolonv1.NewSiteServiceClient(c.conn), &eidolonv1.ListSitesRequest{})
 	if err != nil {
 		return err
 	}
-	for _, s := range resp.GetSites() {
+	for _, s := range list {
 		if !offer(s.GetName(), fmt.Sprintf("%d EID-prefixes, %d registrations", len(s.GetPrefixes()), s.GetRegistrations())) {
 			break
 		}

@@ -547,18 +547,13 @@ func (d *doctor) locators() {
 func (d *doctor) registrations() {
 	ctx, cancel := d.call()
 	defer cancel()
-	resp, err := eidolonv1.NewRouterServiceClient(d.c.conn).ListDatabaseMappings(ctx, &eidolonv1.ListDatabaseMappingsRequest{})
-	if err != nil {
-		d.add(fail, "registration", "", "", "%v", explain(err))
-		return
-	}
 	type count struct {
 		all, good, pending, sent, lost int
 		first                          string // of those lost
 	}
 	var servers []string
-	of := make(map[string]*count)
-	for _, m := range resp.GetDatabaseMappings() {
+	mappings, of := 0, make(map[string]*count)
+	if err := databaseMappings(ctx, d.c, "", func(m *eidolonv1.DatabaseMapping) error {
 		for _, r := range m.GetRegistrations() {
 			n := of[r.GetMapServer()]
 			if n == nil {
@@ -580,6 +575,11 @@ func (d *doctor) registrations() {
 				}
 			}
 		}
+		mappings++
+		return nil
+	}); err != nil {
+		d.add(fail, "registration", "", "", "%v", explain(err))
+		return
 	}
 	for _, s := range servers {
 		n := of[s]
@@ -595,7 +595,7 @@ func (d *doctor) registrations() {
 			d.add(pass, "registration", s, "", "all %d EID-prefixes are confirmed", n.good)
 		}
 	}
-	if len(servers) == 0 && len(resp.GetDatabaseMappings()) > 0 {
+	if len(servers) == 0 && mappings > 0 {
 		d.add(fail, "registration", "", "name a map-server in map_servers", "the EID-prefixes are registered nowhere")
 	}
 }
@@ -604,13 +604,13 @@ func (d *doctor) registrations() {
 func (d *doctor) sites() {
 	ctx, cancel := d.call()
 	defer cancel()
-	resp, err := eidolonv1.NewSiteServiceClient(d.c.conn).ListSites(ctx, &eidolonv1.ListSitesRequest{})
+	list, err := allSites(ctx, eidolonv1.NewSiteServiceClient(d.c.conn), &eidolonv1.ListSitesRequest{})
 	if err != nil {
 		d.add(fail, "site", "", "", "%v", explain(err))
 		return
 	}
 	quiet := 0
-	for _, s := range resp.GetSites() {
+	for _, s := range list {
 		if s.GetRegistrations() > 0 {
 			continue
 		}
@@ -626,7 +626,7 @@ func (d *doctor) sites() {
 		}
 		d.add(warn, "site", s.GetName(), remedy, "nothing is registered%s", more)
 	}
-	switch all := len(resp.GetSites()); {
+	switch all := len(list); {
 	case quiet > maxQuiet:
 		d.add(warn, "site", "", "lispctl show site", "%d of %d sites have no registration", quiet, all)
 	case all > quiet:

@@ -32,8 +32,12 @@ func showLocators(v view) error {
 	if err != nil {
 		return err
 	}
-	remotes, err := client.ListRemoteLocators(ctx, &eidolonv1.ListRemoteLocatorsRequest{})
-	if err != nil {
+	var remotes []*eidolonv1.RemoteLocator
+	if err := pages(func(token string) (string, error) {
+		resp, err := client.ListRemoteLocators(ctx, &eidolonv1.ListRemoteLocatorsRequest{PageSize: maxPage, PageToken: token})
+		remotes = append(remotes, resp.GetRemoteLocators()...)
+		return resp.GetNextPageToken(), err
+	}); err != nil {
 		return err
 	}
 	d := &document{o: v.out}
@@ -48,7 +52,7 @@ func showLocators(v view) error {
 	if err != nil {
 		return err
 	}
-	for _, l := range remotes.GetRemoteLocators() {
+	for _, l := range remotes {
 		state := upText(l.GetUp())
 		if len(l.GetPaths()) == 0 {
 			state = "" // it is not probed
@@ -62,7 +66,7 @@ func showLocators(v view) error {
 		return err
 	}
 	if paths := d.table("FROM", "TO", "STATE", "UNANSWERED", "RTT", "LAST-PROBE", "LAST-REPLY"); paths != nil {
-		for _, l := range remotes.GetRemoteLocators() {
+		for _, l := range remotes {
 			for _, p := range l.GetPaths() {
 				paths.row(p.GetLocal(), l.GetAddress(), upText(p.GetUp()), p.GetFailures(), rtt(p.GetRoundTripTime()), ago(v.now, p.GetLastProbe()), ago(v.now, p.GetLastReply()))
 			}
@@ -130,7 +134,7 @@ func showLocatorSets(v view) error {
 func locatorSets(ctx context.Context, c *client, name string, each func(*eidolonv1.LocatorSet) error) error {
 	client := eidolonv1.NewRouterServiceClient(c.conn)
 	return pages(func(token string) (string, error) {
-		resp, err := client.ListLocatorSets(ctx, &eidolonv1.ListLocatorSetsRequest{Name: name, PageToken: token})
+		resp, err := client.ListLocatorSets(ctx, &eidolonv1.ListLocatorSetsRequest{Name: name, PageSize: maxPage, PageToken: token})
 		if err != nil {
 			return "", err
 		}
@@ -142,6 +146,9 @@ func locatorSets(ctx context.Context, c *client, name string, each func(*eidolon
 		return resp.GetNextPageToken(), nil
 	})
 }
+
+// maxPage is the largest page that a daemon gives.
+const maxPage = 1000
 
 // pages asks for one page after the other; next gets the token of one and returns
 // that of the next.

@@ -144,17 +144,17 @@ func showSites(v view) error {
 	} else {
 		sites.Name, regs.Site = v.arg, v.arg
 	}
-	resp, err := client.ListSites(ctx, sites)
+	list, err := allSites(ctx, client, sites)
 	if err != nil {
 		return err
 	}
-	if sites.Eid != "" && len(resp.GetSites()) == 0 {
+	if sites.Eid != "" && len(list) == 0 {
 		return fmt.Errorf("no site has an EID-prefix that holds %s or lies inside it", v.arg)
 	}
 	switch {
 	case v.out.structured() && v.arg == "":
 		l := v.out.list()
-		for _, s := range resp.GetSites() {
+		for _, s := range list {
 			if err := l.add(s); err != nil {
 				return err
 			}
@@ -164,7 +164,7 @@ func showSites(v view) error {
 		return showRegistrations(v, client, regs, sites.Eid)
 	}
 	t := v.out.table("SITE", "EID-PREFIX", "REGISTERED", "LAST", "REFUSED", "+ACCEPTED", "+AUTH-FAILURES", "+MORE-SPECIFICS", "+PROXY-REPLY", "+REQUESTS", "+ORIGIN")
-	for _, s := range resp.GetSites() {
+	for _, s := range list {
 		origin := enumText(s.GetOrigin(), "SITE_ORIGIN_")
 		if s.GetShadowed() != "" {
 			origin += ", no effect: " + s.GetShadowed()
@@ -186,6 +186,42 @@ func showSites(v view) error {
 	}
 	fmt.Fprintln(v.out.w)
 	return showRegistrations(v, client, regs, sites.Eid)
+}
+
+// allSites returns the sites that a request selects, page after page.
+func allSites(ctx context.Context, client eidolonv1.SiteServiceClient, req *eidolonv1.ListSitesRequest) (list []*eidolonv1.Site, err error) {
+	req.PageSize = maxPage
+	err = pages(func(token string) (string, error) {
+		req.PageToken = token
+		resp, err := client.ListSites(ctx, req)
+		for i, s := range resp.GetSites() {
+			if n := len(list); i == 0 && n > 0 && list[n-1].GetName() == s.GetName() && list[n-1].GetOrigin() == s.GetOrigin() {
+				list[n-1].Prefixes = append(list[n-1].Prefixes, s.GetPrefixes()...)
+				continue
+			}
+			list = append(list, s)
+		}
+		return resp.GetNextPageToken(), err
+	})
+	return list, err
+}
+
+// databaseMappings walks the database-mappings of an xTR that hold an EID or lie
+// inside of it, all with "".
+func databaseMappings(ctx context.Context, c *client, eid string, each func(*eidolonv1.DatabaseMapping) error) error {
+	client := eidolonv1.NewRouterServiceClient(c.conn)
+	return pages(func(token string) (string, error) {
+		resp, err := client.ListDatabaseMappings(ctx, &eidolonv1.ListDatabaseMappingsRequest{Eid: eid, PageSize: maxPage, PageToken: token})
+		if err != nil {
+			return "", err
+		}
+		for _, d := range resp.GetDatabaseMappings() {
+			if err := each(d); err != nil {
+				return "", err
+			}
+		}
+		return resp.GetNextPageToken(), nil
+	})
 }
 
 // showRegistrations shows registrations; those that filter, an EID, lies
@@ -222,18 +258,11 @@ func showDatabase(v view) error {
 	}
 	ctx, cancel := context.WithTimeout(v.ctx, answerTime)
 	defer cancel()
-	resp, err := eidolonv1.NewRouterServiceClient(v.c.conn).ListDatabaseMappings(ctx, &eidolonv1.ListDatabaseMappingsRequest{Eid: v.arg})
-	if err != nil {
-		return err
-	}
 	t := v.out.table("EID-PREFIX", "LOCATORS", "TTL", "MAP-SERVER", "STATE", "NOTIFIED", "NEXT", "+SENT", "+UNANSWERED", "+RTT", "+VERSION", "+LOCATOR-SET")
 	l := v.out.list()
-	for _, d := range resp.GetDatabaseMappings() {
+	err := databaseMappings(ctx, v.c, v.arg, func(d *eidolonv1.DatabaseMapping) error {
 		if v.out.structured() {
-			if err := l.add(d); err != nil {
-				return err
-			}
-			continue
+			return l.add(d)
 		}
 		rec := d.GetRecord()
 		for _, r := range d.GetRegistrations() {
@@ -243,8 +272,12 @@ func showDatabase(v view) error {
 		if len(d.GetRegistrations()) == 0 {
 			t.row(rec.GetEid(), locatorsText(rec), ttlText(rec.GetRecordTtl()), "", "", "", "", "", "", "", rec.GetMapVersion(), d.GetLocatorSet())
 		}
-	}
-	if v.out.structured() {
+		return nil
+	})
+	switch {
+	case err != nil:
+		return err
+	case v.out.structured():
 		return l.end()
 	}
 	return t.end()

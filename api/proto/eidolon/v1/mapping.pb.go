@@ -337,7 +337,12 @@ type ListMappingsRequest struct {
 	// Only EIDs inside this one; empty for all.
 	Within string `protobuf:"bytes,1,opt,name=within,proto3" json:"within,omitempty"`
 	// Only of this origin; unspecified for all.
-	Origin        MappingOrigin `protobuf:"varint,2,opt,name=origin,proto3,enum=eidolon.v1.MappingOrigin" json:"origin,omitempty"`
+	Origin MappingOrigin `protobuf:"varint,2,opt,name=origin,proto3,enum=eidolon.v1.MappingOrigin" json:"origin,omitempty"`
+	// Only EIDs that this one lies inside of; empty for all. It can't be given
+	// together with within.
+	Covering string `protobuf:"bytes,3,opt,name=covering,proto3" json:"covering,omitempty"`
+	// Only of this site; empty for all.
+	Site          string `protobuf:"bytes,4,opt,name=site,proto3" json:"site,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -384,6 +389,20 @@ func (x *ListMappingsRequest) GetOrigin() MappingOrigin {
 		return x.Origin
 	}
 	return MappingOrigin_MAPPING_ORIGIN_UNSPECIFIED
+}
+
+func (x *ListMappingsRequest) GetCovering() string {
+	if x != nil {
+		return x.Covering
+	}
+	return ""
+}
+
+func (x *ListMappingsRequest) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
 }
 
 // ListMappingsResponse holds some of the mappings.
@@ -1836,10 +1855,12 @@ const file_eidolon_v1_mapping_proto_rawDesc = "" +
 	"\x11GetMappingRequest\x12\x10\n" +
 	"\x03eid\x18\x01 \x01(\tR\x03eid\"C\n" +
 	"\x12GetMappingResponse\x12-\n" +
-	"\amapping\x18\x01 \x01(\v2\x13.eidolon.v1.MappingR\amapping\"`\n" +
+	"\amapping\x18\x01 \x01(\v2\x13.eidolon.v1.MappingR\amapping\"\x90\x01\n" +
 	"\x13ListMappingsRequest\x12\x16\n" +
 	"\x06within\x18\x01 \x01(\tR\x06within\x121\n" +
-	"\x06origin\x18\x02 \x01(\x0e2\x19.eidolon.v1.MappingOriginR\x06origin\"G\n" +
+	"\x06origin\x18\x02 \x01(\x0e2\x19.eidolon.v1.MappingOriginR\x06origin\x12\x1a\n" +
+	"\bcovering\x18\x03 \x01(\tR\bcovering\x12\x12\n" +
+	"\x04site\x18\x04 \x01(\tR\x04site\"G\n" +
 	"\x14ListMappingsResponse\x12/\n" +
 	"\bmappings\x18\x01 \x03(\v2\x13.eidolon.v1.MappingR\bmappings\"\xcc\x01\n" +
 	"\x13PageMappingsRequest\x12\x16\n" +

@@ -159,7 +159,14 @@ type ListDatabaseMappingsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only EID-prefixes that this EID lies inside of or that lie inside it;
 	// empty for all.
-	Eid           string `protobuf:"bytes,1,opt,name=eid,proto3" json:"eid,omitempty"`
+	Eid string `protobuf:"bytes,1,opt,name=eid,proto3" json:"eid,omitempty"`
+	// How many a page has at most, and never more than 1000; 256 when left out with
+	// a page_token. Without both all are returned at once, or RESOURCE_EXHAUSTED
+	// when that is a larger message than clients take.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the page before; empty for the first page. The other
+	// fields must be those of the first page.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -201,13 +208,30 @@ func (x *ListDatabaseMappingsRequest) GetEid() string {
 	return ""
 }
 
-// ListDatabaseMappingsResponse holds the database-mappings.
+func (x *ListDatabaseMappingsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListDatabaseMappingsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListDatabaseMappingsResponse holds database-mappings: all, or a page of them.
 type ListDatabaseMappingsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// In the order of the configuration.
+	// In the order of the configuration, then those learned by BGP; in pages in the
+	// order of EIDs.
 	DatabaseMappings []*DatabaseMapping `protobuf:"bytes,1,rep,name=database_mappings,json=databaseMappings,proto3" json:"database_mappings,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Asks for the next page; empty when this is the last.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListDatabaseMappingsResponse) Reset() {
@@ -245,6 +269,13 @@ func (x *ListDatabaseMappingsResponse) GetDatabaseMappings() []*DatabaseMapping 
 		return x.DatabaseMappings
 	}
 	return nil
+}
+
+func (x *ListDatabaseMappingsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
 }
 
 // DatabaseMapping is an EID-prefix of the xTR's own site.
@@ -1873,9 +1904,16 @@ func (x *LocatorUse) GetRemoteLocator() *RemoteLocator {
 	return nil
 }
 
-// ListRemoteLocatorsRequest is empty.
+// ListRemoteLocatorsRequest selects a page of the locators.
 type ListRemoteLocatorsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many a page has at most, and never more than 1000; 256 when left out with
+	// a page_token. Without both all are returned at once, or RESOURCE_EXHAUSTED
+	// when that is a larger message than clients take.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the page before; empty for the first page. The other
+	// fields must be those of the first page.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1910,13 +1948,29 @@ func (*ListRemoteLocatorsRequest) Descriptor() ([]byte, []int) {
 	return file_eidolon_v1_router_proto_rawDescGZIP(), []int{26}
 }
 
-// ListRemoteLocatorsResponse holds the locators.
+func (x *ListRemoteLocatorsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListRemoteLocatorsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListRemoteLocatorsResponse holds locators: all, or a page of them.
 type ListRemoteLocatorsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// In the order of their addresses.
 	RemoteLocators []*RemoteLocator `protobuf:"bytes,1,rep,name=remote_locators,json=remoteLocators,proto3" json:"remote_locators,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Asks for the next page; empty when this is the last.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListRemoteLocatorsResponse) Reset() {
@@ -1954,6 +2008,13 @@ func (x *ListRemoteLocatorsResponse) GetRemoteLocators() []*RemoteLocator {
 		return x.RemoteLocators
 	}
 	return nil
+}
+
+func (x *ListRemoteLocatorsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
 }
 
 // RemoteLocator is a locator of another site that is probed, of map-cache entries
@@ -2839,11 +2900,15 @@ var File_eidolon_v1_router_proto protoreflect.FileDescriptor
 const file_eidolon_v1_router_proto_rawDesc = "" +
 	"\n" +
 	"\x17eidolon/v1/router.proto\x12\n" +
-	"eidolon.v1\x1a\x16eidolon/v1/event.proto\x1a\x16eidolon/v1/model.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"/\n" +
+	"eidolon.v1\x1a\x16eidolon/v1/event.proto\x1a\x16eidolon/v1/model.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"k\n" +
 	"\x1bListDatabaseMappingsRequest\x12\x10\n" +
-	"\x03eid\x18\x01 \x01(\tR\x03eid\"h\n" +
+	"\x03eid\x18\x01 \x01(\tR\x03eid\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"\x90\x01\n" +
 	"\x1cListDatabaseMappingsResponse\x12H\n" +
-	"\x11database_mappings\x18\x01 \x03(\v2\x1b.eidolon.v1.DatabaseMappingR\x10databaseMappings\"\xa6\x01\n" +
+	"\x11database_mappings\x18\x01 \x03(\v2\x1b.eidolon.v1.DatabaseMappingR\x10databaseMappings\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xa6\x01\n" +
 	"\x0fDatabaseMapping\x12*\n" +
 	"\x06record\x18\x01 \x01(\v2\x12.eidolon.v1.RecordR\x06record\x12F\n" +
 	"\rregistrations\x18\x02 \x03(\v2 .eidolon.v1.DatabaseRegistrationR\rregistrations\x12\x1f\n" +
@@ -2967,10 +3032,14 @@ const file_eidolon_v1_router_proto_rawDesc = "" +
 	"\alocator\x18\x01 \x01(\v2\x13.eidolon.v1.LocatorR\alocator\x12\x14\n" +
 	"\x05slots\x18\x02 \x01(\rR\x05slots\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12@\n" +
-	"\x0eremote_locator\x18\x04 \x01(\v2\x19.eidolon.v1.RemoteLocatorR\rremoteLocator\"\x1b\n" +
-	"\x19ListRemoteLocatorsRequest\"`\n" +
+	"\x0eremote_locator\x18\x04 \x01(\v2\x19.eidolon.v1.RemoteLocatorR\rremoteLocator\"W\n" +
+	"\x19ListRemoteLocatorsRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"\x88\x01\n" +
 	"\x1aListRemoteLocatorsResponse\x12B\n" +
-	"\x0fremote_locators\x18\x01 \x03(\v2\x19.eidolon.v1.RemoteLocatorR\x0eremoteLocators\"\xd7\x03\n" +
+	"\x0fremote_locators\x18\x01 \x03(\v2\x19.eidolon.v1.RemoteLocatorR\x0eremoteLocators\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xd7\x03\n" +
 	"\rRemoteLocator\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x0e\n" +
 	"\x02up\x18\x02 \x01(\bR\x02up\x12\x1a\n" +

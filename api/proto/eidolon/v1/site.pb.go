@@ -247,7 +247,14 @@ type ListSitesRequest struct {
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Only EID-prefixes that this EID lies inside of or that lie inside it;
 	// empty for all. Sites without any are left out.
-	Eid           string `protobuf:"bytes,2,opt,name=eid,proto3" json:"eid,omitempty"`
+	Eid string `protobuf:"bytes,2,opt,name=eid,proto3" json:"eid,omitempty"`
+	// How many a page has at most, and never more than 1000; 256 when left out with
+	// a page_token. Without both all are returned at once, or RESOURCE_EXHAUSTED
+	// when that is a larger message than clients take.
+	PageSize int32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the page before; empty for the first page. The other
+	// fields must be those of the first page.
+	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -296,12 +303,30 @@ func (x *ListSitesRequest) GetEid() string {
 	return ""
 }
 
-// ListSitesResponse holds the sites in the order of the configuration, then those
-// that were put in the order of their names.
+func (x *ListSitesRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListSitesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListSitesResponse holds sites: all, or a page of them.
 type ListSitesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The sites.
-	Sites         []*Site `protobuf:"bytes,1,rep,name=sites,proto3" json:"sites,omitempty"`
+	// In the order of the configuration, then those that were put in the order of
+	// their names. In pages all are in the order of names, the EID-prefixes of each
+	// in the order of EIDs, and one with more than go into a page goes on in the
+	// next, which has the same of it but for its prefixes.
+	Sites []*Site `protobuf:"bytes,1,rep,name=sites,proto3" json:"sites,omitempty"`
+	// Asks for the next page; empty when this is the last.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -341,6 +366,13 @@ func (x *ListSitesResponse) GetSites() []*Site {
 		return x.Sites
 	}
 	return nil
+}
+
+func (x *ListSitesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
 }
 
 // Site is a site with its EID-prefixes.
@@ -1443,12 +1475,16 @@ var File_eidolon_v1_site_proto protoreflect.FileDescriptor
 const file_eidolon_v1_site_proto_rawDesc = "" +
 	"\n" +
 	"\x15eidolon/v1/site.proto\x12\n" +
-	"eidolon.v1\x1a\x16eidolon/v1/model.proto\x1a\x18eidolon/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"8\n" +
+	"eidolon.v1\x1a\x16eidolon/v1/model.proto\x1a\x18eidolon/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"t\n" +
 	"\x10ListSitesRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
-	"\x03eid\x18\x02 \x01(\tR\x03eid\";\n" +
+	"\x03eid\x18\x02 \x01(\tR\x03eid\x12\x1b\n" +
+	"\tpage_size\x18\x03 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\"c\n" +
 	"\x11ListSitesResponse\x12&\n" +
-	"\x05sites\x18\x01 \x03(\v2\x10.eidolon.v1.SiteR\x05sites\"\xc8\x04\n" +
+	"\x05sites\x18\x01 \x03(\v2\x10.eidolon.v1.SiteR\x05sites\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xc8\x04\n" +
 	"\x04Site\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x122\n" +
 	"\bprefixes\x18\x02 \x03(\v2\x16.eidolon.v1.SitePrefixR\bprefixes\x12$\n" +

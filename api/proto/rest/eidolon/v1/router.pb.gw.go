@@ -238,11 +238,19 @@ func local_request_RouterService_ClearMapCache_0(ctx context.Context, marshaler 
 	return msg, metadata, err
 }
 
+var filter_RouterService_ListRemoteLocators_0 = &utilities.DoubleArray{Encoding: map[string]int{}, Base: []int(nil), Check: []int(nil)}
+
 func request_RouterService_ListRemoteLocators_0(ctx context.Context, marshaler runtime.Marshaler, client extEidolonv1.RouterServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
 		protoReq extEidolonv1.ListRemoteLocatorsRequest
 		metadata runtime.ServerMetadata
 	)
+	if err := req.ParseForm(); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if err := runtime.PopulateQueryParameters(&protoReq, req.Form, filter_RouterService_ListRemoteLocators_0); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
 	if req.Body != nil {
 		_, _ = io.Copy(io.Discard, req.Body)
 	}
@@ -255,6 +263,12 @@ func local_request_RouterService_ListRemoteLocators_0(ctx context.Context, marsh
 		protoReq extEidolonv1.ListRemoteLocatorsRequest
 		metadata runtime.ServerMetadata
 	)
+	if err := req.ParseForm(); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if err := runtime.PopulateQueryParameters(&protoReq, req.Form, filter_RouterService_ListRemoteLocators_0); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
 	msg, err := server.ListRemoteLocators(ctx, &protoReq)
 	return msg, metadata, err
 }
