@@ -21,6 +21,7 @@ import (
 	"golang.org/x/net/netutil"
 
 	"github.com/eidolon-lisp/eidolon/api/web"
+	"github.com/eidolon-lisp/eidolon/internal/config"
 )
 
 // Limits of the HTTP server.
@@ -47,6 +48,9 @@ type HTTPConfig struct {
 	REST string
 	// Observed is what else is shown; see ObserveXTR and ObserveMapServer.
 	Observed Observed
+	// Configuration tells how the daemon and its configuration stand; nil: nothing
+	// is told of it.
+	Configuration func() config.Status
 	// Page is the web page, to whoever can connect; nil: none. See PageXTR and
 	// PageMapServer.
 	Page *Page

@@ -77,7 +77,13 @@ func TestMetrics(t *testing.T) {
 			"eidolon_xtr_build_info{",
 			"process_resident_memory_bytes ",
 		}, []string{"site"}},
-		{HTTPConfig{Program: "mapserver", Observed: ObserveMapServer(db), Stats: statistics("refused_digest", 6, "eids", 8)}, []string{
+		{HTTPConfig{Program: "mapserver", Observed: ObserveMapServer(db), Stats: statistics("refused_digest", 6, "eids", 8),
+			Configuration: func() config.Status {
+				return config.Status{Refused: true, Used: time.Unix(2000, 0), Restart: []string{"listen"}}
+			}}, []string{
+			"eidolon_mapserver_config_last_reload_successful 0\n",
+			"eidolon_mapserver_config_last_reload_success_timestamp_seconds 2000\n",
+			"eidolon_mapserver_config_restart_pending 1\n",
 			"eidolon_mapserver_refused_total{reason=\"digest\"} 6\n",
 			"eidolon_mapserver_eids 8\n",
 			"eidolon_mapserver_site_registrations{site=\"a \\\"site\\\"\"} 4\n",

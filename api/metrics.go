@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/eidolon-lisp/eidolon/dataplane"
+	"github.com/eidolon-lisp/eidolon/internal/config"
 	"github.com/eidolon-lisp/eidolon/mapping/alt"
 	"github.com/eidolon-lisp/eidolon/mapping/server"
 	"github.com/eidolon-lisp/eidolon/mapping/xtr"
@@ -95,6 +96,17 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		c.statistic(send, name, float64(value))
 	}
 	c.cfg.Observed.observe(send)
+	if c.cfg.Configuration != nil {
+		observeConfiguration(c.cfg.Configuration(), send)
+	}
+}
+
+// observeConfiguration tells of reloads by signal and by the API alike.
+func observeConfiguration(s config.Status, send emit) {
+	gauge := func(name, help string, v float64) { send(prometheus.GaugeValue, name, help, v) }
+	gauge("config_last_reload_successful", "0 if the configuration file could not be used when it was last read", truth(!s.Refused))
+	gauge("config_last_reload_success_timestamp_seconds", "when a configuration was last taken into use, since 1970", timestamp(s.Used))
+	gauge("config_restart_pending", "1 if keys of the configuration in use wait for a restart", truth(len(s.Restart) > 0))
 }
 
 func (c *collector) statistic(send emit, name string, value float64) {

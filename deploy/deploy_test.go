@@ -172,10 +172,11 @@ func scrape(t *testing.T) map[string]bool {
 	}
 	fib := dataplane.NewFIB()
 	plane := dataplane.NewForwarder(fib, dataplane.Config{})
+	configuration := new(config.Trial).Status
 	told := map[string]bool{}
 	for _, c := range []api.HTTPConfig{
-		{Program: "mapserver", Stats: api.JoinStats(ms.Stats, access.Stats), Observed: api.ObserveMapServer(ms)},
-		{Program: "xtr", Stats: api.JoinStats(x.Stats, plane.Stats, access.Stats), Observed: api.ObserveXTR(x, fib)},
+		{Program: "mapserver", Stats: api.JoinStats(ms.Stats, access.Stats), Observed: api.ObserveMapServer(ms), Configuration: configuration},
+		{Program: "xtr", Stats: api.JoinStats(x.Stats, plane.Stats, access.Stats), Observed: api.ObserveXTR(x, fib), Configuration: configuration},
 	} {
 		free, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"bufio"
 	"fmt"
+	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -22,15 +26,21 @@ func TestAdministered(t *testing.T) {
 	dir := t.TempDir()
 	path, socket := filepath.Join(dir, "mapserver.yml"), filepath.Join(dir, "s")
 	listen := freePort(t)
+	web := freePort(t)
 	write := func(more string) {
 		t.Helper()
-		text := fmt.Sprintf("listen: [%q]\nstate_dir: %s\napi: {socket: %s}\n%s", listen, dir, socket, more)
+		text := fmt.Sprintf("listen: [%q]\nstate_dir: %s\napi: {socket: %s}\nhttp: {listen: %q}\n%s", listen, dir, socket, web, more)
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	write("")
-	start(t, path)
+	daemon := program("run", "--config", path)
+	daemon.Stderr = os.Stderr
+	if err := daemon.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { daemon.Process.Kill(); daemon.Wait() })
 	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
@@ -60,14 +70,48 @@ func TestAdministered(t *testing.T) {
 	if got := level("server"); got != "LOG_LEVEL_DEBUG" {
 		t.Errorf("set: %s", got)
 	}
+	// reloaded checks what metrics tell: whether the last reload was successful, and
+	// whether a restart is waited for.
+	reloaded := func(what string, successful, restart string) (used string) {
+		t.Helper()
+		var got [3]string
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			told := scrape(t, web)
+			got = [3]string{told["eidolon_mapserver_config_last_reload_successful"], told["eidolon_mapserver_config_restart_pending"],
+				told["eidolon_mapserver_config_last_reload_success_timestamp_seconds"]}
+			if got[0] == successful && got[1] == restart || time.Now().After(deadline) {
+				break
+			}
+		}
+		if got[0] != successful || got[1] != restart {
+			t.Errorf("%s: successful %s, restart %s, want %s, %s", what, got[0], got[1], successful, restart)
+		}
+		return got[2]
+	}
+	atFirst := reloaded("at first", "1", "0")
 	write("log: {level: wran}\n")
 	_, err = c.Reload(t.Context(), &eidolonv1.ReloadRequest{})
-	if status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), path+":4:") {
+	if status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), path+":5:") {
 		t.Errorf("a wrong file: %v", err)
 	}
 	if got := level("server"); got != "LOG_LEVEL_DEBUG" {
 		t.Errorf("after a wrong file: %s", got)
 	}
+	if used := reloaded("after a wrong file", "0", "0"); used != atFirst {
+		t.Errorf("a wrong file is used since %s", used)
+	}
+	write("log: {level: warn}\n")
+	if err := daemon.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	if used := reloaded("SIGHUP, a good file", "1", "0"); used == atFirst {
+		t.Errorf("a new configuration is used since %s", used)
+	}
+	write("log: {level: wran}\n")
+	if err := daemon.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	reloaded("SIGHUP, a wrong file", "0", "0")
 	write("log: {level: warn}\nreply_rate: {burst: 5}\n")
 	done, err := c.Reload(t.Context(), &eidolonv1.ReloadRequest{})
 	if err != nil || strings.Join(done.GetRestartKeys(), " ") != "reply_rate" {
@@ -76,6 +120,7 @@ func TestAdministered(t *testing.T) {
 	if got := level("server"); got != "LOG_LEVEL_WARN" {
 		t.Errorf("reloaded: %s", got)
 	}
+	reloaded("a key for a restart", "1", "1")
 
 	// A configuration is tried, taken back by itself, and tried again and kept.
 	now, err := os.ReadFile(path)
@@ -110,7 +155,25 @@ func TestAdministered(t *testing.T) {
 	if _, err := c.ConfirmConfiguration(t.Context(), &eidolonv1.ConfirmConfigurationRequest{Id: applied.GetId()}); err != nil {
 		t.Error(err)
 	}
+	reloaded("kept", "1", "1")
 	if text, err := os.ReadFile(path); err != nil || string(text) != string(other) || level("server") != "LOG_LEVEL_ERROR" {
 		t.Errorf("kept: the file is %q, %v, the level %s", text, err, level("server"))
 	}
+}
+
+// scrape returns the metrics of a program, by name and labels.
+func scrape(t *testing.T, at netip.AddrPort) map[string]string {
+	t.Helper()
+	resp, err := http.Get("http://" + at.String() + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	told := make(map[string]string)
+	for s := bufio.NewScanner(resp.Body); s.Scan(); {
+		if name, value, ok := strings.Cut(s.Text(), " "); ok && name != "#" {
+			told[name] = value
+		}
+	}
+	return told
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/eidolon-lisp/eidolon/api"
 	"github.com/eidolon-lisp/eidolon/internal/config"
@@ -38,7 +39,7 @@ type reloader struct {
 
 // trial applies configurations to the running map-server.
 func (r *reloader) trial() *config.Trial {
-	return &config.Trial{Path: r.path, Kind: config.KindMapServer, Log: r.log, Take: r.take, Expired: r.access.Expired, Running: func() *config.Text {
+	return &config.Trial{Path: r.path, Kind: config.KindMapServer, Log: r.log, Take: r.take, Expired: r.access.Expired, Started: time.Now(), Running: func() *config.Text {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		return cmp.Or(r.running, r.first).Text

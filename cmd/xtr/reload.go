@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/eidolon-lisp/eidolon/api"
 	"github.com/eidolon-lisp/eidolon/internal/config"
@@ -49,7 +50,7 @@ type reloader struct {
 
 // trial applies configurations to the running xTR.
 func (r *reloader) trial() *config.Trial {
-	return &config.Trial{Path: r.path, Kind: config.KindXTR, Log: r.log, Take: r.take, Expired: r.access.Expired, Running: func() *config.Text {
+	return &config.Trial{Path: r.path, Kind: config.KindXTR, Log: r.log, Take: r.take, Expired: r.access.Expired, Started: time.Now(), Running: func() *config.Text {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		return cmp.Or(r.running, r.first).Text
@@ -84,6 +85,10 @@ func (r *reloader) take(text []byte) (done api.Reloaded, back func() error, err 
 	}
 	if done.Restart = r.first.NeedsRestart(next); len(done.Restart) > 0 {
 		r.log.Warn("changes that take effect with a restart only", "keys", done.Restart)
+	}
+	if added, removed := r.otherEIDs(next); len(added)+len(removed) > 0 {
+		r.log.Warn("the EIDs of a host are added and removed with a restart only; the others are reloaded", "added", added, "removed", removed)
+		done.Restart = append(done.Restart, "database_mappings")
 	}
 	if r.running == nil {
 		r.running = r.first
@@ -152,25 +157,33 @@ func (r *reloader) mappings(next *config.XTR) []xtr.Database {
 }
 
 func (r *reloader) sameEIDs(next *config.XTR) (out []config.DatabaseMapping) {
-	var added, removed []mapping.EID
-	find := func(in []config.DatabaseMapping, e mapping.EID) int {
-		return slices.IndexFunc(in, func(m config.DatabaseMapping) bool { return m.EID == e })
-	}
 	for _, m := range r.first.DatabaseMappings {
-		if i := find(next.DatabaseMappings, m.EID); i >= 0 {
+		if i := indexOf(next.DatabaseMappings, m.EID); i >= 0 {
 			m = next.DatabaseMappings[i]
-		} else {
-			removed = append(removed, m.EID)
 		}
 		out = append(out, m)
 	}
+	return out
+}
+
+// otherEIDs returns the EIDs of a host that next adds and removes; none of a site.
+func (r *reloader) otherEIDs(next *config.XTR) (added, removed []mapping.EID) {
+	if r.first.Host == nil {
+		return nil, nil
+	}
+	for _, m := range r.first.DatabaseMappings {
+		if indexOf(next.DatabaseMappings, m.EID) < 0 {
+			removed = append(removed, m.EID)
+		}
+	}
 	for _, m := range next.DatabaseMappings {
-		if find(r.first.DatabaseMappings, m.EID) < 0 {
+		if indexOf(r.first.DatabaseMappings, m.EID) < 0 {
 			added = append(added, m.EID)
 		}
 	}
-	if len(added)+len(removed) > 0 {
-		r.log.Warn("the EIDs of a host are added and removed with a restart only; the others are reloaded", "added", added, "removed", removed)
-	}
-	return out
+	return added, removed
+}
+
+func indexOf(in []config.DatabaseMapping, e mapping.EID) int {
+	return slices.IndexFunc(in, func(m config.DatabaseMapping) bool { return m.EID == e })
 }

@@ -271,3 +271,31 @@ func TestMovesToAnotherMapServer(t *testing.T) {
 		t.Errorf("the daemon: %v", err)
 	}
 }
+
+// TestReloadOfHost: EIDs that a host gets or loses wait for a restart, as they are
+// addresses of its device; the rest of them is reloaded.
+func TestReloadOfHost(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "xtr.yml")
+	write := func(edits ...string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(strings.NewReplacer(edits...).Replace(siteFile+"host: {eid_prefixes: [10.0.0.0/8]}\n")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("10.1.0.0/16", "10.1.0.1/32")
+	first, err := config.LoadXTR(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got recorder
+	r := reloader{path: path, first: first, site: &got, databases: &got, access: &got, logs: &got,
+		log: slog.New(slog.DiscardHandler), watch: func(*config.XTR) {}}
+	write("10.1.0.0/16", "10.1.0.1/32", "priority: 1", "priority: 7")
+	if done, err := r.reload(); err != nil || len(done.Restart) > 0 || got.databases[0].Locators[0].Priority != 7 {
+		t.Errorf("a priority: %+v, %v, %+v", done, err, got.databases)
+	}
+	write("10.1.0.0/16", "10.1.0.9/32")
+	if done, err := r.reload(); err != nil || !slices.Contains(done.Restart, "database_mappings") || got.databases[0].EID.String() != "10.1.0.1/32" {
+		t.Errorf("another EID: %+v, %v, %+v", done, err, got.databases)
+	}
+}

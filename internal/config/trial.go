@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -22,6 +23,18 @@ type Reloaded struct {
 	Restart []string
 	// Changed are all keys that have changed since they were last read.
 	Changed []string
+}
+
+// Status is how a daemon and its configuration stand.
+type Status struct {
+	// Refused says that the file could not be used when it was last read.
+	Refused bool
+	// Used is when a configuration was last taken into use, be it from the file,
+	// over the API, or the one before that was put back.
+	Used time.Time
+	// Restart are the keys in which the one in use differs from what the daemon was
+	// started with, and that need a restart.
+	Restart []string
 }
 
 // Errors of a Trial.
@@ -63,9 +76,12 @@ type Trial struct {
 	// Expired is told when a configuration was taken back because nobody confirmed
 	// it, with why not all could be; nil for nobody.
 	Expired func(error)
+	// Started is when the daemon began to use its configuration.
+	Started time.Time
 
 	mu      sync.Mutex
-	waiting *waiting // nil: none
+	waiting *waiting               // nil: none
+	status  atomic.Pointer[Status] // nil: as at the start; replaced under mu
 }
 
 // waiting is a configuration that is used and not confirmed.
@@ -74,6 +90,31 @@ type waiting struct {
 	text  []byte
 	back  func() error
 	timer *time.Timer
+	// restart are Status.Restart of the configuration before.
+	restart []string
+}
+
+// Status tells how the daemon and its configuration stand. It does not wait for a
+// configuration that is being taken into use.
+func (t *Trial) Status() Status {
+	if s := t.status.Load(); s != nil {
+		return *s
+	}
+	return Status{Used: t.Started}
+}
+
+// used notes that another configuration is in use, with t.mu held.
+func (t *Trial) used(restart []string) {
+	s := t.Status()
+	s.Used, s.Restart = time.Now(), restart
+	t.status.Store(&s)
+}
+
+// refused notes whether the file can't be used, with t.mu held.
+func (t *Trial) refused(is bool) {
+	s := t.Status()
+	s.Refused = is
+	t.status.Store(&s)
 }
 
 // Run has the daemon use the file at each signal, until ctx ends, and tells what
@@ -99,11 +140,15 @@ func (t *Trial) Reload() (Reloaded, error) {
 
 func (t *Trial) reload() (Reloaded, error) {
 	done, _, err := t.Take(nil)
-	if err == nil && t.waiting != nil {
+	if t.refused(err != nil); err != nil {
+		return done, err
+	}
+	t.used(done.Restart)
+	if t.waiting != nil {
 		t.end()
 		t.Log.Warn("the configuration that waited for a confirmation is replaced by the file", "file", t.Path)
 	}
-	return done, err
+	return done, nil
 }
 
 // Compare returns how a configuration differs from the one in use, and its doubts.
@@ -146,13 +191,19 @@ func (t *Trial) Apply(text []byte, wait time.Duration) (done Reloaded, id string
 	if err != nil {
 		return Reloaded{}, "", err
 	}
+	before := t.Status()
+	t.used(done.Restart)
 	if wait <= 0 {
 		if err := t.install(text); err != nil {
-			return Reloaded{}, "", errors.Join(err, back())
+			kept := back()
+			if kept == nil {
+				t.status.Store(&before)
+			}
+			return Reloaded{}, "", errors.Join(err, kept)
 		}
 		return done, "", nil
 	}
-	w := &waiting{id: rand.Text(), text: text, back: back}
+	w := &waiting{id: rand.Text(), text: text, back: back, restart: before.Restart}
 	w.timer = time.AfterFunc(min(wait, MaxTrial), func() { t.expire(w) })
 	t.waiting = w
 	t.Log.Info("a configuration is used until it is confirmed", "for", wait)
@@ -163,6 +214,7 @@ func (t *Trial) install(text []byte) error {
 	if err := Install(t.Path, text); err != nil {
 		return &InstallError{t.Path, err}
 	}
+	t.refused(false)
 	t.Log.Info("configuration installed", "file", t.Path)
 	return nil
 }
@@ -187,14 +239,15 @@ func (t *Trial) end() {
 
 // takeBack has the daemon use the configuration before, or, if that fails, the file.
 func (t *Trial) takeBack() error {
-	back := t.waiting.back
+	back, restart := t.waiting.back, t.waiting.restart
 	t.end()
 	err := back()
 	if err == nil {
+		t.used(restart)
 		return nil
 	}
 	t.Log.Error("the configuration before can't be used again; the file is read", "err", err)
-	if _, _, again := t.Take(nil); again != nil {
+	if _, again := t.reload(); again != nil {
 		return errors.Join(err, again)
 	}
 	return nil

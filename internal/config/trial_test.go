@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -167,6 +168,82 @@ func TestTrialReload(t *testing.T) {
 		if err := x.Confirm(""); !errors.Is(err, ErrNoTrial) {
 			t.Errorf("after a reload: %v", err)
 		}
+	})
+}
+
+// The status tells whether the file was good when it was last read, when the
+// configuration in use became that, and which keys of it wait for a restart.
+func TestTrialStatus(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newTried(t)
+		x.Started = time.Now()
+		first := *x.running
+		take := x.Take
+		x.Take = func(text []byte) (Reloaded, func() error, error) {
+			done, back, err := take(text)
+			if err == nil {
+				done.Restart = first.NeedsRestart(x.running)
+			}
+			return done, back, err
+		}
+		used := time.Now()
+		want := func(what string, refused bool, restart ...string) {
+			t.Helper()
+			s := x.Status()
+			if s.Refused != refused || !s.Used.Equal(used) || !slices.Equal(s.Restart, restart) {
+				t.Errorf("%s: %+v, want refused %v, used %v, restart %v", what, s, refused, used, restart)
+			}
+			time.Sleep(time.Second)
+		}
+		waiting := []byte("listen: [192.0.2.1]\nreply_rate: {burst: 5}\n")
+		file := func(text []byte) {
+			t.Helper()
+			if err := os.WriteFile(x.Path, text, 0o640); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want("at the start", false)
+		file([]byte("nonsense"))
+		x.Reload()
+		want("a bad file", true)
+		file(waiting)
+		x.Reload()
+		used = time.Now()
+		want("a key for a restart", false, "reply_rate")
+		file([]byte("nonsense"))
+		x.Reload()
+		want("a bad file after it", true, "reply_rate")
+		if _, _, err := x.Apply([]byte("nonsense"), 0); err == nil {
+			t.Fatal("nonsense was applied")
+		}
+		want("a bad one over the API", true, "reply_rate")
+		if _, _, err := x.Apply(withLevel("warn"), time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		used = time.Now()
+		want("on trial, and the file is still bad", true)
+		if err := x.Revert(""); err != nil {
+			t.Fatal(err)
+		}
+		used = time.Now()
+		want("taken back", true, "reply_rate")
+		x.Apply(withLevel("warn"), time.Minute)
+		used = time.Now()
+		time.Sleep(2 * time.Second)
+		if err := x.Confirm(""); err != nil {
+			t.Fatal(err)
+		}
+		want("confirmed, and so in the file", false)
+		if _, _, err := x.Apply(waiting, 0); err != nil {
+			t.Fatal(err)
+		}
+		used = time.Now()
+		want("applied and installed", false, "reply_rate")
+		x.Path = filepath.Join(filepath.Dir(x.Path), "gone", "mapserver.yml")
+		if _, _, err := x.Apply(withLevel("warn"), 0); err == nil {
+			t.Fatal("installed in a directory that is not there")
+		}
+		want("not installed", false, "reply_rate")
 	})
 }
 
