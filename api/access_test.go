@@ -635,6 +635,14 @@ func TestAudit(t *testing.T) {
 	if _, err := admin.Reload(ctx, &eidolonv1.ReloadRequest{}); err != nil {
 		t.Fatal(err)
 	}
+	traced, stop := context.WithCancel(ctx)
+	trace, err := eidolonv1.NewTraceServiceClient(s.dial(nil, operateToken)).TraceFlow(traced, &eidolonv1.TraceFlowRequest{Destination: "10.2.0.1", Source: "10.1.0.1"})
+	if err == nil {
+		_, err = trace.Recv()
+	}
+	if stop(); err != nil {
+		t.Fatal(err)
+	}
 
 	record := func(locator string) string {
 		return `{"eid":"10.1.0.0/16","record_ttl":1440,"locators":[{"address":"` + locator + `","priority":1,"weight":100,"multicast_priority":255,"reachable":true}]}`
@@ -653,6 +661,7 @@ func TestAudit(t *testing.T) {
 		{Who: "operator", By: "token", Method: "eidolon.v1.AdminService/SetLogLevel", What: "log levels", Before: json.RawMessage(`{"api":"info","server":"info"}`), After: json.RawMessage(`{"api":"debug","server":"debug"}`), Result: "OK"},
 		{Who: "operator", By: "token", Method: "eidolon.v1.AdminService/SetLogLevel", What: "log levels", Before: json.RawMessage(`{"api":"debug"}`), After: json.RawMessage(`{"api":"warn"}`), Result: "OK"},
 		{Who: "operator", By: "token", Method: "eidolon.v1.AdminService/Reload", What: "configuration", Before: json.RawMessage("null"), After: json.RawMessage(`{"changed":["listen","sites"],"restart_keys":["listen"]}`), Result: "OK"},
+		{Who: "operator", By: "token", Method: "eidolon.v1.TraceService/TraceFlow", What: "packets of hosts", Before: json.RawMessage("null"), After: json.RawMessage(`{"destination":"10.2.0.1","source":"10.1.0.1"}`), Result: "OK"},
 	}
 	got := s.lines(s.audit)
 	for i, e := range got {

@@ -52,6 +52,8 @@ func (s *traces) TraceFlow(req *eidolonv1.TraceFlowRequest, stream grpc.ServerSt
 		return status.Error(codes.Internal, err.Error())
 	}
 	defer t.Close()
+	// It changes nothing, and is told because it shows the packets of hosts.
+	callOf(stream.Context()).changed("packets of hosts", nil, req)
 	ctx, stop := whileServing(stream.Context())
 	defer stop()
 	if err := stream.Send(&eidolonv1.TraceFlowResponse{KernelPlane: s.kernel}); err != nil {
