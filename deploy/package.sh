@@ -13,6 +13,17 @@ export DIST="${DIST:-dist}"
 VERSION=$(cat "$DIST/version")
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
 export VERSION SOURCE_DATE_EPOCH
+
+# The pages name what is beside them in a package; what is in none loses its link.
+rm -rf "$DIST/doc"
+mkdir -p "$DIST/doc"
+for page in docs/*.md; do
+  sed -E 's#\[([^]]*)\]\(examples/[^)]*\)#\1#g
+    s#\]\(\.\./deploy/(examples|grafana|prometheus)#](\1#g
+    s#\]\(\.\./deploy/(systemd/([a-z-]*\.conf)|([a-z]*\.schema\.json))\)#](examples/\2\3)#g
+    s#\[([^]]*)\]\(\.\./[^)]*\)#\1#g' "$page" >"$DIST/doc/${page##*/}"
+done
+
 [ $# -gt 0 ] || set -- amd64 arm64
 for ARCH; do
   export ARCH

@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -92,10 +94,10 @@ func inspect(t *testing.T, program string, control, data map[string]file) {
 			t.Errorf("%s: no line %q in\n%s", program, line, fields)
 		}
 	}
-	have := func(path string, mode int64) string {
-		f, ok := data[path]
+	have := func(name string, mode int64) string {
+		f, ok := data[name]
 		if !ok || f.mode != mode || f.owner != "root:root" || len(f.content) == 0 {
-			t.Errorf("%s: %s: there %v, mode %o, owner %q, %d octets", program, path, ok, f.mode, f.owner, len(f.content))
+			t.Errorf("%s: %s: there %v, mode %o, owner %q, %d octets", program, name, ok, f.mode, f.owner, len(f.content))
 		}
 		return string(f.content)
 	}
@@ -110,14 +112,23 @@ func inspect(t *testing.T, program string, control, data map[string]file) {
 			t.Errorf("%s: no %q in %s", program, word, path)
 		}
 	}
+	section, least := "8", 6
 	if program == "lispctl" {
-		pages, err := filepath.Glob("man/*.1")
-		if err != nil || len(pages) < 30 {
-			t.Errorf("there are %d manual pages: %v", len(pages), err)
-		}
-		for _, p := range pages {
-			have("usr/share/man/man1/"+filepath.Base(p), 0o644)
-		}
+		section, least = "1", 30
+	}
+	pages, err := filepath.Glob("man/" + program + "*." + section)
+	if err != nil || len(pages) < least {
+		t.Errorf("%s: there are %d manual pages: %v", program, len(pages), err)
+	}
+	for _, p := range pages {
+		have("usr/share/man/man"+section+"/"+filepath.Base(p), 0o644)
+	}
+	for _, d := range []string{"guide.md", "operations.md", "configuration.md", "security.md", "api.md", "cli.md", "conformance.md", "examples/api-tcp.yml",
+		"grafana/eidolon.json", "prometheus/eidolon.rules.yml"} {
+		have("usr/share/doc/eidolon-"+program+"/"+d, 0o644)
+	}
+	linked(t, program, data)
+	if program == "lispctl" {
 		return
 	}
 	unit := have("usr/lib/systemd/system/"+program+".service", 0o644)
@@ -157,6 +168,40 @@ func inspect(t *testing.T, program string, control, data map[string]file) {
 	}
 	if !strings.Contains(string(control["prerm"].content), "/usr/bin/"+program+" cleanup") {
 		t.Errorf("%s: removed, what a killed one has left would stay", program)
+	}
+}
+
+// linked follows the links of the documents in a package to files that must be in
+// it too.
+func linked(t *testing.T, program string, data map[string]file) {
+	t.Helper()
+	directories := map[string]bool{}
+	for p := range data {
+		directories[path.Dir(p)] = true
+	}
+	link := regexp.MustCompile(`\]\(([^)]*)\)`)
+	n := 0
+	for p, f := range data {
+		if path.Ext(p) != ".md" {
+			continue
+		}
+		for _, m := range link.FindAllSubmatch(f.content, -1) {
+			to, err := url.Parse(string(m[1]))
+			if err != nil {
+				t.Errorf("%s: %s: %v", program, p, err)
+				continue
+			}
+			if to.Scheme != "" || to.Path == "" { // elsewhere, or on the same page
+				continue
+			}
+			n++
+			if at := path.Join(path.Dir(p), to.Path); data[at].content == nil && !directories[at] {
+				t.Errorf("%s: %s has a link to %s, which is not in the package", program, p, m[1])
+			}
+		}
+	}
+	if n < 20 {
+		t.Errorf("%s: its documents have %d links", program, n)
 	}
 }
 

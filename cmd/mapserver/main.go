@@ -25,17 +25,24 @@ import (
 	"github.com/eidolon-lisp/eidolon/mapping/server"
 )
 
-func main() {
-	os.Exit(daemon.Daemon{
-		Name:     "mapserver",
-		Short:    "LISP map-server and map-resolver",
-		Config:   "/etc/eidolon/mapserver.yml",
-		Check:    check,
-		Run:      run,
-		Socket:   socket,
-		Commands: []*cobra.Command{cleanup()},
-	}.Main(os.Args[1:], os.Stdout, os.Stderr))
+// itself is the program.
+var itself = daemon.Daemon{
+	Name:  "mapserver",
+	Short: "LISP map-server and map-resolver",
+	Long: `mapserver is map-server and map-resolver: it keeps at which locators EID-prefixes
+are reached, as their sites register it, and answers who asks (RFC 9301).
+
+It needs no privilege, but for LISP+ALT. Its file is /etc/eidolon/mapserver.yml;
+what can be in it says /usr/share/doc/eidolon-mapserver/configuration.md, and
+operations.md beside it what it keeps and how to look into it with lispctl(1).`,
+	Config:   "/etc/eidolon/mapserver.yml",
+	Check:    check,
+	Run:      run,
+	Socket:   socket,
+	Commands: []*cobra.Command{cleanup()},
 }
+
+func main() { os.Exit(itself.Main(os.Args[1:], os.Stdout, os.Stderr)) }
 
 func check(path string, deep bool) (warnings, err error) {
 	if deep {

@@ -33,17 +33,25 @@ import (
 	"github.com/eidolon-lisp/eidolon/mapping/xtr"
 )
 
-func main() {
-	os.Exit(daemon.Daemon{
-		Name:     "xtr",
-		Short:    "LISP site edge router (ITR and ETR)",
-		Config:   "/etc/eidolon/xtr.yml",
-		Check:    check,
-		Run:      run,
-		Socket:   socket,
-		Commands: []*cobra.Command{cleanup()},
-	}.Main(os.Args[1:], os.Stdout, os.Stderr))
+// itself is the program.
+var itself = daemon.Daemon{
+	Name:  "xtr",
+	Short: "LISP site edge router (ITR and ETR)",
+	Long: `xtr is the router at the edge of a site: it asks the mapping system for the
+locators of a destination, encapsulates toward one of them, decapsulates what
+comes for the site, and registers the site's own EID-prefixes (RFC 9300, RFC 9301).
+
+It wants CAP_NET_ADMIN and /dev/net/tun. Its file is /etc/eidolon/xtr.yml; what
+can be in it says /usr/share/doc/eidolon-xtr/configuration.md, and operations.md
+beside it what an xtr does to its host and how to look into it with lispctl(1).`,
+	Config:   "/etc/eidolon/xtr.yml",
+	Check:    check,
+	Run:      run,
+	Socket:   socket,
+	Commands: []*cobra.Command{cleanup()},
 }
+
+func main() { os.Exit(itself.Main(os.Args[1:], os.Stdout, os.Stderr)) }
 
 func check(path string, deep bool) (warnings, err error) {
 	if deep {
@@ -51,10 +59,6 @@ func check(path string, deep bool) (warnings, err error) {
 	}
 	return config.Check(path, config.KindXTR)
 }
-
-// usageRound is how often the control plane hears which entries of the
-// map-cache carried traffic, and asks from which RLOCs packets came.
-const usageRound = 5 * time.Second
 
 // socket returns where the API of a daemon with this file is.
 func socket(path string) (string, error) {
@@ -64,6 +68,10 @@ func socket(path string) (string, error) {
 	}
 	return cfg.API.Socket, nil
 }
+
+// usageRound is how often the control plane hears which entries of the
+// map-cache carried traffic, and asks from which RLOCs packets came.
+const usageRound = 5 * time.Second
 
 func run(ctx context.Context, path string) error {
 	hangups := make(chan os.Signal, 1) // before SIGHUP could end the process

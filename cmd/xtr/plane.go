@@ -64,7 +64,11 @@ func cleanup() *cobra.Command {
 	return &cobra.Command{
 		Use:   "cleanup",
 		Short: "Remove what an xTR that was killed has left in the kernel: programs, their pins, routes and rules, those of uplinks too",
-		Args:  cobra.NoArgs,
+		Long: `cleanup removes what an xtr that was killed has left in the kernel: programs of the
+kernel plane and their pins, routes and rules, those of uplinks too. Until then
+packets of the site are refused rather than leaked, and the next start takes over;
+after it they are forwarded like any others. It does nothing while an xtr runs.`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			// While one runs, its devices are there.
 			err := tun.Cleanup()

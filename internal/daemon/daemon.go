@@ -20,8 +20,9 @@ import (
 
 // A Daemon is what Main makes a program of.
 type Daemon struct {
-	// Name is the program's name, Short says what it does in one line.
-	Name, Short string
+	// Name is the program's name, Short says what it does in one line, Long in
+	// some.
+	Name, Short, Long string
 	// Config is the default path of the configuration file.
 	Config string
 	// Check reads the file and returns the doubts that do not stop it from
@@ -43,7 +44,7 @@ func (d Daemon) Main(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop)
-	root := d.command()
+	root := d.Command()
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
@@ -54,10 +55,12 @@ func (d Daemon) Main(args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-func (d Daemon) command() *cobra.Command {
+// Command returns the program's command line.
+func (d Daemon) Command() *cobra.Command {
 	root := &cobra.Command{
 		Use:           d.Name,
 		Short:         d.Short,
+		Long:          d.Long,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
@@ -65,14 +68,20 @@ func (d Daemon) command() *cobra.Command {
 	run := &cobra.Command{
 		Use:   "run",
 		Short: "Run in the foreground until SIGINT or SIGTERM",
-		Args:  cobra.NoArgs,
+		Long: `run is the daemon: it runs in the foreground until SIGINT or SIGTERM, and withdraws
+then what it has told others and takes away what it has in the kernel; the second
+signal ends it at once. SIGHUP has it read its file again. The log goes to the
+standard error. Under systemd it tells when it is up, and feeds the watchdog.`,
+		Args: cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return d.Run(cmd.Context(), path) },
 	}
 	var deep bool
 	check := &cobra.Command{
 		Use:   "check",
 		Short: "Check the configuration file and say everything that is wrong with it",
-		Args:  cobra.NoArgs,
+		Long: `check reads the configuration file as the daemon would and prints everything that
+is wrong with it, each with file:line:column. Warnings do not make it fail.`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			warnings, err := d.Check(path, deep)
 			if warnings != nil {
