@@ -22,6 +22,7 @@ import (
 
 	"github.com/eidolon-lisp/eidolon/api/web"
 	"github.com/eidolon-lisp/eidolon/internal/config"
+	"github.com/eidolon-lisp/eidolon/mapping/bgp"
 )
 
 // Limits of the HTTP server.
@@ -51,6 +52,8 @@ type HTTPConfig struct {
 	// Configuration tells how the daemon and its configuration stand; nil: nothing
 	// is told of it.
 	Configuration func() config.Status
+	// Neighbours are those of BGP, of an xTR or over the ALT; nil without BGP.
+	Neighbours func() ([]bgp.NeighbourStatus, error)
 	// Page is the web page, to whoever can connect; nil: none. See PageXTR and
 	// PageMapServer.
 	Page *Page
@@ -114,7 +117,7 @@ func ServeHTTP(ctx context.Context, cfg HTTPConfig) error {
 func httpHandler(cfg HTTPConfig, calls *rest, log *slog.Logger) http.Handler {
 	mux, ready := http.NewServeMux(), NewReadiness(cfg.Stats, cfg.Observed)
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newCollector(cfg))
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newCollector(cfg, log))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{
 		MaxRequestsInFlight: maxScrapes,
 		ErrorLog:            slog.NewLogLogger(log.Handler(), slog.LevelWarn),

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"log/slog"
 	"maps"
 	"net/netip"
 	"runtime"
@@ -12,6 +13,7 @@ import (
 	"github.com/eidolon-lisp/eidolon/dataplane"
 	"github.com/eidolon-lisp/eidolon/internal/config"
 	"github.com/eidolon-lisp/eidolon/mapping/alt"
+	"github.com/eidolon-lisp/eidolon/mapping/bgp"
 	"github.com/eidolon-lisp/eidolon/mapping/server"
 	"github.com/eidolon-lisp/eidolon/mapping/xtr"
 )
@@ -70,9 +72,12 @@ type emit func(kind prometheus.ValueType, name, help string, value float64, labe
 type collector struct {
 	cfg      HTTPConfig
 	meanings map[string]string
+	log      *slog.Logger
 }
 
-func newCollector(cfg HTTPConfig) *collector { return &collector{cfg, meanings(cfg.Program)} }
+func newCollector(cfg HTTPConfig, log *slog.Logger) *collector {
+	return &collector{cfg, meanings(cfg.Program), log}
+}
 
 // Describe says nothing: what there is depends on the daemon.
 func (c *collector) Describe(chan<- *prometheus.Desc) {}
@@ -98,6 +103,29 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	c.cfg.Observed.observe(send)
 	if c.cfg.Configuration != nil {
 		observeConfiguration(c.cfg.Configuration(), send)
+	}
+	if c.cfg.Neighbours != nil {
+		list, err := c.cfg.Neighbours()
+		if err != nil {
+			c.log.Warn("metrics are without the neighbours of bgp", "err", err)
+		}
+		observeNeighbours(list, send)
+	}
+}
+
+// observeNeighbours tells of sessions of BGP, of which there is one for each
+// neighbour in the configuration.
+func observeNeighbours(list []bgp.NeighbourStatus, send emit) {
+	for _, n := range list {
+		labels := []string{"neighbour", n.Addr.String()}
+		gauge := func(name, help string, v float64) {
+			send(prometheus.GaugeValue, "bgp_neighbour_"+name, help, v, labels...)
+		}
+		gauge("up", "1 if the session with the neighbour is established", truth(n.State == bgp.Established))
+		gauge("since_timestamp_seconds", "when the session was established or, if it is not, when it ended, since 1970; 0: there was none", timestamp(n.Since))
+		gauge("received_prefixes", "prefixes that the neighbour announces", float64(n.Received))
+		gauge("announced_prefixes", "prefixes that the neighbour was told", float64(n.Announced))
+		send(prometheus.CounterValue, "bgp_neighbour_flaps_total", "how often an established session with the neighbour ended", float64(n.Flaps), labels...)
 	}
 }
 

@@ -25,6 +25,7 @@ import (
 	"github.com/eidolon-lisp/eidolon/internal/config"
 	"github.com/eidolon-lisp/eidolon/mapping"
 	"github.com/eidolon-lisp/eidolon/mapping/auth"
+	"github.com/eidolon-lisp/eidolon/mapping/bgp"
 	"github.com/eidolon-lisp/eidolon/mapping/server"
 	"github.com/eidolon-lisp/eidolon/mapping/xtr"
 )
@@ -173,10 +174,13 @@ func scrape(t *testing.T) map[string]bool {
 	fib := dataplane.NewFIB()
 	plane := dataplane.NewForwarder(fib, dataplane.Config{})
 	configuration := new(config.Trial).Status
+	neighbours := func() ([]bgp.NeighbourStatus, error) {
+		return []bgp.NeighbourStatus{{Addr: netip.MustParseAddr("192.0.2.254")}}, nil
+	}
 	told := map[string]bool{}
 	for _, c := range []api.HTTPConfig{
-		{Program: "mapserver", Stats: api.JoinStats(ms.Stats, access.Stats), Observed: api.ObserveMapServer(ms), Configuration: configuration},
-		{Program: "xtr", Stats: api.JoinStats(x.Stats, plane.Stats, access.Stats), Observed: api.ObserveXTR(x, fib), Configuration: configuration},
+		{Program: "mapserver", Stats: api.JoinStats(ms.Stats, access.Stats), Observed: api.ObserveMapServer(ms), Configuration: configuration, Neighbours: neighbours},
+		{Program: "xtr", Stats: api.JoinStats(x.Stats, plane.Stats, access.Stats), Observed: api.ObserveXTR(x, fib), Configuration: configuration, Neighbours: neighbours},
 	} {
 		free, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {

@@ -2,7 +2,9 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -18,6 +20,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	eidolonv1 "github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1"
+	"github.com/eidolon-lisp/eidolon/internal/netns"
 )
 
 // TestAdministered steers the program by its API: what is logged, and a reload
@@ -76,7 +79,7 @@ func TestAdministered(t *testing.T) {
 		t.Helper()
 		var got [3]string
 		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-			told := scrape(t, web)
+			told := scrape(t, web, nil)
 			got = [3]string{told["eidolon_mapserver_config_last_reload_successful"], told["eidolon_mapserver_config_restart_pending"],
 				told["eidolon_mapserver_config_last_reload_success_timestamp_seconds"]}
 			if got[0] == successful && got[1] == restart || time.Now().After(deadline) {
@@ -161,10 +164,20 @@ func TestAdministered(t *testing.T) {
 	}
 }
 
-// scrape returns the metrics of a program, by name and labels.
-func scrape(t *testing.T, at netip.AddrPort) map[string]string {
+// scrape returns the metrics of a program, by name and labels; it is asked from ns,
+// unless that is nil.
+func scrape(t *testing.T, at netip.AddrPort, ns *netns.NS) map[string]string {
 	t.Helper()
-	resp, err := http.Get("http://" + at.String() + "/metrics")
+	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, address string) (conn net.Conn, err error) {
+		dial := func() (err error) { conn, err = net.Dial(network, address); return err }
+		if ns == nil {
+			err = dial()
+		} else {
+			err = ns.Do(dial)
+		}
+		return conn, err
+	}}}
+	resp, err := c.Get("http://" + at.String() + "/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -149,6 +149,14 @@ func (a *overlay) alt() *alt.Router {
 	return a.router
 }
 
+// neighbours is what metrics ask; nil without an ALT.
+func (a *overlay) neighbours() func() ([]bgp.NeighbourStatus, error) {
+	if a == nil {
+		return nil
+	}
+	return a.speaker.Neighbours
+}
+
 // view is what the API shows; nil without an ALT.
 func (a *overlay) view() *api.ALTView {
 	if a == nil {

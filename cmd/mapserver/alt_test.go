@@ -89,6 +89,7 @@ func TestALT(t *testing.T) {
 		text := fmt.Sprintf(`listen: ["192.0.2.%[1]d:4342"]
 state_dir: %[3]s
 api: {socket: %[3]s/s}
+http: {listen: "192.0.2.%[1]d:9342"}
 log: {level: warn}
 alt:
   as: 6500%[1]d
@@ -144,9 +145,19 @@ alt:
 		}
 	}
 
+	session := func(what string) string {
+		t.Helper()
+		return scrape(t, netip.MustParseAddrPort("192.0.2.1:9342"), ns[0])["eidolon_mapserver_bgp_neighbour_"+what+`{neighbour="172.16.0.2"}`]
+	}
+	if up, routes := session("up"), session("received_prefixes"); up != "1" || routes != "1" {
+		t.Errorf("the neighbour is up: %s, and announces %s prefixes", up, routes)
+	}
 	leaf.Process.Kill()
 	leaf.Wait()
 	routers[0].awaitRoute(t, "10.1.0.0/16", false)
+	if up, flaps := session("up"), session("flaps_total"); up != "0" || flaps != "1" {
+		t.Errorf("the neighbour was killed, and is up: %s, after %s flaps", up, flaps)
+	}
 	if !routers[1].hasTunnel() {
 		t.Error("a killed process took its tunnel along, and the rest of this test shows nothing")
 	}

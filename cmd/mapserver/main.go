@@ -132,7 +132,7 @@ func run(ctx context.Context, path string) (err error) {
 		}
 		g.Go(func() error {
 			return api.ServeHTTP(ctx, api.HTTPConfig{Listen: cfg.HTTP.Listen, Pprof: cfg.HTTP.Pprof, Page: page, REST: cfg.HTTP.RESTOf(cfg.API), Program: "mapserver",
-				Stats: api.JoinStats(srv.Stats, access.Stats), Observed: api.ObserveMapServer(srv), Configuration: trial.Status, Logger: logs.Logger("api")})
+				Stats: api.JoinStats(srv.Stats, access.Stats), Observed: api.ObserveMapServer(srv), Configuration: trial.Status, Neighbours: overlay.neighbours(), Logger: logs.Logger("api")})
 		})
 	}
 	return g.Wait()

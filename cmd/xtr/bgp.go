@@ -146,6 +146,14 @@ func (s *bgpSpeaker) run(ctx context.Context) error {
 	return s.Run(ctx)
 }
 
+// neighbours is what metrics ask; nil without BGP.
+func (s *bgpSpeaker) neighbours() func() ([]bgp.NeighbourStatus, error) {
+	if s == nil {
+		return nil
+	}
+	return s.Neighbours
+}
+
 // view is what the API shows; nil without BGP.
 func (s *bgpSpeaker) view(x *xtr.XTR, learned func() []bgp.Learned) *api.BGPView {
 	if s == nil {

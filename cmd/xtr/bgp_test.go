@@ -122,7 +122,8 @@ func TestProxyITRAnnounces(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write(proxyFile + `bgp:
+	const at = "192.0.2.1:9341"
+	write(proxyFile + "http: {listen: \"" + at + "\"}\n" + `bgp:
   as: 64500
   router_id: 192.0.2.1
   restart_time: 40s
@@ -134,8 +135,14 @@ func TestProxyITRAnnounces(t *testing.T) {
 	want := []bgptest.Route{{Prefix: netip.MustParsePrefix("10.0.0.0/8"), From: own, Best: true, NextHop: own, ASPath: []uint32{64500, 64510}, Communities: []uint32{64500<<16 | 100}}}
 	announced := func() bool { return reflect.DeepEqual(neighbour.Routes(), want) }
 	bgptest.Eventually(t, 60*time.Second, "the aggregate is announced", announced)
-	if open := listening(t, ns[0]); len(open) > 0 {
+	if open := listening(t, ns[0]); !slices.Equal(open, []string{"010200C0:247D"}) { // that of the metrics
 		t.Errorf("ports are open: %v", open)
+	}
+	session := func(what string) string {
+		return scrape(t, ns[0], at)["eidolon_xtr_bgp_neighbour_"+what+`{neighbour="192.0.2.254"}`]
+	}
+	if up, told, flaps := session("up"), session("announced_prefixes"), session("flaps_total"); up != "1" || told != "1" || flaps != "0" {
+		t.Errorf("metrics: up %q, announced %q, flaps %q", up, told, flaps)
 	}
 
 	daemon.Process.Kill()
@@ -169,6 +176,49 @@ func TestProxyITRAnnounces(t *testing.T) {
 		t.Errorf("the daemon: %v", err)
 	}
 	stopServer()
+}
+
+// TestMetricsOfBGP: a neighbour that goes away is down in the metrics, and each
+// time is counted.
+func TestMetricsOfBGP(t *testing.T) {
+	netns.NeedTUN(t)
+	ns := netns.Fresh(t, 2)
+	if err := errors.Join(netns.Veth(ns[0], "up", ns[1], "net", 1500), ns[0].AddAddress("up", netip.MustParsePrefix("192.0.2.1/24")),
+		ns[1].AddAddress("net", netip.MustParsePrefix("192.0.2.254/24")), ns[1].AddAddress("net", netip.MustParsePrefix("192.0.2.10/24"))); err != nil {
+		t.Fatal(err)
+	}
+	const at = "192.0.2.1:9341"
+	path := filepath.Join(t.TempDir(), "xtr.yml")
+	if err := os.WriteFile(path, []byte(strings.Replace(siteBGPFile, "10.1.255.2, as", "192.0.2.254, as", 1)+"http: {listen: \""+at+"\"}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var told map[string]string
+	session := func(what string) string { return told["eidolon_xtr_bgp_neighbour_"+what+`{neighbour="192.0.2.254"}`] }
+	become := func(what, up, flaps string) {
+		t.Helper()
+		bgptest.Eventually(t, 60*time.Second, what, func() bool {
+			told = scrape(t, ns[0], at)
+			return session("up") == up && session("flaps_total") == flaps
+		})
+	}
+	startDaemon(t, ns[0], path)
+	become("there was no session yet", "0", "0")
+	if s := session("since_timestamp_seconds"); s != "0" {
+		t.Errorf("and it is so since %s", s)
+	}
+	var process *exec.Cmd
+	bgptest.Start(t, bgptest.Config{AS: 64513, RouterID: netip.MustParseAddr("192.0.2.254"), Addr: netip.MustParseAddr("192.0.2.254"), Port: 179,
+		Peer: netip.MustParseAddr("192.0.2.1"), PeerAS: 64512}, func(c *exec.Cmd) error { process = c; return ns[1].Do(c.Start) })
+	become("the session is established", "1", "0")
+	since := session("since_timestamp_seconds")
+	if since == "0" || since == "" {
+		t.Errorf("and it is so since %q", since)
+	}
+	process.Process.Kill()
+	become("the neighbour was killed", "0", "1")
+	if s := session("since_timestamp_seconds"); s == "0" || s == "" {
+		t.Errorf("and it is so since %q", s)
+	}
 }
 
 // listening returns the lines of TCP sockets in ns that listen.

@@ -206,7 +206,7 @@ func run(ctx context.Context, path string) error {
 		}
 		g.Go(func() error {
 			return api.ServeHTTP(ctx, api.HTTPConfig{Listen: cfg.HTTP.Listen, Pprof: cfg.HTTP.Pprof, Page: page, REST: cfg.HTTP.RESTOf(cfg.API), Program: "xtr",
-				Stats: api.JoinStats(x.Stats, plane.Stats, dbs.stats, access.Stats), Observed: api.ObserveXTR(x, fib), Configuration: trial.Status, Logger: logs.Logger("api")})
+				Stats: api.JoinStats(x.Stats, plane.Stats, dbs.stats, access.Stats), Observed: api.ObserveXTR(x, fib), Configuration: trial.Status, Neighbours: speaks.neighbours(), Logger: logs.Logger("api")})
 		})
 	}
 	return g.Wait()

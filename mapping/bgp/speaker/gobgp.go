@@ -322,7 +322,9 @@ func (g *gobgp) peers(advertised bool) (list []bgp.NeighbourStatus, err error) {
 		if st.GetAdminState() == api.PeerState_PFX_CT && n.State != bgp.Established {
 			n.State = bgp.TooManyPrefixes
 		}
-		n.Since = seconds(p.GetTimers().GetState().GetDowntime())
+		if n.Flaps > 0 { // else it was never up, and GoBGP says since when it tries
+			n.Since = seconds(p.GetTimers().GetState().GetDowntime())
+		}
 		if n.State == bgp.Established {
 			n.Since = seconds(p.GetTimers().GetState().GetUptime())
 			n.RouterID, _ = netip.ParseAddr(st.GetRouterId())
