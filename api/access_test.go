@@ -140,7 +140,8 @@ func serveSecure(t *testing.T, edit func(*secure)) *secure {
 	go func() {
 		done <- Serve(ctx, Config{Socket: s.socket, Access: s.access, Logger: log},
 			Controlled("test", Controls{Reload: func() (Reloaded, error) {
-				return Reloaded{Changed: []string{"listen", "sites"}, Restart: []string{"listen"}}, nil
+				return Reloaded{Changed: []string{"listen", "sites"}, Restart: []string{"listen"}, Differences: []config.Difference{
+					{Key: "listen", Before: "192.0.2.10", After: "192.0.2.11", Restart: true}, {Key: "sites[b]", Before: "{name: b}"}}}, nil
 			}, Logs: new(someLogs)}), Mappings(s.db), Sites(s.db), Router(s.xtr, dataplane.NewFIB()), Traces(dataplane.NewFIB(), false), BGP(nil), ALT(nil))
 	}()
 	t.Cleanup(func() {
@@ -660,7 +661,8 @@ func TestAudit(t *testing.T) {
 		{Who: mine, By: "unix", From: me, Method: "eidolon.v1.RouterService/ClearMapCache", What: "map-cache within 10.0.0.0/8", Before: json.RawMessage(`{"entries":0}`), After: json.RawMessage(`{"entries":0}`), Result: "OK"},
 		{Who: "operator", By: "token", Method: "eidolon.v1.AdminService/SetLogLevel", What: "log levels", Before: json.RawMessage(`{"api":"info","server":"info"}`), After: json.RawMessage(`{"api":"debug","server":"debug"}`), Result: "OK"},
 		{Who: "operator", By: "token", Method: "eidolon.v1.AdminService/SetLogLevel", What: "log levels", Before: json.RawMessage(`{"api":"debug"}`), After: json.RawMessage(`{"api":"warn"}`), Result: "OK"},
-		{Who: "operator", By: "token", Method: "eidolon.v1.AdminService/Reload", What: "configuration", Before: json.RawMessage("null"), After: json.RawMessage(`{"changed":["listen","sites"],"restart_keys":["listen"]}`), Result: "OK"},
+		{Who: "operator", By: "token", Method: "eidolon.v1.AdminService/Reload", What: "configuration", Before: json.RawMessage(`{"listen":"192.0.2.10","sites[b]":"{name: b}"}`),
+			After: json.RawMessage(`{"changed":["listen","sites"],"restart_keys":["listen"],"values":{"listen":"192.0.2.11","sites[b]":null}}`), Result: "OK"},
 		{Who: "operator", By: "token", Method: "eidolon.v1.TraceService/TraceFlow", What: "packets of hosts", Before: json.RawMessage("null"), After: json.RawMessage(`{"destination":"10.2.0.1","source":"10.1.0.1"}`), Result: "OK"},
 	}
 	got := s.lines(s.audit)

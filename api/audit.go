@@ -193,15 +193,43 @@ func (c *call) changedMappings(eids []mapping.EID, before, after []*mapping.Reco
 
 const configuration = "configuration" // as something that is changed
 
-// audited is what the audit log tells of a configuration that was reloaded: the
-// names of keys, as what they hold may be secret.
+// audited is what the audit log tells of a configuration that was reloaded.
 type audited struct {
 	Changed []string `json:"changed"`
 	Restart []string `json:"restart_keys"`
+	Values  values   `json:"values,omitempty"`
 }
 
-func auditedOf(done Reloaded) audited {
-	return audited{append([]string{}, done.Changed...), append([]string{}, done.Restart...)}
+// values are by the place where they stand; null is for what is not there.
+type values map[string]*string
+
+// auditValues bounds how many values of a configuration a line has.
+const auditValues = 256
+
+// auditedOf returns what the audit log tells of a configuration: the values before,
+// nil if there are none, and what is now.
+func auditedOf(done Reloaded) (was any, after audited) {
+	after = audited{append([]string{}, done.Changed...), append([]string{}, done.Restart...), values{}}
+	if len(done.Differences) == 0 { // what a key names has other contents
+		return nil, after
+	}
+	before := values{}
+	for i, d := range done.Differences {
+		if i == auditValues {
+			more := fmt.Sprintf("%d more values", len(done.Differences)-i)
+			before["..."], after.Values["..."] = &more, &more
+			break
+		}
+		before[d.Key], after.Values[d.Key] = given(d.Before), given(d.After)
+	}
+	return before, after
+}
+
+func given(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
 }
 
 // reloaded is changed for a configuration; one that stays as it was is not told.
@@ -211,7 +239,8 @@ func (c *call) reloaded(done Reloaded) {
 	case len(done.Changed) == 0:
 		c.told.Store(true)
 	default:
-		c.changed(configuration, nil, auditedOf(done))
+		before, after := auditedOf(done)
+		c.changed(configuration, before, after)
 	}
 }
 
@@ -225,7 +254,8 @@ func (a *Access) Hangup(done Reloaded, err error) {
 	case len(done.Changed) == 0:
 		return
 	default:
-		e.After = asJSON(auditedOf(done))
+		before, after := auditedOf(done)
+		e.Before, e.After = asJSON(before), asJSON(after)
 	}
 	a.audit.write(e)
 }

@@ -217,7 +217,13 @@ api:
 	if len(bad) != 1 || bad[0]["result"] != "FailedPrecondition" || !strings.Contains(fmt.Sprint(bad[0]["detail"]), "nonsense") {
 		t.Errorf("of the bad file the audit log has %v", bad)
 	}
-	if after, ok := good[0]["after"].(map[string]any); len(good) != 1 || !ok || fmt.Sprint(after["changed"]) != "[api]" || fmt.Sprint(after["restart_keys"]) != "[]" {
-		t.Errorf("of the good file the audit log has %v", good)
+	after, ok := good[0]["after"].(map[string]any)
+	if len(good) != 1 || !ok || fmt.Sprint(after["changed"]) != "[api]" || fmt.Sprint(after["restart_keys"]) != "[]" {
+		t.Fatalf("of the good file the audit log has %v", good)
+	}
+	was, _ := good[0]["before"].(map[string]any)
+	values, _ := after["values"].(map[string]any)
+	if len(was) != 2 || was["api.tcp.key_file"] != "api.key" || values["api.tcp.key_file"] != "api.key (with other contents)" {
+		t.Errorf("of the good file the audit log has %v and %v", was, values)
 	}
 }

@@ -76,7 +76,7 @@ func (r *reloader) take(text []byte) (done api.Reloaded, back func() error, err 
 		r.log.Warn("changes that take effect with a restart only", "keys", done.Restart)
 	}
 	before := cmp.Or(r.running, r.first)
-	done.Changed = before.Changed(next)
+	done.Changed, done.Differences = before.Changed(next), config.Differences(before.Text, next.Text)
 	if err := r.use(next); err != nil {
 		r.log.Error("configuration not reloaded, the running one stays", "err", err)
 		return api.Reloaded{}, nil, err

@@ -101,7 +101,7 @@ func (r *reloader) take(text []byte) (done api.Reloaded, back func() error, err 
 		r.log.Error("configuration not reloaded, the running one stays", "err", err)
 		return api.Reloaded{}, nil, err
 	}
-	done.Changed = r.running.Changed(next)
+	done.Changed, done.Differences = r.running.Changed(next), config.Differences(r.running.Text, next.Text)
 	r.running = next
 	r.log.Info("configuration reloaded", "file", r.path)
 	return done, func() error { return r.putBack(before) }, nil

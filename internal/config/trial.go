@@ -23,6 +23,8 @@ type Reloaded struct {
 	Restart []string
 	// Changed are all keys that have changed since they were last read.
 	Changed []string
+	// Differences are how, without secrets.
+	Differences []Difference
 }
 
 // Status is how a daemon and its configuration stand.
