@@ -73,7 +73,7 @@ then what it has told others and takes away what it has in the kernel; the secon
 signal ends it at once. SIGHUP has it read its file again. The log goes to the
 standard error. Under systemd it tells when it is up, and feeds the watchdog.`,
 		Args: cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return d.Run(cmd.Context(), path) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return d.Run(cmd.Context(), path) },
 	}
 	var deep bool
 	check := &cobra.Command{
