@@ -2,21 +2,27 @@
 // them:
 //
 //	go run ./docs/examples/go /run/eidolon/mapserver.sock
+//	go run ./docs/examples/go -ca ca.pem -token-file token mapserver.example:9343
 //
 // With -once it ends when the copy has the change.
 package main
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"flag"
 	"fmt"
 	"io"
 	"log"
 	"os"
 	"os/signal"
+	"strings"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
@@ -25,16 +31,54 @@ import (
 
 func main() {
 	once := flag.Bool("once", false, "end when the copy has the change")
+	ca := flag.String("ca", "", "`file` of the CA that has signed the certificate of the map-server; those of the system if left out")
+	token := flag.String("token-file", "", "`file` with the token of the user")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, flag.Arg(0), *once, os.Stdout); err != nil {
+	if err := run(ctx, flag.Arg(0), *ca, *token, *once, os.Stdout); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func run(ctx context.Context, socket string, once bool, out io.Writer) error {
-	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+// connect connects to a Unix socket, or by TLS to a host and port, for the user
+// whose token is in a file.
+func connect(daemon, caFile, tokenFile string) (*grpc.ClientConn, error) {
+	if strings.Contains(daemon, "/") {
+		return grpc.NewClient("unix:"+daemon, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	}
+	config := &tls.Config{}
+	if caFile != "" {
+		pem, err := os.ReadFile(caFile)
+		if err != nil {
+			return nil, err
+		}
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("%s: no certificate", caFile)
+		}
+	}
+	options := []grpc.DialOption{grpc.WithTransportCredentials(credentials.NewTLS(config))}
+	if tokenFile != "" {
+		b, err := os.ReadFile(tokenFile)
+		if err != nil {
+			return nil, err
+		}
+		options = append(options, grpc.WithPerRPCCredentials(token(bytes.TrimSpace(b))))
+	}
+	return grpc.NewClient(daemon, options...)
+}
+
+// token is sent with each call.
+type token string
+
+func (t token) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	return map[string]string{"authorization": "Bearer " + string(t)}, nil
+}
+func (token) RequireTransportSecurity() bool { return true }
+
+func run(ctx context.Context, daemon, caFile, tokenFile string, once bool, out io.Writer) error {
+	conn, err := connect(daemon, caFile, tokenFile)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -11,15 +16,58 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/eidolon-lisp/eidolon/api"
+	"github.com/eidolon-lisp/eidolon/internal/config"
+	"github.com/eidolon-lisp/eidolon/internal/testca"
 	"github.com/eidolon-lisp/eidolon/mapping/boltstore"
 	"github.com/eidolon-lisp/eidolon/mapping/server"
 )
 
+// daemon is the API of a map-server: at a Unix socket, and by TLS.
+type daemon struct{ socket, address, ca, token string }
+
 // serve serves the API of a map-server until the test ends.
-func serve(t *testing.T) (socket string) {
+func serve(t *testing.T) (d daemon) {
 	t.Helper()
 	dir := t.TempDir()
+	d = daemon{socket: filepath.Join(dir, "api.sock"), ca: filepath.Join(dir, "ca.pem"), token: filepath.Join(dir, "token")}
+	ca, err := testca.New("the CA")
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate, err := ca.Issue("mapserver.example", x509.ExtKeyUsageServerAuth, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.address = l.Addr().String()
+	l.Close()
+	if err := errors.Join(testca.Write(dir, "api", certificate),
+		os.WriteFile(d.ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Certificate.Raw}), 0o600),
+		os.WriteFile(d.token, []byte("the token of a builder\n"), 0o600),
+		os.WriteFile(filepath.Join(dir, "mapserver.yml"), fmt.Appendf(nil, `listen: [127.0.0.1]
+state_dir: state
+api:
+  socket: api.sock
+  tcp: {listen: [%q], certificate_file: api.crt, key_file: api.key}
+  users: [{name: builder, roles: [read, register], eid_prefixes: ["[7]2001:db8:7::/48"], token_hashes: ["%x"]}]
+`, d.address, sha256.Sum256([]byte("the token of a builder"))), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := config.LoadMapServer(filepath.Join(dir, "mapserver.yml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	access, err := api.NewAccess(cfg.API, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	store, err := boltstore.Open(filepath.Join(dir, "db"))
 	if err != nil {
 		t.Fatal(err)
@@ -28,26 +76,30 @@ func serve(t *testing.T) (socket string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	socket = filepath.Join(dir, "api.sock")
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- api.Serve(ctx, api.Config{Socket: socket}, api.Mappings(s)) }()
+	go func() { done <- api.Serve(ctx, api.Config{Socket: cfg.API.Socket, Access: access}, api.Mappings(s)) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 		store.Close()
+		access.Close()
 	})
 	for range 500 {
-		if c, err := net.Dial("unix", socket); err == nil {
-			c.Close()
-			return socket
+		u, err := net.Dial("unix", d.socket)
+		if err == nil {
+			u.Close()
+			if c, err := net.Dial("tcp", d.address); err == nil {
+				c.Close()
+				return d
+			}
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 	t.Fatal("nobody answers")
-	return ""
+	return d
 }
 
 // told checks what either example prints.
@@ -61,8 +113,18 @@ func told(t *testing.T, out string) {
 }
 
 func TestGo(t *testing.T) {
+	d := serve(t)
 	var out bytes.Buffer
-	if err := run(t.Context(), serve(t), true, &out); err != nil {
+	if err := run(t.Context(), d.socket, "", "", true, &out); err != nil {
+		t.Fatal(err)
+	}
+	told(t, out.String())
+	d = serve(t)
+	if err := run(t.Context(), d.address, d.ca, "", true, &out); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("without a token: %v", err)
+	}
+	out.Reset()
+	if err := run(t.Context(), d.address, d.ca, d.token, true, &out); err != nil {
 		t.Fatal(err)
 	}
 	told(t, out.String())
@@ -93,9 +155,12 @@ func TestPython(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, python, "../python/client.py", serve(t), "--once").CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	d, other := serve(t), serve(t)
+	for _, args := range [][]string{{d.socket}, {other.address, "--ca", other.ca, "--token-file", other.token}} {
+		out, err := exec.CommandContext(ctx, python, append([]string{"../python/client.py", "--once"}, args...)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, out)
+		}
+		told(t, string(out))
 	}
-	told(t, string(out))
 }

@@ -2,6 +2,7 @@
 """Changes mappings of a map-server over its gRPC API, and keeps a copy of them.
 
     client.py SOCKET            makes a change, then prints what happens
+    client.py HOST:PORT --ca FILE --token-file FILE     by TLS, as a user with a token
     client.py SOCKET --once     ends when the copy has the change
 
 It generates what it needs from the .proto files when it runs: with
@@ -10,6 +11,7 @@ protoc and its plugin (apt install python3-grpcio protobuf-compiler
 protobuf-compiler-grpc libprotobuf-dev).
 """
 
+import argparse
 import importlib.util
 import pathlib
 import shutil
@@ -93,14 +95,26 @@ def watch(mappings, pb, copy):
                 raise
 
 
-def main(socket, once):
+def connect(daemon, ca, token_file):
+    """Connects to a Unix socket, or by TLS to a host and port."""
+    if "/" in daemon:
+        return grpc.insecure_channel(f"unix:{daemon}")
+    roots = pathlib.Path(ca).read_bytes() if ca else None  # of the system
+    credentials = grpc.ssl_channel_credentials(roots)
+    if token_file:
+        token = pathlib.Path(token_file).read_text().strip()
+        credentials = grpc.composite_channel_credentials(credentials, grpc.access_token_call_credentials(token))
+    return grpc.secure_channel(daemon, credentials)
+
+
+def main(daemon, ca, token_file, once):
     out = tempfile.TemporaryDirectory()
     generate(out.name)
     sys.path.insert(0, out.name)
     from eidolon.v1 import mapping_pb2 as pb
     from eidolon.v1 import mapping_pb2_grpc as rpc
 
-    with grpc.insecure_channel(f"unix:{socket}") as channel:
+    with connect(daemon, ca, token_file) as channel:
         mappings = rpc.MappingServiceStub(channel)
         revision = put(mappings, pb, "[7]2001:db8:7::/48", "192.0.2.7")
         print(f"put at revision {revision}")
@@ -116,4 +130,10 @@ def main(socket, once):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], "--once" in sys.argv[2:])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("daemon", help="a Unix socket, or host and port")
+    parser.add_argument("--ca", help="file of the CA that has signed the certificate of the map-server")
+    parser.add_argument("--token-file", help="file with the token of the user")
+    parser.add_argument("--once", action="store_true", help="end when the copy has the change")
+    args = parser.parse_args()
+    main(args.daemon, args.ca, args.token_file, args.once)
