@@ -176,7 +176,7 @@ func pageOfMapserver(t *testing.T, lab *runner.Lab, path string, run func(node s
 	b.await("a site with its locators and their state", row("site-a", "10.1.0.0/16", "192.0.2.2 up", "2001:db8:f2:1::2 up", "registered"))
 	b.await("one that nobody registered, by its name", row(hostile, "not registered"))
 	b.await("the daemon is ready", `document.getElementById("health").innerText === "ready"`)
-	b.await("figures", `/EID-prefixes\s+5/i.test(document.getElementById("figures").innerText)`)
+	b.await("figures", `/EID-prefixes\s+6/i.test(document.getElementById("figures").innerText)`)
 	var made struct {
 		Images int
 		Title  string

@@ -154,6 +154,10 @@ func TestHoldUntilMapping(t *testing.T) {
 	if len(misses) != 1 || misses[0] != (dataplane.Miss{Dst: sites.HostB4, Src: sites.HostA4}) {
 		t.Fatalf("misses %v", misses)
 	}
+	// The miss is told with the first; the mapping is to find all of them waiting.
+	for a.State().Stats["held_packets"] < 5 && time.Now().Before(deadline) {
+		time.Sleep(time.Millisecond)
+	}
 	a.Apply(sites.Entry{EID: sites.EIDB4, Locators: sites.To(sites.RLOCB4)})
 	rx.SetReadDeadline(time.Now().Add(2 * time.Second))
 	for i := range 5 {
