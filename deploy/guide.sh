@@ -188,4 +188,19 @@ while IFS= read -r line <&9; do
   esac
 done 9<docs/guide.md
 ((followed >= 14)) || fail "only $followed blocks were found"
+# The units reload, and say so when the file is not used.
+if [ "$GUIDE_VARIANT" = 'with systemd' ]; then
+  for unit in ms:mapserver router:xtr; do
+    name=${unit%:*} unit=${unit#*:}
+    said=$(paste "$name" "systemctl reload $unit && echo it was reloaded
+echo 'nonsense: true' >>/etc/eidolon/$unit.yml
+systemctl reload $unit || echo it was refused
+echo it is \$(systemctl is-active $unit)")
+    echo "== systemctl reload $unit, with a good file and with a bad one: $name"
+    echo "$said"
+    for line in 'it was reloaded' 'it was refused' 'it is active'; do
+      grep -qx "$line" <<<"$said" || fail "after systemctl reload $unit nothing says '$line'"
+    done
+  done
+fi
 echo "== $followed blocks, $GUIDE_VARIANT: all is as docs/guide.md says"
