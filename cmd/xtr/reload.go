@@ -120,19 +120,28 @@ func (r *reloader) putBack(before *config.XTR) error {
 }
 
 // use gives the xTR what it takes of a configuration, and stops at the first
-// part that is not taken.
+// part that is not taken. A mapping system that is not good with the
+// database-mappings before can be with those of next, so it comes after them then.
 func (r *reloader) use(next *config.XTR) error {
 	r.logs.Configure(next.Log)
 	if err := r.access.Reload(next.API); err != nil {
 		return err
 	}
 	r.watch(next)
-	if err := r.site.SetMappingSystem(mappingSystem(next)); err != nil {
-		return fmt.Errorf("map_servers, map_resolvers: %w", err)
-	}
+	system := mappingSystem(next)
+	early := r.site.SetMappingSystem(system)
 	r.databases.setServers(next)
 	if err := r.databases.SetDatabases(r.mappings(next)); err != nil {
-		return fmt.Errorf("database_mappings: %w", err)
+		err = fmt.Errorf("database_mappings: %w", err)
+		if early != nil {
+			err = fmt.Errorf("map_servers, map_resolvers: %w; %w", early, err)
+		}
+		return err
+	}
+	if early != nil {
+		if err := r.site.SetMappingSystem(system); err != nil {
+			return fmt.Errorf("map_servers, map_resolvers: %w", err)
+		}
 	}
 	r.site.SetLocatorSets(locatorSets(next))
 	return nil

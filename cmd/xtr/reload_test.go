@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/eidolon-lisp/eidolon/api"
+	"github.com/eidolon-lisp/eidolon/dataplane"
 	"github.com/eidolon-lisp/eidolon/internal/config"
 	"github.com/eidolon-lisp/eidolon/internal/netns"
 	"github.com/eidolon-lisp/eidolon/mapping"
@@ -297,5 +298,69 @@ func TestReloadOfHost(t *testing.T) {
 	write("10.1.0.0/16", "10.1.0.9/32")
 	if done, err := r.reload(); err != nil || !slices.Contains(done.Restart, "database_mappings") || got.databases[0].EID.String() != "10.1.0.1/32" {
 		t.Errorf("another EID: %+v, %v, %+v", done, err, got.databases)
+	}
+}
+
+// noLocals is a plane that takes any EID-prefixes.
+type noLocals struct{}
+
+func (noLocals) SetLocals([]mapping.EID) error { return nil }
+
+// TestReloadOfWhatGoesTogether: a map-server and EID-prefixes that are good with each
+// other are reloaded together, also where one of them is not good with what runs.
+// Where each takes the place of the other neither can be first, and all stays.
+func TestReloadOfWhatGoesTogether(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "xtr.yml")
+	write := func(eid, server string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(strings.NewReplacer("10.1.0.0/16", eid, "203.0.113.10", server).Replace(siteFile)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("10.1.0.0/16", "203.0.113.10")
+	first, err := config.LoadXTR(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	control := controlConfig(first, nil, dataplane.NewFIB(), log)
+	control.RLOCs = []netip.Addr{netip.MustParseAddr("192.0.2.1")}
+	x, err := xtr.New(control)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dbs := newDatabases(first, control.Databases, log)
+	dbs.site, dbs.plane = x, noLocals{}
+	var others recorder
+	r := reloader{path: path, first: first, site: x, databases: dbs, access: &others, logs: &others, log: log, watch: func(*config.XTR) {}}
+	eid, server := "10.1.0.0/16", "203.0.113.10"
+	for _, c := range []struct {
+		name, eid, server string
+		refused           []string // what the error has; nil: it is taken
+	}{
+		{"the server is in the EID-prefix before", "10.9.0.0/16", "10.1.0.10", nil},
+		{"each is in the other's place", "10.1.0.0/16", "10.9.0.10", []string{"map_servers, map_resolvers: ", "database_mappings: "}},
+		{"the server alone", "10.9.0.0/16", "203.0.113.10", nil},
+		{"each is in the other's place again", "203.0.113.0/24", "10.9.0.10", []string{"map_servers, map_resolvers: ", "database_mappings: "}},
+		{"the server is in the EID-prefix before again", "10.1.0.0/16", "10.9.0.10", nil},
+		{"the server before is in the EID-prefix", "10.9.0.0/16", "203.0.113.10", nil},
+	} {
+		if c.refused == nil {
+			eid, server = c.eid, c.server
+		}
+		write(c.eid, c.server)
+		_, err := r.reload()
+		if (err == nil) != (c.refused == nil) || err != nil && strings.Contains(err.Error(), "put back") {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		for _, want := range c.refused {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v, want %q", c.name, err, want)
+			}
+		}
+		d, s := x.Databases(), x.MapServers()
+		if len(d) != 1 || d[0].EID.String() != eid || len(s) != 1 || s[0].Addr.Addr().String() != server {
+			t.Errorf("%s: what runs is %+v with %+v", c.name, d, s)
+		}
 	}
 }
