@@ -76,10 +76,13 @@ func (r *reloader) take(text []byte) (done api.Reloaded, back func() error, err 
 		r.log.Warn("changes that take effect with a restart only", "keys", done.Restart)
 	}
 	before := cmp.Or(r.running, r.first)
-	done.Changed, done.Differences = before.Changed(next), config.Differences(before.Text, next.Text)
 	if err := r.use(next); err != nil {
 		r.log.Error("configuration not reloaded, the running one stays", "err", err)
 		return api.Reloaded{}, nil, err
+	}
+	done.Changed = before.Changed(next)
+	if done.Differences, err = config.Compare(before.Text, next.Text); err != nil {
+		r.log.Error("what the reload has changed is not known", "err", err)
 	}
 	r.log.Info("configuration reloaded", "file", r.path)
 	return done, func() error { return r.putBack(before) }, nil

@@ -101,7 +101,10 @@ func (r *reloader) take(text []byte) (done api.Reloaded, back func() error, err 
 		r.log.Error("configuration not reloaded, the running one stays", "err", err)
 		return api.Reloaded{}, nil, err
 	}
-	done.Changed, done.Differences = r.running.Changed(next), config.Differences(r.running.Text, next.Text)
+	done.Changed = r.running.Changed(next)
+	if done.Differences, err = config.Compare(r.running.Text, next.Text); err != nil {
+		r.log.Error("what the reload has changed is not known", "err", err)
+	}
 	r.running = next
 	r.log.Info("configuration reloaded", "file", r.path)
 	return done, func() error { return r.putBack(before) }, nil

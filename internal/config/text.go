@@ -50,15 +50,6 @@ const Referred = "(by what it refers to)"
 // maxShown bounds a value of a Difference, in octets.
 const maxShown = 256
 
-// Differences is Compare of configurations that are in use, which have been read.
-func Differences(before, after *Text) []Difference {
-	d, err := Compare(before, after)
-	if err != nil {
-		panic(err) // it was read before
-	}
-	return d
-}
-
 // Compare returns the keys in which two configurations of a kind differ, in the
 // order of after, then of before. What is written in another way and means the
 // same is a difference, as it is to who reads the files.
