@@ -16,7 +16,7 @@ import (
 )
 
 // Packet is one packet of a capture, decoded as far as LISP goes. It borrows
-// nothing. The JSON form is what Summarize writes.
+// nothing. Programs read its JSON form, people its Text.
 type Packet struct {
 	// Number counts the packets of the capture from 1.
 	Number int `json:"number"`

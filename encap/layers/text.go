@@ -1,47 +1,12 @@
 package layers
 
 import (
-	"bufio"
-	"encoding/json"
 	"fmt"
-	"io"
 	"strings"
 )
 
-// Format is a form in which Summarize writes.
-type Format uint8
-
-const (
-	// Text is a block of lines for each packet, for people.
-	Text Format = iota
-	// JSONLines is one JSON object for each packet: a Packet.
-	JSONLines
-)
-
-// Summarize reads a capture, pcap or pcapng, perhaps in gzip, and writes what
-// LISP packets are in it. A LISP message that does not decode is part of what
-// is written; a capture file that is damaged or cut short is an error, after
-// the packets before the damage were written.
-func Summarize(w io.Writer, r io.Reader, f Format) error {
-	out := bufio.NewWriter(w)
-	enc := json.NewEncoder(out)
-	enc.SetEscapeHTML(false)
-	for p, err := range Packets(r) {
-		if err == nil && f == JSONLines {
-			err = enc.Encode(p)
-		} else if err == nil {
-			_, err = out.WriteString(p.Text())
-		}
-		if err != nil {
-			out.Flush()
-			return err
-		}
-	}
-	return out.Flush()
-}
-
-// Text returns the packet as Summarize writes it: a line that says who speaks
-// to whom, and indented lines of what is said.
+// Text returns the packet for people: a line that says who speaks to whom, and
+// indented lines of what is said.
 func (p *Packet) Text() string {
 	t := &text{}
 	t.b.WriteString(fmt.Sprintf("%d  %s  ", p.Number, p.Time.UTC().Format("2006-01-02 15:04:05.000000")))

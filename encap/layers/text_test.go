@@ -38,11 +38,40 @@ func readCapture(t testing.TB, name string) []byte {
 	return b
 }
 
-func summarize(t testing.TB, capture []byte, f Format) string {
+// texts returns the texts of the packets in a capture, up to where it is damaged.
+func texts(capture []byte) (all string, err error) {
+	for p, err := range Packets(bytes.NewReader(capture)) {
+		if err != nil {
+			return all, err
+		}
+		all += p.Text()
+	}
+	return all, nil
+}
+
+// wholeTexts is texts of a capture that is whole.
+func wholeTexts(t testing.TB, capture []byte) string {
+	t.Helper()
+	all, err := texts(capture)
+	if err != nil {
+		t.Errorf("after %d octets of text: %v", len(all), err)
+	}
+	return all
+}
+
+// jsonLines returns the packets in a capture that is whole, as JSON, a line each.
+func jsonLines(t testing.TB, capture []byte) string {
 	t.Helper()
 	var out bytes.Buffer
-	if err := Summarize(&out, bytes.NewReader(capture), f); err != nil {
-		t.Errorf("after %d octets of output: %v", out.Len(), err)
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	for p, err := range Packets(bytes.NewReader(capture)) {
+		if err == nil {
+			err = enc.Encode(p)
+		}
+		if err != nil {
+			t.Errorf("after %d octets: %v", out.Len(), err)
+		}
 	}
 	return out.String()
 }
@@ -73,9 +102,9 @@ func golden(t *testing.T, name, got string) {
 func TestGolden(t *testing.T) {
 	for _, name := range captures {
 		base := strings.TrimSuffix(filepath.Base(name), ".pcap")
-		golden(t, base+".txt", summarize(t, readCapture(t, name), Text))
+		golden(t, base+".txt", wholeTexts(t, readCapture(t, name)))
 	}
-	golden(t, "lisp_computed_vectors.jsonl", summarize(t, readCapture(t, "computed/lisp_computed_vectors.pcap"), JSONLines))
+	golden(t, "lisp_computed_vectors.jsonl", jsonLines(t, readCapture(t, "computed/lisp_computed_vectors.pcap")))
 }
 
 // What the golden files must say, worked out from the packets by hand: block
@@ -138,9 +167,6 @@ func TestContent(t *testing.T) {
 			}
 			blocks = append(blocks, p.Text())
 		}
-		if strings.Join(blocks, "") != summarize(t, capture, Text) {
-			t.Errorf("%s: Summarize writes other than the packets", name)
-		}
 		for n, want := range packets {
 			for _, s := range want {
 				if n > len(blocks) || !strings.Contains(blocks[n-1], s) {
@@ -154,7 +180,7 @@ func TestContent(t *testing.T) {
 // Every line of JSON is an object of its own and reads back as what it was.
 func TestJSONLines(t *testing.T) {
 	capture := readCapture(t, "computed/lisp_computed_vectors.pcap")
-	dec := json.NewDecoder(strings.NewReader(summarize(t, capture, JSONLines)))
+	dec := json.NewDecoder(strings.NewReader(jsonLines(t, capture)))
 	dec.DisallowUnknownFields()
 	for want := range Packets(bytes.NewReader(capture)) {
 		var got Packet
@@ -173,9 +199,9 @@ func TestJSONLines(t *testing.T) {
 // pcapng, with mixed link types, and gzip say the same as pcap.
 func TestFormats(t *testing.T) {
 	capture := readCapture(t, "computed/lisp_computed_vectors.pcap")
-	want := summarize(t, capture, Text)
+	want := wholeTexts(t, capture)
 	ng := toPcapng(t, capture)
-	if got := summarize(t, ng, Text); got != want {
+	if got := wholeTexts(t, ng); got != want {
 		t.Errorf("pcapng:\n%s", got)
 	}
 	for name, b := range map[string][]byte{"pcap.gz": capture, "pcapng.gz": ng} {
@@ -183,11 +209,10 @@ func TestFormats(t *testing.T) {
 		w := gzip.NewWriter(&z)
 		w.Write(b)
 		w.Close()
-		if got := summarize(t, z.Bytes(), Text); got != want {
+		if got := wholeTexts(t, z.Bytes()); got != want {
 			t.Errorf("%s:\n%s", name, got)
 		}
-		var out bytes.Buffer
-		if err := Summarize(&out, bytes.NewReader(z.Bytes()[:z.Len()/2]), Text); err == nil {
+		if _, err := texts(z.Bytes()[:z.Len()/2]); err == nil {
 			t.Errorf("half of a %s is no error", name)
 		}
 	}
@@ -235,16 +260,15 @@ func toPcapng(t testing.TB, capture []byte) []byte {
 func TestTruncatedCapture(t *testing.T) {
 	pcap := readCapture(t, "third_party/tcpdump/lisp_eid_notify.pcap")
 	for name, capture := range map[string][]byte{"pcap": pcap, "pcapng": toPcapng(t, pcap)} {
-		whole := summarize(t, capture, Text)
+		whole := wholeTexts(t, capture)
 		clean := 0
 		for n := range capture {
-			var out bytes.Buffer
-			err := Summarize(&out, bytes.NewReader(capture[:n]), Text)
+			got, err := texts(capture[:n])
 			if err == nil {
 				clean++
 			}
-			if !strings.HasPrefix(whole, out.String()) {
-				t.Fatalf("%s cut to %d octets says\n%s", name, n, out.String())
+			if !strings.HasPrefix(whole, got) {
+				t.Fatalf("%s cut to %d octets says\n%s", name, n, got)
 			}
 		}
 		// After the file's header, the two interfaces of pcapng, and each
@@ -282,27 +306,20 @@ func TestDamagedCapture(t *testing.T) {
 	} {
 		b := bytes.Clone(test.capture)
 		copy(b[test.at:], test.value)
-		err := Summarize(io.Discard, bytes.NewReader(b), Text)
+		_, err := texts(b)
 		if err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v, want %q", name, err, test.want)
 		}
 	}
 	for name, text := range map[string]string{"empty": "", "three octets": "abc", "text": "hello, world", "gzip of nothing": "\x1f\x8b\x08\x00"} {
-		if err := Summarize(io.Discard, strings.NewReader(text), Text); err == nil {
+		if _, err := texts([]byte(text)); err == nil {
 			t.Errorf("%s is a capture", name)
 		}
 	}
-	if err := Summarize(failingWriter{}, bytes.NewReader(pcap), Text); err != io.ErrClosedPipe {
-		t.Errorf("output that fails: %v", err)
-	}
 }
 
-type failingWriter struct{}
-
-func (failingWriter) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
-
 // Any file, however damaged, gives an answer or an error.
-func FuzzSummarize(f *testing.F) {
+func FuzzPackets(f *testing.F) {
 	for _, name := range captures {
 		b := readCapture(f, name)
 		f.Add(b)
@@ -373,12 +390,12 @@ func TestLinkTypes(t *testing.T) {
 		"SLL":      {113, append([]byte{0, 4, 0, 1, 0, 6, 2, 0, 0, 0, 0, 1, 0, 0, 8, 0}, ip...)},
 		"SLL2":     {276, append([]byte{8, 0, 0, 0, 0, 0, 0, 2, 0, 1, 4, 6, 2, 0, 0, 0, 0, 1, 0, 0}, ip...)},
 	} {
-		got := summarize(t, writeCapture(t, test.link, test.frame), Text)
+		got := wholeTexts(t, writeCapture(t, test.link, test.frame))
 		if !strings.Contains(got, "192.0.2.1:49443 > 198.51.100.1:4341  lisp-data, 44 octets") {
 			t.Errorf("%s:\n%s", name, got)
 		}
 	}
-	got := summarize(t, writeCapture(t, 276, []byte{8, 0}), Text)
+	got := wholeTexts(t, writeCapture(t, 276, []byte{8, 0}))
 	if !strings.Contains(got, "undecodable") {
 		t.Errorf("two octets of SLL2:\n%s", got)
 	}
@@ -414,7 +431,7 @@ func TestOtherPackets(t *testing.T) {
 		"reserved bit":                 {serialize(t, ip(layers.IPProtocolUDP), udp(1, 4341), gopacket.Payload("\x04\x00\x00\x00\x00\x00\x00\x00"), ip(layers.IPProtocolICMPv4), gopacket.Payload("12345678")), "4341  lisp-data, 36 octets\n    inner ICMPv4"},
 		"a name that steers terminals": {serialize(t, ip(layers.IPProtocolUDP), udp(1, 4342), gopacket.Payload("\x10\x00\x00\x0012345678\x00\x11\x1b[2J\x00\x00\x00")), `source-eid "\x1b[2J", itr-rlocs none`},
 	} {
-		got := summarize(t, writeCapture(t, 101, test.frame), Text)
+		got := wholeTexts(t, writeCapture(t, 101, test.frame))
 		if !strings.Contains(got, test.want) {
 			t.Errorf("%s: want %q in\n%s", name, test.want, got)
 		}
