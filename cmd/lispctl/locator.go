@@ -33,10 +33,11 @@ func showLocators(v view) error {
 		return err
 	}
 	var remotes []*eidolonv1.RemoteLocator
-	if err := pages(func(token string) (string, error) {
-		resp, err := client.ListRemoteLocators(ctx, &eidolonv1.ListRemoteLocatorsRequest{PageSize: maxPage, PageToken: token})
-		remotes = append(remotes, resp.GetRemoteLocators()...)
-		return resp.GetNextPageToken(), err
+	if err := pages(func(token string) (*eidolonv1.ListRemoteLocatorsResponse, error) {
+		return client.ListRemoteLocators(ctx, &eidolonv1.ListRemoteLocatorsRequest{PageSize: maxPage, PageToken: token})
+	}, (*eidolonv1.ListRemoteLocatorsResponse).GetRemoteLocators, func(l *eidolonv1.RemoteLocator) error {
+		remotes = append(remotes, l)
+		return nil
 	}); err != nil {
 		return err
 	}
@@ -133,30 +134,29 @@ func showLocatorSets(v view) error {
 // locatorSets walks the locator-sets of an xTR, or the one of a name.
 func locatorSets(ctx context.Context, c *client, name string, each func(*eidolonv1.LocatorSet) error) error {
 	client := eidolonv1.NewRouterServiceClient(c.conn)
-	return pages(func(token string) (string, error) {
-		resp, err := client.ListLocatorSets(ctx, &eidolonv1.ListLocatorSetsRequest{Name: name, PageSize: maxPage, PageToken: token})
-		if err != nil {
-			return "", err
-		}
-		for _, s := range resp.GetLocatorSets() {
-			if err := each(s); err != nil {
-				return "", err
-			}
-		}
-		return resp.GetNextPageToken(), nil
-	})
+	return pages(func(token string) (*eidolonv1.ListLocatorSetsResponse, error) {
+		return client.ListLocatorSets(ctx, &eidolonv1.ListLocatorSetsRequest{Name: name, PageSize: maxPage, PageToken: token})
+	}, (*eidolonv1.ListLocatorSetsResponse).GetLocatorSets, each)
 }
 
 // maxPage is the largest page that a daemon gives.
 const maxPage = 1000
 
-// pages asks for one page after the other; next gets the token of one and returns
-// that of the next.
-func pages(next func(token string) (string, error)) error {
+// pages calls each for what of is in one page after the other; ask gets a page by its
+// token.
+func pages[R interface{ GetNextPageToken() string }, T any](ask func(token string) (R, error), of func(R) []T, each func(T) error) error {
 	for token := ""; ; {
-		var err error
-		if token, err = next(token); err != nil || token == "" {
+		resp, err := ask(token)
+		if err != nil {
 			return err
+		}
+		for _, x := range of(resp) {
+			if err := each(x); err != nil {
+				return err
+			}
+		}
+		if token = resp.GetNextPageToken(); token == "" {
+			return nil
 		}
 	}
 }

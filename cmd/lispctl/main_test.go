@@ -665,3 +665,42 @@ func TestVolume(t *testing.T) {
 		t.Errorf("what is not known is %q", got)
 	}
 }
+
+// pagedSites has the sites of a map-server in pages.
+type pagedSites struct {
+	eidolonv1.SiteServiceClient
+	pages [][]*eidolonv1.Site
+}
+
+func (p pagedSites) ListSites(_ context.Context, req *eidolonv1.ListSitesRequest, _ ...grpc.CallOption) (*eidolonv1.ListSitesResponse, error) {
+	n, _ := strconv.Atoi(req.GetPageToken())
+	resp := &eidolonv1.ListSitesResponse{Sites: p.pages[n]}
+	if n+1 < len(p.pages) {
+		resp.NextPageToken = strconv.Itoa(n + 1)
+	}
+	return resp, nil
+}
+
+// A site that goes on in the next page is one site.
+func TestSitesOfPages(t *testing.T) {
+	site := func(name string, prefixes ...string) *eidolonv1.Site {
+		s := &eidolonv1.Site{Name: name}
+		for _, e := range prefixes {
+			s.Prefixes = append(s.Prefixes, &eidolonv1.SitePrefix{Eid: e})
+		}
+		return s
+	}
+	list, err := allSites(t.Context(), pagedSites{pages: [][]*eidolonv1.Site{
+		{site("a", "10.1.0.0/16"), site("b", "10.2.0.0/16")}, {site("b", "10.3.0.0/16")}, {}, {site("b", "10.4.0.0/16"), site("c")},
+	}}, &eidolonv1.ListSitesRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, s := range list {
+		got = append(got, fmt.Sprint(s.GetName(), len(s.GetPrefixes())))
+	}
+	if want := "a1 b3 c0"; strings.Join(got, " ") != want {
+		t.Errorf("%v, want %s", got, want)
+	}
+}

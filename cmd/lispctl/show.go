@@ -191,17 +191,16 @@ func showSites(v view) error {
 // allSites returns the sites that a request selects, page after page.
 func allSites(ctx context.Context, client eidolonv1.SiteServiceClient, req *eidolonv1.ListSitesRequest) (list []*eidolonv1.Site, err error) {
 	req.PageSize = maxPage
-	err = pages(func(token string) (string, error) {
+	err = pages(func(token string) (*eidolonv1.ListSitesResponse, error) {
 		req.PageToken = token
-		resp, err := client.ListSites(ctx, req)
-		for i, s := range resp.GetSites() {
-			if n := len(list); i == 0 && n > 0 && list[n-1].GetName() == s.GetName() && list[n-1].GetOrigin() == s.GetOrigin() {
-				list[n-1].Prefixes = append(list[n-1].Prefixes, s.GetPrefixes()...)
-				continue
-			}
+		return client.ListSites(ctx, req)
+	}, (*eidolonv1.ListSitesResponse).GetSites, func(s *eidolonv1.Site) error {
+		if n := len(list); n > 0 && list[n-1].GetName() == s.GetName() && list[n-1].GetOrigin() == s.GetOrigin() {
+			list[n-1].Prefixes = append(list[n-1].Prefixes, s.GetPrefixes()...) // it goes on in this page
+		} else {
 			list = append(list, s)
 		}
-		return resp.GetNextPageToken(), err
+		return nil
 	})
 	return list, err
 }
@@ -210,18 +209,9 @@ func allSites(ctx context.Context, client eidolonv1.SiteServiceClient, req *eido
 // inside of it, all with "".
 func databaseMappings(ctx context.Context, c *client, eid string, each func(*eidolonv1.DatabaseMapping) error) error {
 	client := eidolonv1.NewRouterServiceClient(c.conn)
-	return pages(func(token string) (string, error) {
-		resp, err := client.ListDatabaseMappings(ctx, &eidolonv1.ListDatabaseMappingsRequest{Eid: eid, PageSize: maxPage, PageToken: token})
-		if err != nil {
-			return "", err
-		}
-		for _, d := range resp.GetDatabaseMappings() {
-			if err := each(d); err != nil {
-				return "", err
-			}
-		}
-		return resp.GetNextPageToken(), nil
-	})
+	return pages(func(token string) (*eidolonv1.ListDatabaseMappingsResponse, error) {
+		return client.ListDatabaseMappings(ctx, &eidolonv1.ListDatabaseMappingsRequest{Eid: eid, PageSize: maxPage, PageToken: token})
+	}, (*eidolonv1.ListDatabaseMappingsResponse).GetDatabaseMappings, each)
 }
 
 // showRegistrations shows registrations; those that filter, an EID, lies
