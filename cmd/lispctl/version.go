@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -29,38 +30,42 @@ answer is told on stderr; one that was named and does not is an error.`,
 	socket := socketFlag(cmd, programXTR, programMapServer)
 	out := formatFlag(cmd, formatTable)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		o := out.output(cmd)
-		own := version.Get()
-		l := o.lines()
-		if err := l.line(versionJSON{Program: "lispctl", Version: own.Version, Revision: own.Revision, Go: own.Go}, fmt.Sprintf("lispctl %v", own)); err != nil {
-			return err
-		}
-		at, err := socket.complete()
-		if err != nil {
-			return err
-		}
-		clients, err := connectAll(at, programXTR, programMapServer)
-		if err != nil {
-			return err
-		}
-		for _, c := range clients {
-			v, err := c.version(cmd.Context())
-			c.close()
-			switch {
-			case err != nil && at != (target{}):
-				return fmt.Errorf("%s: %w", c.at, explain(err))
-			case err != nil:
-				fmt.Fprintf(cmd.ErrOrStderr(), "lispctl: %s: %v\n", c.at, explain(err))
-				continue
-			}
-			build := version.Info{Version: v.GetVersion(), Revision: v.GetRevision(), Go: v.GetGoVersion()}
-			if err := l.line(versionJSON{c.at.String(), v.GetProgram(), v.GetVersion(), v.GetRevision(), v.GetGoVersion()}, fmt.Sprintf("%s %s at %v", v.GetProgram(), strings.TrimSpace(build.String()), c.at)); err != nil {
-				return err
-			}
-		}
-		return l.end()
+		l := out.output(cmd).lines()
+		return errors.Join(printVersions(cmd, l, *socket), l.end())
 	}
 	return cmd
+}
+
+// printVersions prints that of lispctl, and those of the daemons that it reaches.
+func printVersions(cmd *cobra.Command, l *listing, at target) error {
+	own := version.Get()
+	if err := l.line(versionJSON{Program: "lispctl", Version: own.Version, Revision: own.Revision, Go: own.Go}, fmt.Sprintf("lispctl %v", own)); err != nil {
+		return err
+	}
+	given, err := at.complete()
+	if err != nil {
+		return err
+	}
+	clients, err := connectAll(at, programXTR, programMapServer)
+	if err != nil {
+		return err
+	}
+	for _, c := range clients {
+		v, err := c.version(cmd.Context())
+		c.close()
+		switch {
+		case err != nil && (given.socket != "" || given.address != ""):
+			return fmt.Errorf("%s: %w", c.at, explain(err))
+		case err != nil:
+			fmt.Fprintf(cmd.ErrOrStderr(), "lispctl: %s: %v\n", c.at, explain(err))
+			continue
+		}
+		build := version.Info{Version: v.GetVersion(), Revision: v.GetRevision(), Go: v.GetGoVersion()}
+		if err := l.line(versionJSON{c.at.String(), v.GetProgram(), v.GetVersion(), v.GetRevision(), v.GetGoVersion()}, fmt.Sprintf("%s %s at %v", v.GetProgram(), strings.TrimSpace(build.String()), c.at)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // versionJSON is what a program was built from, for programs; but for where it is,
