@@ -46,14 +46,39 @@ func meanings(program string) map[string]string {
 	return all
 }
 
+// Meanings returns what says of a statistic of a program what it is, by its name, in
+// the words that metrics have; "" of one that is not known.
+func Meanings(program string) func(name string) string {
+	all := meanings(program)
+	return func(name string) string {
+		if help, ok := gauges[name]; ok {
+			return help
+		}
+		if f, _, ok := familyOf(name); ok {
+			return f.help
+		}
+		return all[name]
+	}
+}
+
 // families are statistics that become one metric with a label, by their prefix.
 var families = []family{
-	{"drop_", "drops_total", "reason", "packets or messages that were dropped, by why: see lispctl show drops"},
+	{"drop_", "drops_total", "reason", "packets or messages that were dropped, by why; lispctl show drops says it in words for an xTR"},
 	{"refused_", "refused_total", "reason", "Map-Registers and changes of subscriptions that were refused"},
 	{"bgp_routes_refused_", "bgp_routes_refused_total", "reason", "routes of neighbours that make no EID-prefix"},
 }
 
 type family struct{ prefix, metric, label, help string }
+
+// familyOf returns the family of a statistic, and the value of its label.
+func familyOf(name string) (f family, value string, ok bool) {
+	for _, f := range families {
+		if value, ok := strings.CutPrefix(name, f.prefix); ok {
+			return f, value, true
+		}
+	}
+	return family{}, "", false
+}
 
 // Observed is what metrics and readiness are told of beside the counters.
 type Observed interface {
@@ -142,11 +167,9 @@ func (c *collector) statistic(send emit, name string, value float64) {
 		send(prometheus.GaugeValue, name, help, value)
 		return
 	}
-	for _, f := range families {
-		if reason, ok := strings.CutPrefix(name, f.prefix); ok {
-			send(prometheus.CounterValue, f.metric, f.help, value, f.label, reason)
-			return
-		}
+	if f, reason, ok := familyOf(name); ok {
+		send(prometheus.CounterValue, f.metric, f.help, value, f.label, reason)
+		return
 	}
 	send(prometheus.CounterValue, name+"_total", c.meanings[name], value)
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/eidolon-lisp/eidolon/api"
 	eidolonv1 "github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1"
 	"github.com/eidolon-lisp/eidolon/mapping"
 )
@@ -62,7 +63,8 @@ started, and what its queues had no room for. As JSON also the reasons for which
 there were none.`,
 			showDrops, programXTR),
 		showCommand("statistics [PREFIX]", "Show the counters of a daemon",
-			`Shows all counters, or those whose names begin with PREFIX.`,
+			`Shows all counters, or those whose names begin with PREFIX; with -o wide also what
+they count, if this lispctl knows it.`,
 			showStatistics, programXTR, programMapServer),
 	)
 }
@@ -418,9 +420,13 @@ func showStatistics(v view) error {
 		}
 		return v.out.object(values)
 	}
-	t := v.out.table("STATISTIC", "VALUE")
+	t, meaning := v.out.table("STATISTIC", "VALUE", "+MEANING"), api.Meanings(v.c.program)
 	for _, s := range resp.GetStatistics() {
-		t.row(s.GetName(), s.GetValue())
+		of := meaning(s.GetName())
+		if reason, ok := strings.CutPrefix(s.GetName(), "drop_"); ok && dropMeaning[reason] != "" {
+			of = "packets dropped: " + dropMeaning[reason]
+		}
+		t.row(s.GetName(), s.GetValue(), of)
 	}
 	return t.end()
 }
