@@ -26,7 +26,8 @@ mkdir -p "$WORK/log" "$WORK/bin"
 # The builder of before BuildKit, which Debian's Docker has.
 export PATH=$WORK/bin:$PATH DOCKER_BUILDKIT=0 CLAB_VERSION_CHECK=disable
 
-# step NAME COMMAND... runs a part whose output goes to a log.
+# step NAME COMMAND... runs a part whose output goes to a log. What fails in the middle of
+# a part does not end it by itself there, so parts say where it does.
 step() {
   local name=$1 start=$SECONDS
   shift
@@ -73,8 +74,8 @@ base() {
   if ! docker image inspect eidolon/base; then
     mirror=$(apt-get indextargets --format '$(CODENAME) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' | awk -v c="$codename" '$1 == c && $2 == "main" { print $3; exit }')
     rm -rf "$WORK/base"
-    debootstrap --variant=minbase --include=iproute2,ca-certificates "$codename" "$WORK/base" "$mirror"
-    tar -C "$WORK/base" -c . | docker import - eidolon/base
+    debootstrap --variant=minbase --include=iproute2,ca-certificates "$codename" "$WORK/base" "$mirror" || return 1
+    tar -C "$WORK/base" -c . | docker import - eidolon/base || return 1
     rm -rf "$WORK/base"
   fi
   {
@@ -86,14 +87,15 @@ base() {
 
 # image builds that of the nodes, from what git knows or would add.
 image() {
-  rm -rf "$WORK/src" && mkdir "$WORK/src"
-  git -C "$root" ls-files -z --cached --others --exclude-standard | (cd "$root" && xargs -0 ls -d 2>/dev/null | tar -c -T -) | tar -C "$WORK/src" -x
-  cd "$WORK/src"
-  go mod vendor
+  rm -rf "$WORK/src" && mkdir "$WORK/src" || return 1
+  # ls leaves out what is deleted and not committed.
+  git -C "$root" ls-files -z --cached --others --exclude-standard | (cd "$root" && { xargs -0 ls -d 2>/dev/null || true; } | tar -c -T -) |
+    tar -C "$WORK/src" -x || return 1
+  cd "$WORK/src" && go mod vendor || return 1
   for target in lab build; do
     docker build --network none -f deploy/Dockerfile --target $target -t eidolon/$target \
       --build-arg GO_IMAGE=eidolon/go --build-arg LAB_IMAGE=eidolon/base \
-      --build-arg REVISION="$(git -C "$root" rev-parse HEAD)" .
+      --build-arg REVISION="$(git -C "$root" rev-parse HEAD)" . || return 1
   done
   go build -o "$WORK/bin/lab" ./lab
 }
@@ -104,15 +106,14 @@ containerlab_built() {
   local dir=$WORK/containerlab check=utils/kernel_module.go
   [ -x "$WORK/bin/containerlab" ] && [ "$(cat "$WORK/bin/containerlab.commit")" = "$COMMIT" ] && return
   rm -rf "$dir"
-  git clone -q --depth 1 --branch "$RELEASE" "$SOURCE" "$dir"
-  cd "$dir"
+  git clone -q --depth 1 --branch "$RELEASE" "$SOURCE" "$dir" && cd "$dir" || return 1
   [ "$(git rev-parse HEAD)" = "$COMMIT" ] || { echo "$RELEASE is $(git rev-parse HEAD), not $COMMIT"; return 1; }
   if [ ! -e /proc/modules ]; then
     sed -i '/os.Open("\/proc\/modules")/a if os.IsNotExist(err) { return true, nil }' "$check"
     ! git diff --quiet "$check" || { echo "$check is not what it was"; return 1; }
     git diff
   fi
-  CGO_ENABLED=0 go build -o "$WORK/bin/containerlab" .
+  CGO_ENABLED=0 go build -o "$WORK/bin/containerlab" . || return 1
   echo "$COMMIT" >"$WORK/bin/containerlab.commit"
 }
 
