@@ -57,7 +57,7 @@ needs a restart, and 1 when the file is not good.`,
 			return err
 		}
 		s.warn(d.GetWarnings())
-		if err := printDifferences(s.o, d); err != nil {
+		if err := s.printDifferences(d); err != nil {
 			return err
 		}
 		code := exitOK
@@ -346,8 +346,8 @@ func (s *configSession) warn(warnings []string) {
 	}
 }
 
-func printDifferences(o output, d *eidolonv1.DiffConfigurationResponse) error {
-	l := o.list("KEY", "IN-USE", "FILE", "EFFECT")
+func (s *configSession) printDifferences(d *eidolonv1.DiffConfigurationResponse) error {
+	l := s.o.list("KEY", "IN-USE", "FILE", "EFFECT")
 	for _, x := range d.GetDifferences() {
 		effect := "at once"
 		if x.GetRestart() {
@@ -360,11 +360,20 @@ func printDifferences(o output, d *eidolonv1.DiffConfigurationResponse) error {
 	if err := l.end(); err != nil {
 		return err
 	}
-	if more := d.GetCount() - uint64(len(d.GetDifferences())); more > 0 && !o.structured() {
-		_, err := fmt.Fprintf(o.w, "and %d more\n", more)
-		return err
+	return s.printMore(d)
+}
+
+// printMore says how many differences there are beside those that the daemon tells.
+func (s *configSession) printMore(d *eidolonv1.DiffConfigurationResponse) error {
+	more, w := d.GetCount()-uint64(len(d.GetDifferences())), s.o.w
+	if more == 0 {
+		return nil
 	}
-	return nil
+	if s.o.structured() {
+		w = s.cmd.ErrOrStderr()
+	}
+	_, err := fmt.Fprintf(w, "and %d differences more\n", more)
+	return err
 }
 
 // apply has the daemon use the file, and keeps it, or asks whether to when there is
@@ -383,10 +392,13 @@ func (s *configSession) apply(wait time.Duration) error {
 		}
 		s.came.Differences = append(s.came.Differences, b)
 	}
-	if d.GetCount() > 0 && !s.o.structured() {
-		if err := printDifferences(s.o, d); err != nil {
-			return err
-		}
+	if s.o.structured() {
+		err = s.printMore(d)
+	} else if d.GetCount() > 0 {
+		err = s.printDifferences(d)
+	}
+	if err != nil {
+		return err
 	}
 	held := wait
 	if d.GetFileError() != "" {

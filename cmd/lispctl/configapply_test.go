@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/eidolon-lisp/eidolon/api"
+	eidolonv1 "github.com/eidolon-lisp/eidolon/api/proto/eidolon/v1"
 	"github.com/eidolon-lisp/eidolon/internal/config"
 )
 
@@ -80,6 +81,24 @@ func TestApplyUnanswered(t *testing.T) {
 		cancel()
 		if text, err := os.ReadFile(trial.Path); err != nil || !strings.Contains(string(text), "info") {
 			t.Errorf("the file is %s, %v", text, err)
+		}
+	}
+}
+
+// Differences that the daemon does not tell are not left out in silence, and what is
+// for programs is whole.
+func TestMoreDifferences(t *testing.T) {
+	for f, want := range map[format]struct{ out, err string }{
+		formatTable: {"KEY  IN-USE  FILE  EFFECT\nk    1       2     at once\nand 6 differences more\n", ""},
+		formatJSON:  {"[\n{\"key\":\"k\",\"before\":\"1\",\"after\":\"2\",\"restart\":false}\n]\n", "and 6 differences more\n"},
+	} {
+		var stdout, stderr bytes.Buffer
+		cmd := newConfigDiff()
+		cmd.SetErr(&stderr)
+		s := configSession{cmd: cmd, o: output{w: &stdout, format: f}}
+		d := &eidolonv1.DiffConfigurationResponse{Count: 7, Differences: []*eidolonv1.ConfigurationDifference{{Key: "k", Before: "1", After: "2"}}}
+		if err := s.printDifferences(d); err != nil || stdout.String() != want.out || stderr.String() != want.err {
+			t.Errorf("%s: %q, %q, %v", f, &stdout, &stderr, err)
 		}
 	}
 }
