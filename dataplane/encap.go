@@ -20,7 +20,10 @@ const (
 	icmpBurst = 50
 )
 
-const protoTCP = 6 // IANA protocol numbers
+const ( // IANA protocol numbers
+	protoTCP = 6
+	protoUDP = 17
+)
 
 // Encap is a worker on the way out: packets of one instance come from the host
 // side and go to the underlay. It belongs to one goroutine.
@@ -45,6 +48,9 @@ type Encap struct {
 	whole []byte    // a packet of two parts, put together
 	icmp  []byte    // one message
 	msg   [1][]byte // Write's argument
+
+	cutter Cutter
+	head   Head // of the segment that cut is at
 
 	pkts []HostPacket // of Run
 	one  HostPacket   // of release
@@ -118,11 +124,31 @@ func (e *Encap) Run(r HostReader) error {
 func (e *Encap) Batch(now time.Time, pkts []HostPacket) {
 	s, t := e.f.fib.Snapshot(), e.f.fib.tracer.Load()
 	for i := range pkts {
-		if t == nil || !e.traced(t, s, now, &pkts[i]) {
-			e.packet(s, now, &pkts[i])
+		if p := &pkts[i]; t != nil && p.Super.Size > 0 && p.Drop == NotDropped {
+			e.cut(t, s, now, p) // a trace shows what others will see
+		} else {
+			e.forward(t, s, now, p)
 		}
 	}
 	e.end()
+}
+
+// forward forwards one packet, traced if there is a trace of it.
+func (e *Encap) forward(t *Tracer, s *Snapshot, now time.Time, p *HostPacket) {
+	if t == nil || !e.traced(t, s, now, p) {
+		e.packet(s, now, p)
+	}
+}
+
+// cut forwards the segments of a super-packet each by itself. They share the room
+// for their headers, so what is queued of one is sent before the next.
+func (e *Encap) cut(t *Tracer, s *Snapshot, now time.Time, p *HostPacket) {
+	for e.cutter.Begin(p.Buf, p.Super); e.cutter.Active(); {
+		e.one = HostPacket{}
+		e.one.Buf, e.one.Body = e.cutter.Next(&e.head)
+		e.forward(t, s, now, &e.one)
+		e.flush()
+	}
 }
 
 // release forwards held packets.
@@ -130,9 +156,7 @@ func (e *Encap) release(now time.Time, pkts []heldPacket) {
 	s, t := e.f.fib.Snapshot(), e.f.fib.tracer.Load()
 	for _, p := range pkts {
 		e.one = HostPacket{Buf: p.buf}
-		if t == nil || !e.traced(t, s, now, &e.one) {
-			e.packet(s, now, &e.one)
-		}
+		e.forward(t, s, now, &e.one)
 	}
 	e.end()
 }
@@ -157,7 +181,7 @@ func (e *Encap) packet(s *Snapshot, now time.Time, p *HostPacket) {
 	f, head := &e.flow, p.Buf[Headroom:]
 	n := len(head) + len(p.Body)
 	if drop := decode(f, head, n); drop != NotDropped {
-		e.c.Drop(drop, 1)
+		e.c.Drop(drop, uint64(p.Super.Segments(n)))
 		return
 	}
 	r := &e.run
@@ -165,11 +189,15 @@ func (e *Encap) packet(s *Snapshot, now time.Time, p *HostPacket) {
 		e.endRun()
 		e.decide(s, now)
 	}
+	if p.Super.Size > 0 && !e.goesWhole(p, n) {
+		e.cut(nil, s, now, p)
+		return
+	}
 	switch {
 	case r.miss:
 		e.misses++
 	case r.entry != nil:
-		e.hits++
+		e.hits += uint64(p.Super.Segments(n))
 	}
 	switch {
 	case r.miss:
@@ -181,7 +209,7 @@ func (e *Encap) packet(s *Snapshot, now time.Time, p *HostPacket) {
 	case r.drop != NotDropped:
 		e.refuse(p, now)
 		return
-	case !e.releaser && e.f.hold != nil && e.f.hold.active.Load() > 0:
+	case p.Super.Size == 0 && e.behindHeld():
 		// Packets of this destination may still be on their way out of the
 		// hold queue; this one must not pass them.
 		if taken, drop := e.f.hold.put(holdKey{e.iid, f.Dst}, f.Src, p, now, true); taken {
@@ -193,11 +221,24 @@ func (e *Encap) packet(s *Snapshot, now time.Time, p *HostPacket) {
 	if e.f.clamp && f.Protocol == protoTCP && encap.ClampMSS(head, room) {
 		e.c.Add(MSSClamped, 1)
 	}
-	if n <= room {
-		e.emit(p.Buf, p.Body, false)
+	if p.Super.longest(n) <= room {
+		e.emit(p, n, false)
 		return
 	}
 	e.oversized(p, n, room, now)
+}
+
+// goesWhole reports whether a super-packet of n octets can go on as it is; it is
+// asked after decide. What has to be held, refused or fragmented is cut before.
+func (e *Encap) goesWhole(p *HostPacket, n int) bool {
+	r := &e.run
+	return !r.miss && r.drop == NotDropped && p.Super.longest(n) <= r.rloc.Room() &&
+		!(e.behindHeld() && e.f.hold.has(holdKey{e.iid, e.flow.Dst}))
+}
+
+// behindHeld reports whether any packets are held that others must not pass.
+func (e *Encap) behindHeld() bool {
+	return !e.releaser && e.f.hold != nil && e.f.hold.active.Load() > 0
 }
 
 // decode parses an inner packet of n octets that begins with head, and makes
@@ -289,18 +330,17 @@ func (e *Encap) endRun() {
 	e.run.packets, e.run.bytes = 0, 0
 }
 
-// emit queues a packet: buf is the room for the LISP header and the inner
-// packet, which goes on in body.
-func (e *Encap) emit(buf, body []byte, fragmentable bool) {
+// emit queues a packet of n octets, or a super-packet.
+func (e *Encap) emit(p *HostPacket, n int, fragmentable bool) {
 	r := &e.run
-	encap.PutHeader(buf, e.iid)
+	encap.PutHeader(p.Buf, e.iid)
 	if r.pair != 0 {
-		encap.PutVersions(buf, r.pair)
+		encap.PutVersions(p.Buf, r.pair)
 	}
-	r.packets++
-	r.bytes += uint64(len(buf) - encap.HeaderLen + len(body))
+	r.packets += uint64(p.Super.Segments(n))
+	r.bytes += p.Super.octets(n)
 	e.out = append(e.out, Packet{
-		Data: buf, Body: body, Src: r.src, Dst: r.rloc.addr, Hash: r.hash,
+		Data: p.Buf, Body: p.Body, Super: p.Super, Src: r.src, Dst: r.rloc.addr, Hash: r.hash,
 		TTL: e.flow.TTL, TOS: encap.OuterTOS(e.flow.TOS), Fragmentable: fragmentable,
 	})
 	if len(e.out) == cap(e.out) {
@@ -315,12 +355,19 @@ func (e *Encap) flush() {
 		var packets, bytes uint64
 		for i := range e.out {
 			p := &e.out[i]
+			n := p.Len() - encap.HeaderLen
+			sent, octets := uint64(p.Super.Segments(n)), p.Super.octets(n)
 			if p.Drop != NotDropped {
-				e.c.Drop(p.Drop, 1)
-				continue
+				lost := uint64(1)
+				if p.Super.Size > 0 {
+					lost = uint64(p.Lost)
+				}
+				e.c.Drop(p.Drop, lost)
+				octets -= octets / sent * lost
+				sent -= lost
 			}
-			packets++
-			bytes += uint64(p.Len() - encap.HeaderLen)
+			packets += sent
+			bytes += octets
 			if p.Fragmentable {
 				e.c.Add(OuterFragmented, 1)
 			}
@@ -384,7 +431,7 @@ func (e *Encap) oversized(p *HostPacket, n, room int, now time.Time) {
 	case f.Src.Is6() && n <= encap.MinMTU6:
 		// No IPv6 host sends less than this, whatever it is told: the outer
 		// packet has to be fragmented (RFC 2473 section 7.1 b).
-		e.emit(p.Buf, p.Body, true)
+		e.emit(p, n, true)
 		return
 	}
 	e.c.Drop(DropTooBig, 1)
@@ -431,7 +478,8 @@ func (e *Encap) fragment(pkt []byte, room int) {
 			return
 		}
 		e.frag = b
-		e.emit(b[start:len(b):len(b)], nil, false)
+		buf := b[start:len(b):len(b)]
+		e.emit(&HostPacket{Buf: buf}, len(buf)-Headroom, false)
 	}
 }
 

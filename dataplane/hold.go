@@ -112,6 +112,13 @@ func (h *hold) put(k holdKey, src netip.Addr, pkt *HostPacket, now time.Time, be
 	return true, NotDropped
 }
 
+// has reports whether there are packets toward k.
+func (h *hold) has(k holdKey) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.byKey[k] != nil
+}
+
 // keys returns the destinations that have packets.
 func (h *hold) keys() []holdKey {
 	h.mu.Lock()

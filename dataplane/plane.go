@@ -35,8 +35,7 @@ type Plane interface {
 // LISP header is written there.
 const Headroom = 8
 
-// MaxBatch is the largest number of packets that a worker handles at once. Of
-// packets of 1500 octets three times 44 fit the largest runs that can be sent.
+// MaxBatch is the largest number of packets that a worker handles at once.
 const MaxBatch = 132
 
 // Host is the site side of a plane, where packets of hosts come from and go
@@ -56,14 +55,16 @@ type HostReader interface {
 	Read(pkts []HostPacket) (n int, err error)
 }
 
-// HostPacket is one IP packet from the host side, in two parts so that the
-// segments of a large one need not be copied.
+// HostPacket is one IP packet from the host side, or a super-packet. It may be in
+// two parts, so that the segments of a large one need not be copied.
 type HostPacket struct {
 	// Buf is Headroom octets and then the beginning of the packet, with all of
 	// its IP and transport headers.
 	Buf []byte
-	// Body is the rest of the packet, or empty.
+	// Body is the rest of the packet, or empty, as it is for a super-packet.
 	Body []byte
+	// Super says how a super-packet is to be cut.
+	Super Super
 	// Drop is set when the packet was lost on the host side.
 	Drop DropReason
 }
@@ -85,7 +86,8 @@ type Underlay interface {
 // Sender is the sending half of an Underlay.
 type Sender interface {
 	// Send sends the packets in order, and sets Drop of each that it could not
-	// send. The packets are borrowed until it returns. One goroutine calls it.
+	// send. A super-packet it cuts, or leaves that to who does it later. The
+	// packets are borrowed until it returns. One goroutine calls it.
 	Send(pkts []Packet)
 }
 
@@ -103,8 +105,12 @@ type Receiver interface {
 type Packet struct {
 	// Data is the LISP header and the inner packet, or its beginning.
 	Data []byte
-	// Body is the rest of the inner packet. It is empty in what is received.
+	// Body is the rest of the inner packet. It is empty in what is received, and
+	// for a super-packet.
 	Body []byte
+	// Super says how the inner packet is to be cut, if that is a super-packet; the
+	// LISP header is that of each segment.
+	Super Super
 	// Src and Dst are the outer addresses.
 	Src, Dst netip.Addr
 	// Hash is the flow hash, from which a sender takes the source port.
@@ -113,8 +119,10 @@ type Packet struct {
 	TTL, TOS uint8
 	// Fragmentable allows fragmentation of the outer packet.
 	Fragmentable bool
-	// Drop is set by the underlay when the packet was lost there.
+	// Drop is set by the underlay when the packet was lost there, or some of the
+	// segments, of which Lost is how many.
 	Drop DropReason
+	Lost int
 }
 
 // Len returns the length of the UDP payload in octets.

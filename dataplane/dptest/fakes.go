@@ -171,10 +171,21 @@ func (u *Underlay) Send(pkts []dataplane.Packet) {
 				continue
 			}
 		}
-		if !u.Discard {
-			p := pkts[i]
+		if u.Discard {
+			continue
+		}
+		p := pkts[i]
+		if p.Super.Size == 0 {
 			p.Data, p.Body = slices.Concat(p.Data, p.Body), nil
 			u.out.put(p)
+			continue
+		}
+		var cut dataplane.Cutter
+		var head dataplane.Head
+		for cut.Begin(p.Data, p.Super); cut.Active(); {
+			s := p
+			s.Data, s.Super = slices.Concat(cut.Next(&head)), dataplane.Super{}
+			u.out.put(s)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package dptest
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"testing"
@@ -49,24 +50,22 @@ func newMemory(s *State) *memory {
 	return m
 }
 
-// Encap implements Plane. The host side cuts super-packets, and leaves the
-// payload of each segment apart.
+// Encap implements Plane.
 func (m *memory) Encap(iid uint32, pkt []byte, size int) Outcome {
-	pkts := []dataplane.HostPacket{HostPacket(pkt, 0)}
+	p := HostPacket(pkt, 0)
 	if size > 0 {
-		pkts = nil
 		whole, o := announce(pkt, size)
-		list, err := o.cut(whole)
-		for _, s := range list {
-			pkts = append(pkts, HostPacket(s, o.start+o.sum+2))
+		p = HostPacket(whole, 0)
+		protocol := uint8(TCP)
+		if o.sum == 6 {
+			protocol = UDP
 		}
-		if err != nil {
-			return Outcome{Err: err}
+		var ok bool
+		if p.Super, ok = dataplane.NewSuper(whole, protocol, o.start, size); !ok {
+			return Outcome{Err: errors.New("no super-packet")}
 		}
 	}
-	for batch := range slices.Chunk(pkts, dataplane.MaxBatch) {
-		m.out[iid].Batch(m.now, batch)
-	}
+	m.out[iid].Batch(m.now, []dataplane.HostPacket{p})
 	return m.outcome(iid)
 }
 

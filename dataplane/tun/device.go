@@ -120,9 +120,6 @@ const (
 	// readBytes is after how many octets it stops: a few packets of many
 	// segments, which fill a batch.
 	readBytes = 192 << 10
-	// headLen is the room for LISP header, IP header and transport header of a
-	// segment.
-	headLen = dataplane.Headroom + 40 + 60 + 148
 )
 
 // queue is one queue of a device. It implements dataplane.Host: Read for one
@@ -136,12 +133,9 @@ type queue struct {
 
 	// Of Read.
 	raw    [readPackets]rawPacket
-	got    int  // raw packets read
-	next   int  // the one to be handed over next
+	limit  int // how many of raw may be read
+	got    int
 	total  int  // octets of those that were read
-	block  bool // the read may wait for a packet
-	split  splitter
-	heads  [dataplane.MaxBatch][headLen]byte
 	empty  bool // the last read found nothing more
 	readFn func(fd uintptr)
 	pollFn func(stop uintptr)
@@ -204,94 +198,57 @@ func (q *queue) Close() error {
 	return errors.Join(err, q.stop.Close(), q.file.Close())
 }
 
-// Read implements dataplane.HostReader. As long as there is something to read
-// it fills pkts, so that a packet of many segments goes on where the last one
-// ended.
+// Read implements dataplane.HostReader. Super-packets come whole.
 func (q *queue) Read(pkts []dataplane.HostPacket) (n int, err error) {
-	q.recycle()
-	for {
-		for n < len(pkts) && (q.split.active() || q.next < q.got) {
-			if !q.split.active() {
-				r := &q.raw[q.next]
-				q.next++
-				if !q.start(r, &pkts[n]) {
-					n++ // a packet by itself
-					continue
-				}
-			}
-			pkts[n] = q.split.segment(&q.heads[n])
-			n++
-		}
-		if n == len(pkts) || n > 0 && (q.empty || q.got == readPackets || q.total > readBytes) {
-			return n, nil
-		}
-		before := q.got
-		q.block, q.rerrno = n == 0, 0
+	q.limit, q.got, q.total, q.rerrno = min(len(pkts), readPackets), 0, 0, 0
+	for q.got == 0 {
 		err := q.rc.Control(q.readFn)
 		switch {
+		case q.got > 0: // an error will come again
 		case err != nil || q.closed.Load():
-			err = os.ErrClosed
+			return 0, os.ErrClosed
 		case q.rerrno == unix.EBADFD:
-			err = errDeviceGone
+			return 0, errDeviceGone
 		case q.rerrno != 0:
-			err = fmt.Errorf("read: %w", q.rerrno)
-		}
-		if err != nil && q.got == before {
-			return n, err
-		}
-		if q.c != nil {
-			q.c.Add(dataplane.HostReads, uint64(q.got-before))
+			return 0, fmt.Errorf("read: %w", q.rerrno)
 		}
 	}
-}
-
-// recycle gives the room of packets that were handed over back, but for one
-// that is not cut to the end yet.
-func (q *queue) recycle() {
-	switch {
-	case q.next < q.got:
-		return // only now: those that follow keep their places
-	case !q.split.active():
-		q.got = 0
-	case q.got > 1:
-		// It goes to the first place, so that the same few buffers are used
-		// again, which are in the cache.
-		a, b := &q.raw[0], &q.raw[q.got-1]
-		a.buf, b.buf = b.buf, a.buf
-		a.iov[1].Base, b.iov[1].Base = b.iov[1].Base, a.iov[1].Base
-		q.got = 1
+	if q.c != nil {
+		q.c.Add(dataplane.HostReads, uint64(q.got))
 	}
-	q.next, q.total = q.got, 0
+	for i := range q.got {
+		pkts[i] = q.raw[i].packet()
+	}
+	return q.got, nil
 }
 
 var errDeviceGone = errors.New("the TUN device was removed")
 
-// start looks at a packet that was read. It reports whether the packet has to
-// be split; otherwise p is it.
-func (q *queue) start(r *rawPacket, p *dataplane.HostPacket) (split bool) {
-	pkt := r.buf[dataplane.Headroom : dataplane.Headroom+r.n]
+// packet is what was read, as it is handed over.
+func (r *rawPacket) packet() dataplane.HostPacket {
+	p := dataplane.HostPacket{Buf: r.buf[:dataplane.Headroom+r.n]}
+	pkt := p.Buf[dataplane.Headroom:]
 	var v vnetHeader
 	v.decode(&r.vnet)
-	if v.gsoType&^gsoECN == gsoNone {
-		*p = dataplane.HostPacket{Buf: r.buf[:dataplane.Headroom+r.n]}
-		if v.flags&vnetNeedsChecksum != 0 && !v.complete(pkt) {
-			*p = dataplane.HostPacket{Drop: dataplane.DropHostRead}
-		}
-		return false
+	ok := true
+	switch {
+	case v.gsoType&^gsoECN != gsoNone:
+		p.Super, ok = v.super(pkt)
+	case v.flags&vnetNeedsChecksum != 0:
+		ok = v.complete(pkt)
 	}
-	if !q.split.begin(pkt, v) {
-		*p = dataplane.HostPacket{Drop: dataplane.DropHostRead}
-		return false
+	if !ok {
+		return dataplane.HostPacket{Drop: dataplane.DropHostRead}
 	}
-	return true
+	return p
 }
 
 // readAll takes what is there, but stops when there is enough to do. It waits
-// for the first packet, if it may.
+// for the first packet.
 func (q *queue) readAll(fd uintptr) {
 	yielded := false
-	for begin := q.got; q.got < readPackets && q.total <= readBytes; {
-		if q.empty && q.block {
+	for q.got < q.limit && q.total <= readBytes {
+		if q.empty && q.got == 0 {
 			q.poll[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
 			if q.stopRC.Control(q.pollFn) != nil || q.closed.Load() {
 				return
@@ -304,14 +261,14 @@ func (q *queue) readAll(fd uintptr) {
 		case errno == unix.EINTR:
 			continue
 		case errno == unix.EAGAIN:
-			if q.got > begin && !yielded {
+			if q.got > 0 && !yielded {
 				// Few so far: who makes them may be waiting for this CPU, and
 				// many at once cost less each.
 				yielded = true
 				unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 				continue
 			}
-			if q.empty = true; q.got > begin || !q.block {
+			if q.empty = true; q.got > 0 {
 				return
 			}
 			continue

@@ -67,100 +67,19 @@ func (v *vnetHeader) complete(pkt []byte) bool {
 	return true
 }
 
-// splitter cuts a packet of many segments, as the kernel hands over what TCP
-// segmentation offload or UDP_SEGMENT left whole, into the packets that a
-// network card would make of it. Payloads stay where they are; each segment
-// gets its own copy of the headers.
-type splitter struct {
-	pkt     []byte // nil when there is nothing to cut
-	size    int    // payload of a segment
-	ip      int    // length of the IP headers
-	headers int    // of IP and transport headers
-	csum    int    // offset of the transport checksum
-	proto   uint8
-	off     int // of the next payload
-	index   int
-
-	pseudo uint64 // sum of addresses and protocol
-	seq    uint32
-}
-
-func (s *splitter) active() bool { return s.pkt != nil }
-
-// begin takes a packet. It reports whether the kernel's description of it
-// makes sense. pkt must stay unchanged until the last segment is done with.
-func (s *splitter) begin(pkt []byte, v vnetHeader) bool {
-	*s = splitter{size: int(v.gsoSize), ip: int(v.csumAt)}
-	if len(pkt) < 20 || s.size == 0 {
-		return false
+// super describes a packet of many segments, as the kernel hands over what TCP
+// segmentation offload or UDP_SEGMENT left whole. ok is false where the kernel's
+// description makes no sense.
+func (v *vnetHeader) super(pkt []byte) (s dataplane.Super, ok bool) {
+	if len(pkt) == 0 {
+		return s, false
 	}
-	minIP, typ := 20, v.gsoType&^gsoECN
-	if pkt[0]>>4 == 6 {
-		minIP = 40
+	protocol := uint8(0)
+	switch typ, version := v.gsoType&^gsoECN, pkt[0]>>4; {
+	case typ == gsoTCPv4 && version == 4, typ == gsoTCPv6 && version == 6:
+		protocol = protoTCP
+	case typ == gsoUDP:
+		protocol = protoUDP
 	}
-	switch {
-	case typ == gsoTCPv4 && pkt[0]>>4 == 4, typ == gsoTCPv6 && pkt[0]>>4 == 6:
-		if len(pkt) < s.ip+20 {
-			return false
-		}
-		s.proto, s.csum, s.headers = protoTCP, s.ip+16, s.ip+int(pkt[s.ip+12]>>4)*4
-		s.seq = binary.BigEndian.Uint32(pkt[s.ip+4:])
-		if s.headers < s.ip+20 {
-			return false
-		}
-	case typ == gsoUDP && (pkt[0]>>4 == 4 || pkt[0]>>4 == 6):
-		s.proto, s.csum, s.headers = protoUDP, s.ip+6, s.ip+8
-	default:
-		return false
-	}
-	if s.ip < minIP || s.headers >= len(pkt) || s.headers > headLen-dataplane.Headroom ||
-		pkt[0]>>4 == 4 && int(pkt[0]&0x0f)*4 != s.ip {
-		return false
-	}
-	s.pseudo = encap.PseudoHeader(pkt, s.proto, 0)
-	s.off = s.headers
-	s.pkt = pkt
-	return true
-}
-
-// segment returns the next one; its headers are in buf.
-func (s *splitter) segment(buf *[headLen]byte) dataplane.HostPacket {
-	body := s.pkt[s.off:min(s.off+s.size, len(s.pkt))]
-	s.off += len(body)
-	last := s.off == len(s.pkt)
-	h := buf[dataplane.Headroom : dataplane.Headroom+s.headers]
-	copy(h, s.pkt)
-	length := s.headers + len(body)
-	if h[0]>>4 == 4 {
-		binary.BigEndian.PutUint16(h[2:], uint16(length))
-		binary.BigEndian.PutUint16(h[4:], binary.BigEndian.Uint16(h[4:])+uint16(s.index))
-		h[10], h[11] = 0, 0
-		binary.BigEndian.PutUint16(h[10:], encap.Checksum(h[:s.ip]))
-	} else {
-		binary.BigEndian.PutUint16(h[4:], uint16(length-40))
-	}
-	if s.proto == protoTCP {
-		binary.BigEndian.PutUint32(h[s.ip+4:], s.seq+uint32(s.index*s.size))
-		if !last { // on the last segment only
-			h[s.ip+13] &^= tcpFIN | tcpPSH
-		}
-		if s.index > 0 { // on the first segment only (RFC 3168 section 6.1.2)
-			h[s.ip+13] &^= tcpCWR
-		}
-	} else {
-		binary.BigEndian.PutUint16(h[s.ip+4:], uint16(length-s.ip))
-	}
-	h[s.csum], h[s.csum+1] = 0, 0
-	// The headers have an even length, so the payload's sum just adds up.
-	sum := encap.Sum(h[s.ip:], encap.Sum(body, s.pseudo+uint64(length-s.ip)))
-	c := ^encap.Fold(sum)
-	if c == 0 && s.proto == protoUDP {
-		c = 0xffff
-	}
-	binary.BigEndian.PutUint16(h[s.csum:], c)
-	s.index++
-	if last {
-		s.pkt = nil
-	}
-	return dataplane.HostPacket{Buf: buf[:dataplane.Headroom+s.headers], Body: body}
+	return dataplane.NewSuper(pkt, protocol, int(v.csumAt), int(v.gsoSize))
 }

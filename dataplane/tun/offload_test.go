@@ -69,24 +69,29 @@ func whole(p []byte, size int) ([]byte, vnetHeader) {
 // segments cuts a packet and returns copies.
 func segments(t *testing.T, p []byte, v vnetHeader) (list [][]byte) {
 	t.Helper()
-	var s splitter
-	var heads [dataplane.MaxBatch][headLen]byte
-	if !s.begin(p, v) {
-		t.Fatal("refused to split")
+	s, ok := v.super(p)
+	if !ok {
+		t.Fatal("refused to cut")
 	}
-	for s.active() {
-		h := s.segment(&heads[len(list)%len(heads)])
-		if len(h.Buf) < dataplane.Headroom || h.Drop != 0 {
-			t.Fatalf("segment %+v", h)
+	room := []byte("headroom")
+	var c dataplane.Cutter
+	var head dataplane.Head
+	for c.Begin(slices.Concat(room, p), s); c.Active(); {
+		first, body := c.Next(&head)
+		if !bytes.Equal(first[:dataplane.Headroom], room) {
+			t.Fatalf("the headroom of a segment is %x", first[:dataplane.Headroom])
 		}
-		list = append(list, slices.Concat(h.Buf[dataplane.Headroom:], h.Body))
+		list = append(list, slices.Concat(first[dataplane.Headroom:], body))
+	}
+	if len(list) != s.Segments(len(p)) {
+		t.Fatalf("%d segments, %d announced", len(list), s.Segments(len(p)))
 	}
 	return list
 }
 
-// Splitting makes sound packets that carry the payload in order, with the
+// Cutting makes sound packets that carry the payload in order, with the
 // header fields that a sender without offload would have given them.
-func TestSplit(t *testing.T) {
+func TestCut(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 1))
 	for range 400 {
 		v6, proto := r.IntN(2) == 0, uint8([]int{protoTCP, protoUDP}[r.IntN(2)])
@@ -140,7 +145,7 @@ func TestSplit(t *testing.T) {
 
 // The kernel's description is not trusted: nothing panics, and what is refused
 // is refused whole.
-func FuzzSplit(f *testing.F) {
+func FuzzCut(f *testing.F) {
 	for _, proto := range []uint8{protoTCP, protoUDP} {
 		for _, v6 := range []bool{false, true} {
 			p, v := whole(flow(v6, proto, 1, make([]byte, 100)).Bytes(), 30)
@@ -155,20 +160,21 @@ func FuzzSplit(f *testing.F) {
 		v.decode((*[vnetLen]byte)(b))
 		pkt := slices.Clone(b[vnetLen:])
 		v.complete(slices.Clone(pkt))
-		var s splitter
-		if !s.begin(pkt, v) {
+		s, ok := v.super(pkt)
+		if !ok {
 			return
 		}
-		total, headers := 0, s.headers
-		var head [headLen]byte
-		for n := 0; s.active(); n++ {
-			total += len(s.segment(&head).Body)
-			if n > len(pkt) {
+		total, n := 0, 0
+		var c dataplane.Cutter
+		var head dataplane.Head
+		for c.Begin(append(make([]byte, dataplane.Headroom), pkt...), s); c.Active(); n++ {
+			_, body := c.Next(&head)
+			if total += len(body); n > len(pkt) {
 				t.Fatal("no end")
 			}
 		}
-		if total != len(pkt)-headers {
-			t.Fatalf("%d octets of %d", total, len(pkt)-headers)
+		if total != len(pkt)-int(s.Headers) || n != s.Segments(len(pkt)) {
+			t.Fatalf("%d octets of %d in %d segments of %d", total, len(pkt)-int(s.Headers), n, s.Segments(len(pkt)))
 		}
 	})
 }
@@ -362,13 +368,15 @@ func TestOffloadsDoNotAllocate(t *testing.T) {
 		pkts = append(pkts, p.Bytes())
 	}
 	big, v := whole(flow(true, protoTCP, 5, make([]byte, 60000)).Bytes(), 1000)
-	var s splitter
-	head := new([headLen]byte)
+	big = append(make([]byte, dataplane.Headroom), big...)
+	s, _ := v.super(big[dataplane.Headroom:])
+	var cut dataplane.Cutter
+	head := new(dataplane.Head)
 	c.load(pkts)
 	if n := testing.AllocsPerRun(50, func() {
 		c.load(pkts)
-		for s.begin(big, v); s.active(); {
-			s.segment(head)
+		for cut.Begin(big, s); cut.Active(); {
+			cut.Next(head)
 		}
 	}); n != 0 {
 		t.Errorf("%v allocations", n)

@@ -22,6 +22,9 @@ const (
 	// Source ports come from the dynamic range (RFC 6335) and are chosen at
 	// random, so that who forges an ICMP message has to guess them.
 	firstPort, lastPort = 49152, 65535
+	// batchPieces is how many datagrams one call makes at most. Of those of 1500
+	// octets three times 44 fit the largest runs that can be sent.
+	batchPieces = 132
 	// maxSegments is UDP_MAX_SEGMENTS of kernels before 6.9.
 	maxSegments = 64
 	maxPayload  = 65507
@@ -124,14 +127,21 @@ type sender struct {
 	fwd   *dataplane.Forwarder
 	told  teller
 
-	msgs  [dataplane.MaxBatch]message
+	// What is sent next: packets, and segments of super-packets with the room for
+	// their headers.
+	pieces [batchPieces]piece
+	n      int
+	cut    dataplane.Cutter
+	heads  [batchPieces]dataplane.Head
+
+	msgs  [batchPieces]message
 	count int
-	iovs  [2 * dataplane.MaxBatch]unix.Iovec // of each packet two
+	iovs  [2 * batchPieces]unix.Iovec // of each piece two
 	// Messages of one socket go with one system call. Those are chained here,
 	// and laid out in the order of the chains.
 	chains []chain
-	hdrs   [dataplane.MaxBatch]mmsghdr
-	order  [dataplane.MaxBatch]int16 // which message a header is of
+	hdrs   [batchPieces]mmsghdr
+	order  [batchPieces]int16 // which message a header is of
 
 	// Arguments and results of write, which is set once so that no closure is
 	// made for each call.
@@ -140,11 +150,25 @@ type sender struct {
 	errno    unix.Errno
 }
 
+// piece is the payload of one datagram, in one part or two.
+type piece struct {
+	data, body []byte
+	of         *dataplane.Packet // it, or the super-packet that it is a segment of
+}
+
+func (p *piece) len() int { return len(p.data) + len(p.body) }
+
+// lose says that the piece was not sent.
+func (p *piece) lose(why dataplane.DropReason) {
+	p.of.Drop = why
+	p.of.Lost++
+}
+
 // message is one datagram, or a run of datagrams that the kernel cuts.
 type message struct {
 	pool     *pool
 	sock     *socket
-	first, n int // packets
+	first, n int // pieces
 	vectors  int
 	name     rawName
 	nameLen  uint32
@@ -159,7 +183,7 @@ type chain struct {
 }
 
 func newSender(pools *atomic.Pointer[[]*pool], fwd *dataplane.Forwarder) *sender {
-	s := &sender{pools: pools, fwd: fwd, chains: make([]chain, 0, dataplane.MaxBatch)}
+	s := &sender{pools: pools, fwd: fwd, chains: make([]chain, 0, batchPieces)}
 	s.write = func(fd uintptr) {
 		for tries := 0; s.from < s.to; {
 			n, errno := sendmmsg(fd, s.hdrs[s.from:s.to], unix.MSG_DONTWAIT)
@@ -183,40 +207,62 @@ func newSender(pools *atomic.Pointer[[]*pool], fwd *dataplane.Forwarder) *sender
 
 // Send implements dataplane.Sender.
 func (s *sender) Send(pkts []dataplane.Packet) {
-	for len(pkts) > 0 {
-		n := s.build(pkts[:min(len(pkts), dataplane.MaxBatch)])
-		to := 0
-		for _, c := range s.chains {
-			from := to
-			for k := c.first; k >= 0; k = s.msgs[k].next {
-				s.layOut(to, k)
-				to++
-			}
-			s.transmit(pkts, from, to)
+	for i := range pkts {
+		p := &pkts[i]
+		p.Drop, p.Lost = dataplane.NotDropped, 0
+		if p.Super.Size == 0 {
+			s.add(p, p.Data, p.Body)
+			continue
 		}
-		pkts = pkts[n:]
+		for s.cut.Begin(p.Data, p.Super); s.cut.Active(); {
+			first, body := s.cut.Next(&s.heads[s.n])
+			s.add(p, first, body)
+		}
+	}
+	s.flush()
+}
+
+// add puts a piece behind the others. When there is no more room all are sent.
+func (s *sender) add(p *dataplane.Packet, data, body []byte) {
+	s.pieces[s.n] = piece{data, body, p}
+	if s.n++; s.n == len(s.pieces) {
+		s.flush()
 	}
 }
 
-// build makes messages of pkts, all of it.
-func (s *sender) build(pkts []dataplane.Packet) int {
+// flush sends the pieces.
+func (s *sender) flush() {
+	s.build()
+	to := 0
+	for _, c := range s.chains {
+		from := to
+		for k := c.first; k >= 0; k = s.msgs[k].next {
+			s.layOut(to, k)
+			to++
+		}
+		s.transmit(from, to)
+	}
+	s.n = 0
+}
+
+// build makes messages of the pieces.
+func (s *sender) build() {
 	s.count, s.chains = 0, s.chains[:0]
-	for i := 0; i < len(pkts); {
-		p := &pkts[i]
+	for i := 0; i < s.n; {
+		p := s.pieces[i].of
 		pool := s.find(p.Src)
 		if pool == nil {
-			p.Drop = dataplane.DropSendNoSocket
+			s.pieces[i].lose(dataplane.DropSendNoSocket)
 			i++
 			continue
 		}
 		n := 1
 		if !p.Fragmentable && !pool.noSegmentation.Load() {
-			n = runLength(pkts[i:])
+			n = runLength(s.pieces[i:s.n])
 		}
-		s.add(pool, pkts, i, n)
+		s.message(pool, i, n)
 		i += n
 	}
-	return len(pkts)
 }
 
 func (s *sender) find(src netip.Addr) *pool {
@@ -228,31 +274,36 @@ func (s *sender) find(src netip.Addr) *pool {
 	return nil
 }
 
-// runLength returns how many packets from the first on may go as one run: same
+// runLength returns how many pieces from the first on may go as one run: same
 // outer header, all of one length but for a shorter last one.
-func runLength(pkts []dataplane.Packet) int {
-	first := &pkts[0]
-	size, total, n := first.Len(), first.Len(), 1
-	for n < len(pkts) && n < maxSegments {
-		p := &pkts[n]
-		if p.Len() > size || total+p.Len() > maxPayload || p.Hash != first.Hash || p.Dst != first.Dst ||
-			p.Src != first.Src || p.TTL != first.TTL || p.TOS != first.TOS || p.Fragmentable {
+func runLength(list []piece) int {
+	first := &list[0]
+	size, n := first.len(), 1
+	total := size
+	for n < len(list) && n < maxSegments {
+		p := &list[n]
+		if p.len() > size || total+p.len() > maxPayload || p.of != first.of && !alike(p.of, first.of) {
 			break
 		}
-		total += p.Len()
+		total += p.len()
 		n++
-		if p.Len() < size {
+		if p.len() < size {
 			break
 		}
 	}
 	return n
 }
 
-// add appends a message for pkts[i:i+n].
-func (s *sender) add(pool *pool, pkts []dataplane.Packet, i, n int) {
+// alike reports whether two packets have the same outer header.
+func alike(p, first *dataplane.Packet) bool {
+	return p.Hash == first.Hash && p.Dst == first.Dst && p.Src == first.Src && p.TTL == first.TTL && p.TOS == first.TOS && !p.Fragmentable
+}
+
+// message makes one of pieces i to i+n.
+func (s *sender) message(pool *pool, i, n int) {
 	k := s.count
 	s.count++
-	m, p := &s.msgs[k], &pkts[i]
+	m, p := &s.msgs[k], s.pieces[i].of
 	m.pool, m.first, m.n = pool, i, n
 	// The low bits of the hash have chosen the locator; the port takes others.
 	m.sock = pool.ports[p.Hash>>8%sourcePorts]
@@ -261,7 +312,7 @@ func (s *sender) add(pool *pool, pkts []dataplane.Packet, i, n int) {
 	}
 	m.vectors = 0
 	for j := i; j < i+n; j++ {
-		m.vectors += s.vectors(2*i+m.vectors, &pkts[j])
+		m.vectors += s.vectors(2*i+m.vectors, &s.pieces[j])
 	}
 	m.ctl.reset()
 	if p.Dst.Is4() {
@@ -272,7 +323,7 @@ func (s *sender) add(pool *pool, pkts []dataplane.Packet, i, n int) {
 		m.ctl.add(unix.IPPROTO_IPV6, unix.IPV6_TCLASS, uint32(p.TOS), 4)
 	}
 	if n > 1 {
-		m.ctl.add(unix.IPPROTO_UDP, unix.UDP_SEGMENT, uint32(p.Len()), 2)
+		m.ctl.add(unix.IPPROTO_UDP, unix.UDP_SEGMENT, uint32(s.pieces[i].len()), 2)
 	}
 	m.nameLen = m.name.put(p.Dst, encap.Port)
 	m.next = -1
@@ -297,31 +348,31 @@ func (s *sender) layOut(at int, k int16) {
 	h.Flags = 0
 }
 
-// vectors lays out a packet at place k and returns how many vectors it took.
-func (s *sender) vectors(k int, p *dataplane.Packet) int {
-	s.iovs[k].Base = &p.Data[0]
-	s.iovs[k].SetLen(len(p.Data))
-	if len(p.Body) == 0 {
+// vectors lays out a piece at place k and returns how many vectors it took.
+func (s *sender) vectors(k int, p *piece) int {
+	s.iovs[k].Base = &p.data[0]
+	s.iovs[k].SetLen(len(p.data))
+	if len(p.body) == 0 {
 		return 1
 	}
-	s.iovs[k+1].Base = &p.Body[0]
-	s.iovs[k+1].SetLen(len(p.Body))
+	s.iovs[k+1].Base = &p.body[0]
+	s.iovs[k+1].SetLen(len(p.body))
 	return 2
 }
 
-// message returns that of a header.
-func (s *sender) message(at int) *message { return &s.msgs[s.order[at]] }
+// messageOf returns that of a header.
+func (s *sender) messageOf(at int) *message { return &s.msgs[s.order[at]] }
 
 // transmit sends messages from to to, all of one socket. A message that the
 // kernel refuses costs none of the others.
-func (s *sender) transmit(pkts []dataplane.Packet, from, to int) {
+func (s *sender) transmit(from, to int) {
 	s.from, s.to = from, to
 	at, tries := from, 0
 	for s.from < s.to {
 		s.errno = 0
-		if s.message(from).sock.use(s.write) != nil {
+		if s.messageOf(from).sock.use(s.write) != nil {
 			for ; s.from < s.to; s.from++ {
-				s.lose(pkts, s.from, dataplane.DropSendNoSocket)
+				s.lose(s.from, dataplane.DropSendNoSocket)
 			}
 			return
 		}
@@ -334,12 +385,12 @@ func (s *sender) transmit(pkts []dataplane.Packet, from, to int) {
 		if tries++; tries < sendTries {
 			continue
 		}
-		if s.message(at).n > 1 {
-			s.oneByOne(pkts, at)
+		if s.messageOf(at).n > 1 {
+			s.oneByOne(at)
 		} else {
-			s.lose(pkts, at, dropOf(s.errno))
+			s.lose(at, dropOf(s.errno))
 		}
-		if p := &pkts[s.message(at).first]; p.Drop == dataplane.DropSendUnreachable {
+		if p := s.pieces[s.messageOf(at).first].of; p.Drop == dataplane.DropSendUnreachable {
 			s.told.tell(s.fwd, dataplane.Path{Local: p.Src, Remote: p.Dst}, s.c)
 		}
 		s.from = at + 1
@@ -350,15 +401,15 @@ func (s *sender) transmit(pkts []dataplane.Packet, from, to int) {
 // oneByOne sends the packets of a run that the kernel refused as such. When
 // that works, and the refusal was of the kind that a device without the
 // checksum offload makes, no more runs are tried on this pool.
-func (s *sender) oneByOne(pkts []dataplane.Packet, k int) {
-	m, refused := s.message(k), s.errno
+func (s *sender) oneByOne(k int) {
+	m, refused := s.messageOf(k), s.errno
 	first, n, ok := m.first, m.n, false
 	m.ctl.n -= unix.CmsgSpace(2) // UDP_SEGMENT was the last
 	h := &s.hdrs[k].hdr
 	h.SetControllen(m.ctl.n)
 	h.Iov = &s.iovs[2*first]
 	for i := first; i < first+n; i++ {
-		h.SetIovlen(s.vectors(2*first, &pkts[i]))
+		h.SetIovlen(s.vectors(2*first, &s.pieces[i]))
 		drop := dataplane.DropSendError
 		for range sendTries {
 			s.from, s.to, s.errno = k, k+1, 0
@@ -372,17 +423,19 @@ func (s *sender) oneByOne(pkts []dataplane.Packet, k int) {
 			}
 			drop = dropOf(s.errno)
 		}
-		pkts[i].Drop = drop
+		if drop != dataplane.NotDropped {
+			s.pieces[i].lose(drop)
+		}
 	}
 	if ok && (refused == unix.EIO || refused == unix.EINVAL || refused == unix.EOPNOTSUPP) {
 		m.pool.noSegmentation.Store(true)
 	}
 }
 
-func (s *sender) lose(pkts []dataplane.Packet, k int, drop dataplane.DropReason) {
-	m := s.message(k)
+func (s *sender) lose(k int, drop dataplane.DropReason) {
+	m := s.messageOf(k)
 	for i := m.first; i < m.first+m.n; i++ {
-		pkts[i].Drop = drop
+		s.pieces[i].lose(drop)
 	}
 }
 

@@ -162,7 +162,11 @@ func TestRunLength(t *testing.T) {
 		{"64 KiB", slices.Repeat([]dataplane.Packet{p(1, 30000)}, 4), 2},
 		{"segments", slices.Repeat([]dataplane.Packet{p(1, 10)}, 100), 64},
 	} {
-		if got := runLength(c.pkts); got != c.want {
+		var list []piece
+		for i := range c.pkts {
+			list = append(list, piece{c.pkts[i].Data, c.pkts[i].Body, &c.pkts[i]})
+		}
+		if got := runLength(list); got != c.want {
 			t.Errorf("%s: %d, want %d", c.name, got, c.want)
 		}
 	}
