@@ -47,6 +47,8 @@ const (
 	NativePackets
 	CacheHits
 	CacheMisses
+	Whole
+	Unfinished
 
 	HostCacheHits
 	HostCacheMisses
@@ -93,6 +95,9 @@ var counterTable = [numCounters]struct{ name, counts string }{
 	NativePackets:     {"native_packets", "packets given back to the host side to be forwarded natively"},
 	CacheHits:         {"cache_hits", "packets of hosts for which the map-cache had an answer, be it negative"},
 	CacheMisses:       {"cache_misses", "packets of hosts for which the map-cache had no answer"},
+
+	Whole:      {"encap_whole", "super-packets of hosts that left in one piece, to be cut by a network card or by nobody"},
+	Unfinished: {"decap_unfinished", "packets that came without a checksum inside, which virtual links and the sites at their ends leave to each other"},
 
 	HostCacheHits:   {"host_cache_hits", "lookups that the kernel plane's caches of flows and hosts answered"},
 	HostCacheMisses: {"host_cache_misses", "lookups that went to the kernel plane's tables of prefixes"},

@@ -351,6 +351,7 @@ func planeConfig(cfg *config.XTR, rlocs []netip.Addr, cpus int, log *slog.Logger
 		MapVersioning: cfg.MapVersioning,
 		SourceCheck:   sourceChecks[cfg.Plane.SourceCheck],
 		MSSClamp:      cfg.Plane.MSSClamp,
+		Unfinished:    cfg.Plane.UnfinishedChecksums,
 		Logger:        log,
 	}
 	if cfg.Miss == config.MissHold {

@@ -37,7 +37,7 @@ func newPlane(cfg *config.XTR, c tun.Config, fib *dataplane.FIB) (sitePlane, err
 	if cfg.Plane.Kind == "bpf" {
 		err := bpf.Available()
 		if err == nil {
-			return bpf.New(bpf.Config{Config: c, Mappings: cfg.MapCacheLimit, Unfinished: cfg.Plane.UnfinishedChecksums}, fib)
+			return bpf.New(bpf.Config{Config: c, Mappings: cfg.MapCacheLimit}, fib)
 		}
 		c.Logger.Warn("the kernel plane can't work here, so packets are forwarded by the TUN plane", "err", err)
 	}

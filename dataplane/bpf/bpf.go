@@ -62,11 +62,6 @@ type Config struct {
 	// Cache is for how many hosts the lookup of the longest prefix is
 	// remembered; 0 means DefaultCache.
 	Cache int
-	// Unfinished allows packets out of virtual links whose inner checksums nobody
-	// has computed, and super-packets: all routers behind such links must take
-	// them, which those do that decapsulate in this kernel, and no program does
-	// that reads a socket. Without it these packets are the TUN plane's.
-	Unfinished bool
 
 	unpinned bool // for tests: nothing outlives the process
 	classic  bool // for tests: as on a kernel without TCX

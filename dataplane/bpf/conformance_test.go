@@ -21,8 +21,9 @@ import (
 
 // inState makes a plane in a state of the suite.
 func inState(s *dptest.State, fib *dataplane.FIB) (*Plane, error) {
-	cfg := Config{unpinned: true, Unfinished: true, Mappings: 1024, Cache: 1024, Config: tun.Config{
-		ProxyITR: s.Proxies.ITR, ProxyETR: s.Proxies.ETR, Queues: 1,
+	cfg := Config{unpinned: true, Mappings: 1024, Cache: 1024, Config: tun.Config{
+		Unfinished: true,
+		ProxyITR:   s.Proxies.ITR, ProxyETR: s.Proxies.ETR, Queues: 1,
 		Miss: s.Config.Miss, MapVersioning: s.Config.MapVersioning, SourceCheck: s.Config.SourceCheck, MSSClamp: s.Config.MSSClamp,
 	}}
 	for _, iid := range s.Instances() {

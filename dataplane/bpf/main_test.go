@@ -15,9 +15,10 @@ var addr, prefix = netip.MustParseAddr, netip.MustParsePrefix
 
 // The planes of an xTR besides the kernel plane with everything.
 const (
-	slowOnly = "TUN"
-	safe     = "without Config.Unfinished"
-	classic  = "as on a kernel without TCX"
+	slowOnly       = "TUN"
+	slowUnfinished = "TUN with Config.Unfinished"
+	safe           = "without Config.Unfinished"
+	classic        = "as on a kernel without TCX"
 )
 
 func TestMain(m *testing.M) { sites.Main(m, sites.Planes{Start: start, Cleanup: Cleanup}) }
@@ -32,8 +33,9 @@ func start(c sites.Config, fib *dataplane.FIB) (sites.Plane, error) {
 	for _, in := range c.Instances {
 		slow.Instances = append(slow.Instances, tun.Instance(in))
 	}
-	if c.Plane == slowOnly {
+	slow.Unfinished = c.Plane != safe && c.Plane != slowOnly
+	if c.Plane == slowOnly || c.Plane == slowUnfinished {
 		return tun.New(slow, fib)
 	}
-	return New(Config{Config: slow, Unfinished: c.Plane != safe, Mappings: c.Mappings, classic: c.Plane == classic}, fib)
+	return New(Config{Config: slow, Mappings: c.Mappings, classic: c.Plane == classic}, fib)
 }

@@ -664,6 +664,11 @@ func TestSuperPackets(t *testing.T) {
 		})
 	}
 	sites.SuperPackets(t, false, [2]string{safe, slowOnly}, func(sites.Answer) {})
+	// Planes that leave checksums to each other.
+	for _, planes := range [][2]string{{"", slowOnly}, {"", slowUnfinished}, {slowUnfinished, ""}} {
+		sites.SuperPackets(t, true, planes, func(sites.Answer) {})
+		sites.SuperPackets(t, false, planes, func(sites.Answer) {})
+	}
 }
 
 func BenchmarkTCP(b *testing.B) { sites.BenchmarkTCP(b) }

@@ -127,7 +127,7 @@ func sentDatagrams(t *testing.T) {
 		var pl *pool
 		sites.Check(t, nss[0].SetOffload("a", unix.ETHTOOL_STXCSUM, false))
 		sites.Check(t, nss[0].Do(func() (err error) {
-			pl, err = openPool(from.Addr())
+			pl, err = openPool(from.Addr(), false)
 			return err
 		}))
 		defer pl.close()

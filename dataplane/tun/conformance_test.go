@@ -10,8 +10,13 @@ import (
 
 // inState makes a plane in a state of the suite.
 func inState(s *dptest.State, fib *dataplane.FIB) (dataplane.Plane, error) {
+	return newInState(s, fib, false)
+}
+
+func newInState(s *dptest.State, fib *dataplane.FIB, unfinished bool) (*Plane, error) {
 	cfg := Config{
-		ProxyITR: s.Proxies.ITR, ProxyETR: s.Proxies.ETR, Queues: 1,
+		Unfinished: unfinished,
+		ProxyITR:   s.Proxies.ITR, ProxyETR: s.Proxies.ETR, Queues: 1,
 		Miss: s.Config.Miss, MapVersioning: s.Config.MapVersioning, SourceCheck: s.Config.SourceCheck, MSSClamp: s.Config.MSSClamp,
 	}
 	for _, iid := range s.Instances() {
@@ -30,6 +35,22 @@ func inState(s *dptest.State, fib *dataplane.FIB) (dataplane.Plane, error) {
 // devices and the sockets, where packets come that no router forwards.
 func TestConformance(t *testing.T) {
 	dptest.Run(t, dptest.Wire(inState))
+}
+
+// With the outlet super-packets leave as what the kernel makes of the frames that
+// come out of it.
+func TestConformanceOfOutlet(t *testing.T) {
+	f := dptest.Wire(func(s *dptest.State, fib *dataplane.FIB) (dataplane.Plane, error) {
+		p, err := newInState(s, fib, true)
+		if err == nil {
+			for range 2 {
+				p.outlet.look(p.host, true, true)
+			}
+		}
+		return p, err
+	})
+	f.Unsummed = 32
+	dptest.Run(t, f)
 }
 
 func TestConformanceOfDevices(t *testing.T) {

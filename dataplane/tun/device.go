@@ -179,6 +179,7 @@ func newQueue(fd int, uso bool) (*queue, error) {
 		return nil, errors.Join(err, q.Close())
 	}
 	q.gro.udp = uso
+	q.gro.mtu.Store(maxPacket)
 	for i := range q.raw {
 		r := &q.raw[i]
 		r.buf = make([]byte, dataplane.Headroom+maxPacket) // touched, and so resident, as far as packets are large
@@ -295,15 +296,16 @@ func (q *queue) wait(stop uintptr) {
 func (q *queue) Write(pkts [][]byte) (n int, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	unfinished := uint64(0)
 	for len(pkts) > 0 {
 		batch := pkts[:min(len(pkts), dataplane.MaxBatch)]
 		pkts = pkts[len(batch):]
 		q.gro.load(batch)
 		for i := range q.gro.groups {
 			g := &q.gro.groups[i]
-			q.vnet = vnetHeader{}
-			if g.n > 1 {
-				q.vnet = g.finish(batch[g.first])
+			q.vnet = g.offload(batch[g.first])
+			if g.unfinished {
+				unfinished += uint64(g.n)
 			}
 			q.gather(batch, g)
 			q.werrno = 0
@@ -319,6 +321,9 @@ func (q *queue) Write(pkts [][]byte) (n int, err error) {
 		if q.c != nil {
 			q.c.Add(dataplane.HostWrites, uint64(len(q.gro.groups)))
 		}
+	}
+	if unfinished > 0 && q.c != nil {
+		q.c.Add(dataplane.Unfinished, unfinished)
 	}
 	return n, err
 }

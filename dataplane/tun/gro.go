@@ -3,6 +3,7 @@ package tun
 import (
 	"bytes"
 	"encoding/binary"
+	"sync/atomic"
 
 	"github.com/eidolon-lisp/eidolon/dataplane"
 	"github.com/eidolon-lisp/eidolon/encap"
@@ -14,6 +15,10 @@ const (
 	searchGroups = 16
 	// maxUDPSegments is what the kernel takes in one packet.
 	maxUDPSegments = 64
+	// cutLength is how long the packets are that a super-packet of TCP is cut into
+	// which came without a word of its segments: what any link takes inside of a
+	// site (RFC 8200 section 5), as whoever sent it can't be told of a smaller one.
+	cutLength = encap.MinMTU6
 )
 
 // coalescer finds in a batch the packets of one flow that follow each other and
@@ -21,7 +26,8 @@ const (
 // is written to the device as one packet of many segments. The order of a
 // flow's packets does not change.
 type coalescer struct {
-	udp    bool // the kernel takes UDP segments
+	udp    bool         // the kernel takes UDP segments
+	mtu    atomic.Int32 // of the device: what is longer has to be cut
 	groups []group
 	link   [dataplane.MaxBatch]int16 // next packet of the group, -1 at the end
 }
@@ -39,7 +45,12 @@ type group struct {
 	next        uint32 // TCP sequence number that continues it
 	push        uint8  // PSH, if the last segment had it
 	closed      bool   // nothing may follow
-	checked     bool   // the first packet's checksum was found right
+	// The checksum is that of the pseudo-header alone: it was left to whoever
+	// takes the packet to where a checksum is needed. Among virtual links that is
+	// nobody. A packet of which this is said by chance loses nothing, as computing
+	// its checksum comes to the same.
+	unfinished bool
+	checked    bool // the first packet's checksum was found right
 }
 
 // load makes groups of at most MaxBatch packets, in the order of their first.
@@ -81,16 +92,21 @@ func (c *coalescer) candidate(p []byte) (g group) {
 			g.headers = 0
 			return g
 		}
+		g.unfinished = binary.BigEndian.Uint16(p[g.ip+16:]) == pseudoSum(p, &g)
 		flags := p[g.ip+13]
 		g.size = len(p) - g.headers
 		g.next = binary.BigEndian.Uint32(p[g.ip+4:]) + uint32(g.size)
 		g.push = flags & tcpPSH
 		// Anything but plain data stays alone, and ends its group.
 		g.closed = flags&^tcpPSH != tcpACK || g.size == 0 || g.push != 0
-	case g.proto == protoUDP && c.udp && len(p) >= g.ip+8:
+		if g.unfinished && len(p) > int(c.mtu.Load()) {
+			g.size, g.closed = cutLength-g.headers, true
+		}
+	case g.proto == protoUDP && len(p) >= g.ip+8:
+		g.unfinished = binary.BigEndian.Uint16(p[g.ip+6:]) == pseudoSum(p, &g)
 		g.headers = g.ip + 8
 		g.size = len(p) - g.headers
-		g.closed = g.size == 0 || int(binary.BigEndian.Uint16(p[g.ip+4:])) != len(p)-g.ip || binary.BigEndian.Uint16(p[g.ip+6:]) == 0
+		g.closed = !c.udp || g.size == 0 || int(binary.BigEndian.Uint16(p[g.ip+4:])) != len(p)-g.ip || binary.BigEndian.Uint16(p[g.ip+6:]) == 0
 	}
 	return g
 }
@@ -132,7 +148,7 @@ func (c *coalescer) join(pkts [][]byte, at, i int, p *group) bool {
 		}
 	}
 	// The kernel will not look at the checksums of a coalesced packet again.
-	if !g.checked && !validChecksum(head, g) || !validChecksum(pkt, p) {
+	if !g.checked && !g.sound(head) || !p.sound(pkt) {
 		g.closed = !g.checked
 		return false
 	}
@@ -163,8 +179,31 @@ func sameTCP(a, b []byte) bool {
 	return bytes.Equal(a[8:13], b[8:13]) && bytes.Equal(a[14:16], b[14:16]) && bytes.Equal(a[18:], b[18:])
 }
 
-func validChecksum(p []byte, g *group) bool {
-	return encap.Fold(encap.Sum(p[g.ip:], encap.PseudoHeader(p, g.proto, len(p)-g.ip))) == 0xffff
+// sound reports whether nothing is wrong with the checksum of a packet that g
+// describes.
+func (g *group) sound(p []byte) bool {
+	return g.unfinished || encap.Fold(encap.Sum(p[g.ip:], encap.PseudoHeader(p, g.proto, len(p)-g.ip))) == 0xffff
+}
+
+// pseudoSum is what is in place of an unfinished checksum.
+func pseudoSum(p []byte, g *group) uint16 {
+	return encap.Fold(encap.PseudoHeader(p, g.proto, len(p)-g.ip))
+}
+
+// offload returns what the kernel is told of a group whose first packet is head,
+// which finish has to be asked of, if it is more than one packet or has to be cut.
+func (g *group) offload(head []byte) vnetHeader {
+	switch {
+	case g.n > 1, g.unfinished && g.headers+g.size < g.total:
+		return g.finish(head)
+	case g.unfinished:
+		v := vnetHeader{flags: vnetNeedsChecksum, csumAt: uint16(g.ip), csumOff: 16}
+		if g.proto == protoUDP {
+			v.csumOff = 6
+		}
+		return v
+	}
+	return vnetHeader{}
 }
 
 // finish makes head, the first packet of the group, the head of the whole, and

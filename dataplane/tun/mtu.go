@@ -50,6 +50,16 @@ func (p *Plane) wantDeviceMTU() int {
 	return max(p.uplinkMTU-overhead, encap.MinMTU6)
 }
 
+// setDeviceMTU notes the MTU that the devices get.
+func (p *Plane) setDeviceMTU(mtu int) {
+	p.deviceMTU = mtu
+	for _, qs := range p.devices {
+		for _, q := range qs {
+			q.gro.mtu.Store(int32(mtu))
+		}
+	}
+}
+
 // refreshMTU reads the MTU of the routes toward locators: of all, and of the
 // uplinks, or only of locators that are new.
 func (p *Plane) refreshMTU(all bool) {
@@ -61,7 +71,7 @@ func (p *Plane) refreshMTU(all bool) {
 			p.log.Info("uplink MTU changed", "mtu", mtu)
 		}
 		if mtu := p.wantDeviceMTU(); mtu != p.deviceMTU {
-			p.deviceMTU = mtu
+			p.setDeviceMTU(mtu)
 			for _, in := range p.cfg.Instances {
 				link, err := p.host.h.LinkByName(in.Device)
 				if err == nil {

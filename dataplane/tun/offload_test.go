@@ -208,12 +208,15 @@ func written(t *testing.T, c *coalescer, pkts [][]byte) (out [][]byte, groups in
 	c.load(batch)
 	for i := range c.groups {
 		g := &c.groups[i]
-		if g.n == 1 {
-			out = append(out, batch[g.first])
+		v := g.offload(batch[g.first])
+		p := slices.Clone(batch[g.first])
+		if v.gsoType == gsoNone {
+			if g.n != 1 || v.flags&vnetNeedsChecksum != 0 && !v.complete(p) {
+				t.Fatalf("a group of %d packets that the kernel is told nothing sound of: %+v", g.n, v)
+			}
+			out = append(out, p)
 			continue
 		}
-		v := g.finish(batch[g.first])
-		p := slices.Clone(batch[g.first])
 		for i := c.link[g.first]; i >= 0; i = c.link[i] {
 			p = append(p, batch[i][g.headers:]...)
 		}
@@ -339,6 +342,105 @@ func TestCoalesceBulk(t *testing.T) {
 	if _, groups := written(t, c, pkts); groups != 2 {
 		t.Error("UDP was merged for a kernel that can't split it")
 	}
+}
+
+// left makes packets whose checksum was left to others.
+func left(pkts ...[]byte) [][]byte {
+	for _, p := range pkts {
+		whole(p, 0)
+	}
+	return pkts
+}
+
+// Checksums that were left to others get finished, alone and together, and what
+// came in one piece is cut into what every link takes.
+func TestUnfinished(t *testing.T) {
+	c := &coalescer{udp: true}
+	c.mtu.Store(1464)
+	for _, v6 := range []bool{false, true} {
+		for _, proto := range []uint8{protoTCP, protoUDP} {
+			packet := func(i, n int) []byte {
+				p := flow(v6, proto, 5, bytes.Repeat([]byte{byte(i)}, n))
+				p.Seq, p.DF = uint32(i*n), true
+				return p.Bytes()
+			}
+			var pkts, want [][]byte
+			for i := range 40 {
+				pkts, want = append(pkts, packet(i, 1000)), append(want, packet(i, 1000))
+			}
+			left(pkts[:10]...) // as when the route changed
+			out, groups := written(t, c, pkts)
+			if groups != 1 || fmt.Sprint(byFlow(out)) != fmt.Sprint(byFlow(want)) {
+				t.Errorf("IPv6 %v, protocol %d: %d packets in %d groups", v6, proto, len(out), groups)
+			}
+			// Alone, and beside one of another flow.
+			other := flow(!v6, proto, 6, []byte("x")).Bytes()
+			out, _ = written(t, c, append(left(packet(1, 1000)), other))
+			if len(out) != 2 || !bytes.Equal(out[0], packet(1, 1000)) || !bytes.Equal(out[1], other) {
+				t.Errorf("IPv6 %v, protocol %d: a packet by itself differs", v6, proto)
+			}
+			// In one piece: a datagram stays one.
+			big := packet(3, 60000)
+			out, _ = written(t, c, left(slices.Clone(big)))
+			if proto == protoUDP {
+				if len(out) != 1 || !bytes.Equal(out[0], big) {
+					t.Errorf("IPv6 %v: a large datagram became %d packets", v6, len(out))
+				}
+				continue
+			}
+			payload := 0
+			for i, p := range out {
+				checkPacket(t, p)
+				if len(p) > cutLength || i < len(out)-1 && len(p) < cutLength-1 {
+					t.Fatalf("IPv6 %v: a segment of %d octets", v6, len(p))
+				}
+				payload += len(p) - (len(big) - 60000)
+			}
+			if payload != 60000 {
+				t.Errorf("IPv6 %v: %d octets of 60000 in %d segments", v6, payload, len(out))
+			}
+		}
+	}
+	// Longer than the device takes and finished: nobody may cut it.
+	p := flow(false, protoTCP, 5, make([]byte, 3000)).Bytes()
+	if out, _ := written(t, c, [][]byte{p}); len(out) != 1 || !bytes.Equal(out[0], p) {
+		t.Error("a large packet with a checksum was cut")
+	}
+}
+
+// Whatever comes, the kernel is told what makes sense, and no octet of payload is
+// lost or added.
+func FuzzCoalesce(f *testing.F) {
+	for _, proto := range []uint8{protoTCP, protoUDP} {
+		for _, v6 := range []bool{false, true} {
+			var b []byte
+			for i := range 3 {
+				p := flow(v6, proto, 1, make([]byte, 50))
+				p.Seq, p.DF = uint32(i*50), true
+				pkt := p.Bytes()
+				if i > 0 {
+					left(pkt)
+				}
+				b = append(binary.BigEndian.AppendUint16(b, uint16(len(pkt))), pkt...)
+			}
+			f.Add(b, uint16(1280))
+			f.Add(b, uint16(60))
+		}
+	}
+	f.Fuzz(func(t *testing.T, b []byte, mtu uint16) {
+		var pkts [][]byte
+		for len(b) > 2 && len(pkts) < dataplane.MaxBatch {
+			n := min(int(binary.BigEndian.Uint16(b)), len(b)-2)
+			var f encap.Flow
+			if p := b[2 : 2+n]; n > 0 && f.Decode(p) == nil && f.Length == n { // else the core drops it
+				pkts = append(pkts, slices.Clone(p))
+			}
+			b = b[2+n:]
+		}
+		c := &coalescer{udp: true}
+		c.mtu.Store(int32(mtu))
+		written(t, c, pkts)
+	})
 }
 
 // A wrong checksum is never made right.

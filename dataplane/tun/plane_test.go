@@ -486,9 +486,100 @@ func TestCounters(t *testing.T) { sites.Counters(t) }
 
 func TestTrace(t *testing.T) { sites.Trace(t, [2]string{}, true, func(_, _ sites.Answer) {}) }
 
+// Super-packets arrive as what they stand for, be they cut by the plane, by the
+// core, or by nobody; and a plane that leaves checksums to others is understood by
+// one that does not.
 func TestSuperPackets(t *testing.T) {
 	for _, outer6 := range []bool{false, true} {
-		sites.SuperPackets(t, outer6, [2]string{}, func(a sites.Answer) { onlyDrops(t, a, dataplane.DropTooBig) })
+		for _, planes := range [][2]string{{}, {unfinished, unfinished}, {unfinished, ""}} {
+			leaver := planes[0] == unfinished
+			sites.SuperPackets(t, outer6, planes, func(a sites.Answer) {
+				onlyDrops(t, a, dataplane.DropTooBig)
+				if whole := a.Stats["encap_whole"]; (whole > 0) != leaver {
+					t.Errorf("%v: %d super-packets left in one piece", planes, whole)
+				}
+				leaver = planes[1] == unfinished
+				if leaver == (planes[0] == unfinished) && leaver != (a.Stats["decap_unfinished"] > 0) {
+					t.Errorf("%v: %d packets came without a checksum", planes, a.Stats["decap_unfinished"])
+				}
+			})
+		}
+	}
+}
+
+// The outlet is open when the kernel forwards what comes out of it, and says what
+// is to be done when not. What others set for the device is set again.
+func TestOutletSettings(t *testing.T) {
+	tp := sites.New(t)
+	ca := sites.ConfigA(sites.RLOCB4)
+	fib := dataplane.NewFIB()
+	sites.Check(t, tp.XTRA.Do(func() error {
+		p, err := New(Config{Instances: []Instance{{}}, Locals: ca.Locals, Sources: []netip.Addr{sites.RLOCA4, sites.RLOCA6}, Unfinished: true}, fib)
+		if err != nil {
+			return err
+		}
+		defer p.Close()
+		o := p.outlet
+		look := func(want4, want6 bool, trouble string) {
+			t.Helper()
+			got := strings.Join(o.look(p.host, true, true), "; ")
+			if o.open4.Load() != want4 || o.open6.Load() != want6 || !strings.Contains(got, trouble) || trouble == "" && got != "" {
+				t.Errorf("open for IPv4 %v and IPv6 %v, want %v and %v; trouble %q, want %q", o.open4.Load(), o.open6.Load(), want4, want6, got, trouble)
+			}
+		}
+		look(false, false, "") // settings for new devices may come
+		look(true, true, "")
+		own := "net.ipv4.conf." + OutletDevice + "."
+		for _, s := range []struct {
+			key, value   string
+			want4, want6 bool
+			trouble      string
+			back         string
+		}{
+			{own + "rp_filter", "2", true, true, "", ""},
+			{own + "accept_local", "0", true, true, "", ""},
+			{own + "forwarding", "0", true, true, "", ""},
+			{"net.ipv4.conf.all.rp_filter", "1", false, true, "net.ipv4.conf.all.rp_filter=0", "0"},
+			{"net.ipv6.conf.all.forwarding", "0", true, false, "net.ipv6.conf.all.forwarding=1", "1"},
+		} {
+			sites.Check(t, tp.XTRA.SetSysctl(s.key, s.value))
+			look(s.want4, s.want6, s.trouble)
+			if got := sysctl(strings.ReplaceAll(s.key, ".", "/")); s.back == "" && got == s.value {
+				t.Errorf("%s is still %s", s.key, got)
+			}
+			if s.back != "" {
+				sites.Check(t, tp.XTRA.SetSysctl(s.key, s.back))
+				look(true, true, "")
+			}
+		}
+		if troubles := o.look(p.host, true, false); !o.open4.Load() || o.open6.Load() || len(troubles) > 0 {
+			t.Errorf("without an RLOC of IPv6: open for IPv4 %v and IPv6 %v, %v", o.open4.Load(), o.open6.Load(), troubles)
+		}
+		return nil
+	}))
+}
+
+// A device that takes nothing more costs no packet: super-packets are cut then.
+func TestOutletDown(t *testing.T) {
+	tp := sites.New(t)
+	ca, cb := sites.ConfigA(sites.RLOCB4), sites.ConfigB(sites.RLOCA4)
+	ca.Plane = unfinished
+	a, _ := sites.Start(t, tp.XTRA, ca), sites.Start(t, tp.XTRB, cb)
+	time.Sleep(5 * outletInterval)
+	sites.Transfer(t, tp.HostA, tp.HostB, sites.HostB4, 1<<20)
+	before := a.State().Stats["encap_whole"]
+	sites.Check(t, tp.XTRA.Do(func() error {
+		l, err := netlink.LinkByName(OutletDevice)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetDown(l)
+	}))
+	sites.Transfer(t, tp.HostA, tp.HostB, sites.HostB4, 1<<20)
+	after := a.State()
+	onlyDrops(t, after)
+	if before == 0 || after.Stats["encap_whole"] != before {
+		t.Errorf("%d super-packets left in one piece while the device was up, %d in the end", before, after.Stats["encap_whole"])
 	}
 }
 

@@ -54,16 +54,19 @@ type pool struct {
 // openPool binds the sockets. The UDP checksum stays on. Over IPv4 and IPv6
 // alike the kernel refuses UDP_SEGMENT without it, and a device computes it for
 // nothing; a non-zero checksum is always allowed (RFC 9300 section 5.3).
-func openPool(src netip.Addr) (*pool, error) {
+//
+// With unlabelled, IPv6 packets have no flow label, as those that leave by the
+// outlet have none: routers that go by it would take them for another flow.
+func openPool(src netip.Addr, unlabelled bool) (*pool, error) {
 	p := &pool{src: src}
 	var err error
 	for i := range p.ports {
-		if p.ports[i], p.numbers[i], err = openPort(src, true); err != nil {
+		if p.ports[i], p.numbers[i], err = openPort(src, true, unlabelled); err != nil {
 			p.close()
 			return nil, err
 		}
 	}
-	if p.fragment, _, err = openPort(src, false); err == nil {
+	if p.fragment, _, err = openPort(src, false, unlabelled); err == nil {
 		p.errors, err = newErrorWatch(p.sockets())
 	}
 	if err != nil {
@@ -74,7 +77,7 @@ func openPool(src netip.Addr) (*pool, error) {
 }
 
 // openPort binds one socket to a free port of the dynamic range.
-func openPort(src netip.Addr, df bool) (*socket, uint16, error) {
+func openPort(src netip.Addr, df, unlabelled bool) (*socket, uint16, error) {
 	// PROBE sets DF and leaves the path MTU to us: ICMP messages arrive in the
 	// error queue and are checked there, and the kernel's own memory of them,
 	// which has another floor, does not stand in the way.
@@ -92,6 +95,9 @@ func openPort(src netip.Addr, df bool) (*socket, uint16, error) {
 	} else {
 		opts = append(opts, option{unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, discover, "IPV6_MTU_DISCOVER", false},
 			option{unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1, "IPV6_RECVERR", false})
+		if unlabelled {
+			opts = append(opts, option{unix.IPPROTO_IPV6, unix.IPV6_AUTOFLOWLABEL, 0, "IPV6_AUTOFLOWLABEL", true})
+		}
 	}
 	for try := 0; ; try++ {
 		port := uint16(firstPort + rand.IntN(lastPort-firstPort+1))
@@ -126,6 +132,7 @@ type sender struct {
 	c     *dataplane.Counters
 	fwd   *dataplane.Forwarder
 	told  teller
+	exit  *exit // nil if there is no outlet
 
 	// What is sent next: packets, and segments of super-packets with the room for
 	// their headers.
@@ -214,12 +221,28 @@ func (s *sender) Send(pkts []dataplane.Packet) {
 			s.add(p, p.Data, p.Body)
 			continue
 		}
+		if s.exit != nil && s.exit.takes(p) && s.sendWhole(p) {
+			continue
+		}
 		for s.cut.Begin(p.Data, p.Super); s.cut.Active(); {
 			first, body := s.cut.Next(&s.heads[s.n])
 			s.add(p, first, body)
 		}
 	}
 	s.flush()
+}
+
+// sendWhole sends a super-packet as it is, after what is before it. It reports
+// whether that was possible.
+func (s *sender) sendWhole(p *dataplane.Packet) bool {
+	s.flush()
+	pool := s.find(p.Src)
+	if pool == nil || !s.exit.send(p, pool.numbers[p.Hash>>8%sourcePorts]) {
+		return false
+	}
+	s.c.Add(dataplane.SendCalls, 1)
+	s.c.Add(dataplane.Whole, 1)
+	return true
 }
 
 // add puts a piece behind the others. When there is no more room all are sent.

@@ -96,6 +96,13 @@ type Config struct {
 	// MSSClamp lowers the maximum segment size in TCP handshakes to what fits
 	// the path.
 	MSSClamp bool
+	// Unfinished allows packets to leave with checksums inside that nobody has
+	// computed, and super-packets in one piece. A network card finishes both; out
+	// of virtual links (veth, bridge, virtio) they arrive as they are, so all
+	// routers behind such links must take them. Those of this package do, and so
+	// does who decapsulates in the kernel, but not every program that reads a
+	// socket. Where the kernel can't (Linux 6.17) packets leave finished.
+	Unfinished bool
 	// Logger gets what happens rarely; nil discards.
 	Logger *slog.Logger
 }
@@ -110,6 +117,7 @@ type Plane struct {
 
 	devices map[uint32][]*queue
 	marker  *os.File // nil if no instance is native
+	outlet  *outlet  // nil if there is none
 	pools   atomic.Pointer[[]*pool]
 
 	hostMu     sync.Mutex // guards the local EIDs of host
@@ -179,6 +187,12 @@ func New(cfg Config, fib *dataplane.FIB) (_ *Plane, err error) {
 			return nil, err
 		}
 	}
+	if p.cfg.Unfinished {
+		if p.outlet, err = openOutlet(); err != nil {
+			p.log.Info("super-packets are cut, each into the packets that it stands for", "err", err)
+			err = nil
+		}
+	}
 	if err = p.bind(); err != nil {
 		return nil, err
 	}
@@ -190,9 +204,14 @@ func New(cfg Config, fib *dataplane.FIB) (_ *Plane, err error) {
 	}
 	fib.SetLocal(local)
 	fib.SetSources(firstOfEach(cfg.Sources))
-	p.deviceMTU = p.wantDeviceMTU()
+	p.setDeviceMTU(p.wantDeviceMTU())
 	if err = p.host.setUp(p.deviceMTU); err != nil {
 		return nil, err
+	}
+	if p.outlet != nil {
+		if err = p.host.setUpOutlet(p.outlet); err != nil {
+			return nil, err
+		}
 	}
 	return p, nil
 }
@@ -415,7 +434,7 @@ func (p *Plane) bind() error {
 		rs, err := openReceivers(a, p.cfg.Queues, p.fwd.Counters)
 		var pl *pool
 		if err == nil {
-			if pl, err = openPool(a); err != nil {
+			if pl, err = openPool(a, p.outlet != nil); err != nil {
 				for _, r := range rs {
 					r.close()
 					p.fwd.End(r.c)
@@ -553,6 +572,9 @@ func (p *Plane) Run(ctx context.Context) error {
 // newEncap joins a worker with its sender.
 func (p *Plane) newEncap(make func(uint32, dataplane.HostWriter, dataplane.Sender) *dataplane.Encap, iid uint32, q *queue) *dataplane.Encap {
 	s := newSender(&p.pools, p.fwd)
+	if p.outlet != nil {
+		s.exit = newExit(p.outlet)
+	}
 	w := make(iid, q, s)
 	s.c = w.Counters()
 	return w
@@ -565,6 +587,14 @@ func (p *Plane) maintain(ctx context.Context, startSockets func()) {
 	mtu, retry := time.NewTicker(mtuInterval), time.NewTimer(bindInterval)
 	defer mtu.Stop()
 	defer retry.Stop()
+	var outlet <-chan time.Time
+	said := "nothing yet"
+	if p.outlet != nil {
+		t := time.NewTicker(outletInterval)
+		defer t.Stop()
+		outlet = t.C
+		p.lookAtOutlet(&said)
+	}
 	for _, a := range p.Missing() {
 		p.log.Warn("no interface has the address of a local RLOC; waiting for it", "rloc", a)
 	}
@@ -577,6 +607,8 @@ func (p *Plane) maintain(ctx context.Context, startSockets func()) {
 			p.refreshMTU(false)
 		case <-mtu.C:
 			p.refreshMTU(true)
+		case <-outlet:
+			p.lookAtOutlet(&said)
 		case <-p.changed:
 			startSockets()
 			p.refreshMTU(true)
@@ -638,6 +670,9 @@ func (p *Plane) release() error {
 	}
 	if p.marker != nil {
 		errs = append(errs, p.marker.Close())
+	}
+	if p.outlet != nil {
+		errs = append(errs, p.outlet.Close())
 	}
 	p.host.close()
 	return errors.Join(errs...)

@@ -37,7 +37,7 @@ func newWire(t testing.TB, local netip.Addr, receivers int) *wire {
 		if w.recvs, err = openReceivers(local, receivers, w.fwd.Counters); err != nil {
 			return err
 		}
-		w.pool, err = openPool(local)
+		w.pool, err = openPool(local, false)
 		return err
 	}))
 	t.Cleanup(func() {

@@ -246,8 +246,9 @@ const (
 type Plane struct {
 	// Kind is "auto", "tun" or "bpf".
 	Kind string
-	// UnfinishedChecksums lets the kernel plane leave inner checksums to who is
-	// behind a virtual link.
+	// UnfinishedChecksums lets packets leave without finished checksums inside, and
+	// super-packets in one piece: for network cards, and for who is behind virtual
+	// links.
 	UnfinishedChecksums bool
 	// RouteTable is the kernel's routing table that the xTR's routes are in.
 	RouteTable int
