@@ -20,6 +20,9 @@ type arm struct {
 	plane string // of the left xtr, empty for others
 	right string // of the right one, where it differs
 	other bool   // xtr is that of another build
+	// shipped: checksums are finished and super-packets cut before they leave,
+	// as is the default where the way out is a virtual link.
+	shipped bool
 }
 
 const plainArm = "plain"
@@ -29,9 +32,10 @@ var arms = []arm{
 	{name: "vxlan", what: "VXLAN of the kernel", start: startVXLAN},
 	{name: "wireguard", what: "wireguard-go, with encryption", start: startWireguard},
 	{name: "tun", what: "Eidolon, TUN plane", start: startEidolon, plane: "tun"},
+	{name: "tun-shipped", what: "Eidolon, TUN plane as shipped, without unfinished_checksums", start: startEidolon, plane: "tun", shipped: true},
 	{name: "bpf", what: "Eidolon, eBPF plane", start: startEidolon, plane: "bpf"},
-	{name: "tun-bpf", what: "Eidolon, from the TUN plane to the eBPF plane", start: startEidolon, plane: "tun", right: "bpf"},
-	{name: "bpf-tun", what: "Eidolon, from the eBPF plane to the TUN plane", start: startEidolon, plane: "bpf", right: "tun"},
+	{name: "tun-bpf", what: "Eidolon, from the TUN plane to the eBPF plane", start: startEidolon, plane: "tun", right: "bpf", shipped: true},
+	{name: "bpf-tun", what: "Eidolon, from the eBPF plane to the TUN plane", start: startEidolon, plane: "bpf", right: "tun", shipped: true},
 	{name: "tun-other", what: "Eidolon, TUN plane of another build (-other)", start: startEidolon, plane: "tun", other: true},
 	{name: "bpf-other", what: "Eidolon, eBPF plane of another build (-other)", start: startEidolon, plane: "bpf", other: true},
 }

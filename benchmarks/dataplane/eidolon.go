@@ -65,8 +65,14 @@ func startEidolon(ctx context.Context, s *site) error {
 			return err
 		}
 	}
-	if s.arm.kernel() {
+	switch {
+	case s.arm.kernel():
 		if err := s.inKernel(ctx); err != nil {
+			return err
+		}
+	case !s.arm.shipped:
+		// Super-packets leave whole from the second look at the settings on.
+		if err := sleep(ctx, 2*time.Second); err != nil {
 			return err
 		}
 	}
@@ -128,14 +134,14 @@ func (s *site) xtrConfig(node, id, block string, rloc, server netip.Addr) string
 		fmt.Sprintf("plane: %s\napi: {socket: %s}\nlog: {level: %s}\n", s.plane(node), s.socket(node), s.level())
 }
 
-// plane is that of a router. Where both are of the kernel, checksums may be left
-// to the hosts, as the links are virtual; in mixed arms it is as shipped.
+// plane is that of a router. Checksums may be left to the hosts, as the links are
+// virtual, but in arms as shipped.
 func (s *site) plane(node string) string {
 	kind := s.arm.plane
 	if node == "x2" && s.arm.right != "" {
 		kind = s.arm.right
 	}
-	if s.arm.kernel() {
+	if !s.arm.shipped {
 		return fmt.Sprintf("{kind: %s, unfinished_checksums: true}", kind)
 	}
 	return fmt.Sprintf("{kind: %s}", kind)

@@ -17,7 +17,7 @@ const (
 	plotRight = 150 // for the figures behind the bars
 )
 
-var plotColours = map[string]string{plainArm: "#7f8c8d", "vxlan": "#2455a4", "wireguard": "#8e44ad", "tun": "#c0392b", "bpf": "#2e8b57", "tun-bpf": "#d68910", "bpf-tun": "#b7950b", "tun-other": "#e59866", "bpf-other": "#82e0aa"}
+var plotColours = map[string]string{plainArm: "#7f8c8d", "vxlan": "#2455a4", "wireguard": "#8e44ad", "tun": "#c0392b", "tun-shipped": "#f1948a", "bpf": "#2e8b57", "tun-bpf": "#d68910", "bpf-tun": "#b7950b", "tun-other": "#e59866", "bpf-other": "#82e0aa"}
 
 func (r *results) plot() []byte {
 	var body bytes.Buffer

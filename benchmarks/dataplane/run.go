@@ -55,7 +55,7 @@ type group struct {
 }
 
 // pureArms have the same at both ends.
-var pureArms = []string{plainArm, "vxlan", "wireguard", "tun", "bpf", "tun-other", "bpf-other"}
+var pureArms = []string{plainArm, "vxlan", "wireguard", "tun", "tun-shipped", "bpf", "tun-other", "bpf-other"}
 
 var groups = []group{
 	{name: "ipv4", what: "IPv4 outside", outside: 4, arms: pureArms,
