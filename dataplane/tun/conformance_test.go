@@ -40,6 +40,7 @@ func TestConformance(t *testing.T) {
 // With the outlet super-packets leave as what the kernel makes of the frames that
 // come out of it.
 func TestConformanceOfOutlet(t *testing.T) {
+	needOutlet(t)
 	f := dptest.Wire(func(s *dptest.State, fib *dataplane.FIB) (dataplane.Plane, error) {
 		p, err := newInState(s, fib, true)
 		if err == nil {
