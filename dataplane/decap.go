@@ -193,7 +193,7 @@ func (d *Decap) packet(s *Snapshot, now time.Time, p *Packet) DropReason {
 	case encap.Unexpected:
 		d.c.Add(ECNUnexpected, 1)
 	}
-	if d.f.clamp && f.Protocol == protoTCP && encap.IsSYN(pkt) && encap.ClampMSS(pkt, s.roomBack(a.entry, p.Src)) {
+	if d.f.clamp && f.Protocol == protoTCP && encap.IsSYN(pkt) && encap.ClampMSS(pkt, s.roomBack(a.entry, p.Src), true) {
 		d.c.Add(MSSClamped, 1)
 	}
 	a.packets++

@@ -124,7 +124,7 @@ func (e *Encap) Run(r HostReader) error {
 func (e *Encap) Batch(now time.Time, pkts []HostPacket) {
 	s, t := e.f.fib.Snapshot(), e.f.fib.tracer.Load()
 	for i := range pkts {
-		if p := &pkts[i]; t != nil && p.Super.Size > 0 && p.Drop == NotDropped {
+		if p := &pkts[i]; t != nil && p.Super.Size > 0 && e.concerns(t, p, &e.flow) {
 			e.cut(t, s, now, p) // a trace shows what others will see
 		} else {
 			e.forward(t, s, now, p)
@@ -218,7 +218,7 @@ func (e *Encap) packet(s *Snapshot, now time.Time, p *HostPacket) {
 		}
 	}
 	room := r.rloc.Room()
-	if e.f.clamp && f.Protocol == protoTCP && encap.ClampMSS(head, room) {
+	if e.f.clamp && f.Protocol == protoTCP && encap.ClampMSS(head, room, p.Super.Size > 0) {
 		e.c.Add(MSSClamped, 1)
 	}
 	if p.Super.longest(n) <= room {
@@ -363,12 +363,12 @@ func (e *Encap) flush() {
 					lost = uint64(p.Lost)
 				}
 				e.c.Drop(p.Drop, lost)
-				octets -= octets / sent * lost
+				octets -= min(octets, (octets+sent-1)/sent*lost)
 				sent -= lost
 			}
 			packets += sent
 			bytes += octets
-			if p.Fragmentable {
+			if p.Fragmentable && p.Drop == NotDropped {
 				e.c.Add(OuterFragmented, 1)
 			}
 		}

@@ -165,15 +165,20 @@ func (c *Counters) then() (t countersThen) {
 	return t
 }
 
-// traced forwards a packet alone if the trace is of it, and reports whether it
-// did. What became of it is what the worker's counters say: each fate has one.
-func (e *Encap) traced(t *Tracer, s *Snapshot, now time.Time, p *HostPacket) bool {
+// concerns reports whether the trace is of a packet, whose headers go to f.
+func (e *Encap) concerns(t *Tracer, p *HostPacket, f *encap.Flow) bool {
 	if t.filter.IID != e.iid || p.Drop != NotDropped {
 		return false
 	}
-	ev := Traced{Time: now, IID: e.iid}
 	head := p.Buf[Headroom:]
-	if ev.Flow.DecodeHead(head, len(head)+len(p.Body)) != nil || !t.filter.matches(&ev.Flow.Key) || !t.allow(&e.traces, now) {
+	return f.DecodeHead(head, len(head)+len(p.Body)) == nil && t.filter.matches(&f.Key)
+}
+
+// traced forwards a packet alone if the trace is of it, and reports whether it
+// did. What became of it is what the worker's counters say: each fate has one.
+func (e *Encap) traced(t *Tracer, s *Snapshot, now time.Time, p *HostPacket) bool {
+	ev := Traced{Time: now, IID: e.iid}
+	if !e.concerns(t, p, &ev.Flow) || !t.allow(&e.traces, now) {
 		return false
 	}
 	e.endRun()

@@ -42,12 +42,14 @@ func IsSYN(pkt []byte) bool { return tcpSyn(pkt) > 0 }
 
 // ClampMSS lowers the maximum segment size that a TCP SYN announces to what
 // fits into packets of room octets, and reports whether it did. The checksum
-// is updated, not computed: a wrong one stays wrong (RFC 1624). pkt is an IPv4
+// is updated, not computed: a wrong one stays wrong (RFC 1624). With unfinished,
+// one that is the sum of the pseudo-header, and so was left to others, stays that.
+// pkt is an IPv4
 // or IPv6 packet that passed Flow.Decode, or its beginning with all headers. A
 // SYN without the option is left alone, as its sender takes 536 or 1220 at
 // most (RFC 9293 section 3.7.1), and so are options that can't be parsed, from
 // there on.
-func ClampMSS(pkt []byte, room int) bool {
+func ClampMSS(pkt []byte, room int, unfinished bool) bool {
 	at := tcpSyn(pkt)
 	if at == 0 {
 		return false
@@ -59,6 +61,13 @@ func ClampMSS(pkt []byte, room int) bool {
 	end := int(h[12]>>4) * 4
 	if mss <= 0 || end > len(h) {
 		return false
+	}
+	if unfinished {
+		length := int(binary.BigEndian.Uint16(pkt[2:]))
+		if pkt[0]>>4 == 6 {
+			length = ipv6Len + int(binary.BigEndian.Uint16(pkt[4:]))
+		}
+		unfinished = binary.BigEndian.Uint16(h[16:]) == Fold(PseudoHeader(pkt, protoTCP, length-at))
 	}
 	clamped := false
 	for i := tcpLen; i < end && h[i] != optionEnd; {
@@ -76,7 +85,9 @@ func ClampMSS(pkt []byte, room int) bool {
 				if i%2 != 0 { // the value lies across two words of the sum
 					was, is = was<<8|was>>8, is<<8|is>>8
 				}
-				binary.BigEndian.PutUint16(h[16:], updateChecksum(binary.BigEndian.Uint16(h[16:]), was, is))
+				if !unfinished {
+					binary.BigEndian.PutUint16(h[16:], updateChecksum(binary.BigEndian.Uint16(h[16:]), was, is))
+				}
 				clamped = true
 			}
 		}

@@ -80,7 +80,7 @@ func TestClampMSS(t *testing.T) {
 				binary.BigEndian.PutUint16(was[tcpAt(pkt)+20+c.at:], uint16(want))
 			}
 			copy(was[tcpAt(pkt)+16:], pkt[tcpAt(pkt)+16:][:2]) // the checksum is looked at below
-			if got := ClampMSS(pkt, room); got != (c.at > 0) || !validSegment(pkt) {
+			if got := ClampMSS(pkt, room, false); got != (c.at > 0) || !validSegment(pkt) {
 				t.Errorf("%s, IPv6 %v: clamped %v, checksum right %v", c.name, six, got, validSegment(pkt))
 			}
 			copy(was[tcpAt(pkt)+16:], pkt[tcpAt(pkt)+16:][:2])
@@ -92,21 +92,37 @@ func TestClampMSS(t *testing.T) {
 			}
 		}
 	}
+	// One that was left to others stays that, where it may be.
+	for _, six := range []bool{false, true} {
+		pkt := segment(six, syn, mss(1460))
+		at := tcpAt(pkt)
+		pseudo := Fold(PseudoHeader(pkt, protoTCP, len(pkt)-at))
+		for _, may := range []bool{false, true} {
+			p := slices.Clone(pkt)
+			binary.BigEndian.PutUint16(p[at+16:], pseudo)
+			if !ClampMSS(p, 1400, may) || (binary.BigEndian.Uint16(p[at+16:]) == pseudo) != may {
+				t.Errorf("IPv6 %v: an unfinished checksum %#x became %x", six, pseudo, p[at+16:at+18])
+			}
+		}
+		if !ClampMSS(pkt, 1400, true) || !validSegment(pkt) {
+			t.Errorf("IPv6 %v: a right checksum became a wrong one", six)
+		}
+	}
 	// A checksum that was wrong stays wrong, a fragment and other protocols are
 	// left alone, and a room for nothing changes nothing.
 	pkt := segment(false, syn, mss(1460))
 	pkt[36] ^= 1
-	if ClampMSS(pkt, 1400); validSegment(pkt) {
+	if ClampMSS(pkt, 1400, false); validSegment(pkt) {
 		t.Error("a wrong checksum was made right")
 	}
 	for _, edit := range []func(p []byte){func(p []byte) { p[7] = 1 }, func(p []byte) { p[9] = protoUDP }} {
 		pkt := segment(false, syn, mss(1460))
 		edit(pkt)
-		if IsSYN(pkt) || ClampMSS(pkt, 1400) {
+		if IsSYN(pkt) || ClampMSS(pkt, 1400, false) {
 			t.Errorf("%x was clamped", pkt)
 		}
 	}
-	if ClampMSS(segment(false, syn, mss(1460)), 40) {
+	if ClampMSS(segment(false, syn, mss(1460)), 40, false) {
 		t.Error("clamped to nothing")
 	}
 }
@@ -123,7 +139,7 @@ func FuzzClampMSS(f *testing.F) {
 			pkt = pkt[:cut]
 		}
 		was := slices.Clone(pkt)
-		clamped := ClampMSS(pkt, room)
+		clamped := ClampMSS(pkt, room, false)
 		if clamped == slices.Equal(pkt, was) {
 			t.Fatalf("clamped %v: %x became %x", clamped, was, pkt)
 		}
@@ -145,7 +161,7 @@ func TestClampMSSRandom(t *testing.T) {
 			options[i] = byte(r.IntN(6))
 		}
 		pkt := segment(r.IntN(2) == 0, 2, options)
-		if ClampMSS(pkt, 60+r.IntN(1500)); !validSegment(pkt) {
+		if ClampMSS(pkt, 60+r.IntN(1500), false); !validSegment(pkt) {
 			t.Fatalf("options %x", options)
 		}
 	}

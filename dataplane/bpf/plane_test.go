@@ -671,4 +671,18 @@ func TestSuperPackets(t *testing.T) {
 	}
 }
 
+// The MSS of a handshake whose checksum was left to others is lowered all the same.
+func TestMSSClampOfUnfinished(t *testing.T) {
+	tp := sites.New(t)
+	ca, cb := sites.ConfigA(sites.RLOCB4), sites.ConfigB(sites.RLOCA4)
+	cb.Plane, cb.MSSClamp = slowOnly, true
+	sites.Start(t, tp.XTRA, ca)
+	b := sites.Start(t, tp.XTRB, cb)
+	sites.Transfer(t, tp.HostA, tp.HostB, sites.HostB4, 1000)
+	sites.Transfer(t, tp.HostA, tp.HostB, sites.HostB6, 1000)
+	if s := b.State().Stats; s["mss_clamped"] == 0 || s["decap_unfinished"] == 0 {
+		t.Errorf("%d handshakes were clamped, %d packets came without a checksum", s["mss_clamped"], s["decap_unfinished"])
+	}
+}
+
 func BenchmarkTCP(b *testing.B) { sites.BenchmarkTCP(b) }

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/eidolon-lisp/eidolon/dataplane"
+	"github.com/eidolon-lisp/eidolon/encap"
 )
 
 // queue is a FIFO that a reader waits on.
@@ -137,7 +138,8 @@ func (h *Host) Close() error {
 
 // Underlay is the provider side of a plane in memory.
 type Underlay struct {
-	// Lose, when set before use, says which packets Send can't send, and why.
+	// Lose, when set before use, says which packets Send can't send, and why; of a
+	// super-packet it may set how many segments.
 	Lose func(p *dataplane.Packet) dataplane.DropReason
 	// Discard forgets what is sent, without a copy.
 	Discard bool
@@ -167,7 +169,11 @@ func (u *Underlay) WaitSent() []dataplane.Packet { return u.out.take(1 << 30) }
 func (u *Underlay) Send(pkts []dataplane.Packet) {
 	for i := range pkts {
 		if u.Lose != nil {
-			if pkts[i].Drop = u.Lose(&pkts[i]); pkts[i].Drop != dataplane.NotDropped {
+			p := &pkts[i]
+			if p.Drop = u.Lose(p); p.Drop != dataplane.NotDropped {
+				if p.Lost == 0 {
+					p.Lost = p.Super.Segments(p.Len() - encap.HeaderLen)
+				}
 				continue
 			}
 		}

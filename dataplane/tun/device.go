@@ -117,8 +117,7 @@ const (
 	maxPacket = 65535
 	// readPackets is how many packets one Read takes from the kernel.
 	readPackets = 64
-	// readBytes is after how many octets it stops: a few packets of many
-	// segments, which fill a batch.
+	// readBytes is after how many octets it stops: a few super-packets.
 	readBytes = 192 << 10
 )
 

@@ -15,6 +15,10 @@ const (
 	searchGroups = 16
 	// maxUDPSegments is what the kernel takes in one packet.
 	maxUDPSegments = 64
+	// ordinaryMTU is that of Ethernet. A packet of TCP that is longer and whose
+	// checksum was left to others stands for several: a larger one by itself, of
+	// jumbo frames, loses nothing by being cut.
+	ordinaryMTU = 1500
 	// cutLength is how long the packets are that a super-packet of TCP is cut into
 	// which came without a word of its segments: what any link takes inside of a
 	// site (RFC 8200 section 5), as whoever sent it can't be told of a smaller one.
@@ -50,6 +54,7 @@ type group struct {
 	// nobody. A packet of which this is said by chance loses nothing, as computing
 	// its checksum comes to the same.
 	unfinished bool
+	cut        bool // it came in one piece, and stays alone
 	checked    bool // the first packet's checksum was found right
 }
 
@@ -99,8 +104,8 @@ func (c *coalescer) candidate(p []byte) (g group) {
 		g.push = flags & tcpPSH
 		// Anything but plain data stays alone, and ends its group.
 		g.closed = flags&^tcpPSH != tcpACK || g.size == 0 || g.push != 0
-		if g.unfinished && len(p) > int(c.mtu.Load()) {
-			g.size, g.closed = cutLength-g.headers, true
+		if g.unfinished && len(p) > min(ordinaryMTU, int(c.mtu.Load())) {
+			g.size, g.closed, g.cut = cutLength-g.headers, true, true
 		}
 	case g.proto == protoUDP && len(p) >= g.ip+8:
 		g.unfinished = binary.BigEndian.Uint16(p[g.ip+6:]) == pseudoSum(p, &g)
@@ -133,7 +138,7 @@ func (c *coalescer) find(pkts [][]byte, p []byte, g *group) int {
 func (c *coalescer) join(pkts [][]byte, at, i int, p *group) bool {
 	g := &c.groups[at]
 	head, pkt := pkts[g.first], pkts[i]
-	if g.closed || p.headers != g.headers || p.size > g.size || p.size == 0 || g.total+p.size > maxPacket || !sameIP(head, pkt, g.n) {
+	if g.closed || p.cut || p.headers != g.headers || p.size > g.size || p.size == 0 || g.total+p.size > maxPacket || !sameIP(head, pkt, g.n) {
 		return false
 	}
 	switch g.proto {
@@ -194,7 +199,7 @@ func pseudoSum(p []byte, g *group) uint16 {
 // which finish has to be asked of, if it is more than one packet or has to be cut.
 func (g *group) offload(head []byte) vnetHeader {
 	switch {
-	case g.n > 1, g.unfinished && g.headers+g.size < g.total:
+	case g.n > 1, g.cut && g.headers+g.size < g.total:
 		return g.finish(head)
 	case g.unfinished:
 		v := vnetHeader{flags: vnetNeedsChecksum, csumAt: uint16(g.ip), csumOff: 16}
@@ -225,6 +230,9 @@ func (g *group) finish(head []byte) vnetHeader {
 		binary.BigEndian.PutUint16(head[g.ip+4:], uint16(g.total-g.ip))
 	} else {
 		head[g.ip+13] |= g.push // segmentation leaves it to the last
+		if head[g.ip+13]&tcpCWR != 0 {
+			v.gsoType |= gsoECN // and this to the first
+		}
 	}
 	sum := encap.Fold(encap.PseudoHeader(head, g.proto, g.total-g.ip))
 	binary.BigEndian.PutUint16(head[g.ip+int(v.csumOff):], sum)

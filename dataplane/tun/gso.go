@@ -24,6 +24,7 @@ const (
 	protoUDP = 17
 
 	tcpFIN = 0x01
+	tcpSYN = 0x02
 	tcpPSH = 0x08
 	tcpACK = 0x10
 	tcpCWR = 0x80

@@ -401,6 +401,18 @@ func TestUnfinished(t *testing.T) {
 			}
 		}
 	}
+	// One that only seems to go on where another ended.
+	short, big := flow(false, protoTCP, 5, make([]byte, 1240)), flow(false, protoTCP, 5, make([]byte, 60000))
+	short.DF, big.DF, big.Seq = true, true, (2480-60000)&(1<<32-1)
+	out, _ := written(t, c, left(short.Bytes(), big.Bytes()))
+	seqs := map[uint32]bool{}
+	for _, p := range out {
+		checkPacket(t, p)
+		seqs[binary.BigEndian.Uint32(p[24:])] = true
+	}
+	if !seqs[0] || !seqs[big.Seq] || len(out) != 1+(60000+1239)/1240 {
+		t.Errorf("%d packets, beginning at 0 %v, at %d %v", len(out), seqs[0], big.Seq, seqs[big.Seq])
+	}
 	// Longer than the device takes and finished: nobody may cut it.
 	p := flow(false, protoTCP, 5, make([]byte, 3000)).Bytes()
 	if out, _ := written(t, c, [][]byte{p}); len(out) != 1 || !bytes.Equal(out[0], p) {

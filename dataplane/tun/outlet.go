@@ -1,9 +1,12 @@
 package tun
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"net"
 	"os"
 	"runtime"
 	"strings"
@@ -12,6 +15,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
@@ -32,8 +36,8 @@ var outletInterval = time.Second
 // Super-packets in tunnels, which Linux 6.17 brought (if_tun.h and virtio_net.h;
 // Virtual I/O Device specification 1.4, section 5.1.6).
 const (
-	offloadTunnel = 0x80 | 0x100 // TUN_F_UDP_TUNNEL_GSO and, which has to be with it, ..._CSUM
-	gsoTunnel4    = 0x20         // VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV4
+	offloadTunnel = 0x80 // TUN_F_UDP_TUNNEL_GSO
+	gsoTunnel4    = 0x20 // VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV4
 	gsoTunnel6    = 0x40
 	tunnelVnetLen = 24 // struct virtio_net_hdr_v1_hash_tunnel
 )
@@ -41,6 +45,9 @@ const (
 const (
 	ethernetLen = 14
 	udpLen      = 8
+	// wholeLen is how long a super-packet must be to leave in one piece: who takes
+	// it off knows it by that (see coalescer).
+	wholeLen = ordinaryMTU + 1
 	// frameLen is the room for all that is before a LISP header.
 	frameLen = tunnelVnetLen + ethernetLen + 40 + udpLen
 )
@@ -51,7 +58,7 @@ const (
 type outlet struct {
 	file *os.File
 	rc   syscall.RawConn
-	mac  [6]byte
+	mac  net.HardwareAddr // of 6 octets
 	// open4 and open6 say that the kernel forwards what comes out with outer
 	// headers of the family.
 	open4, open6 atomic.Bool
@@ -105,7 +112,13 @@ func (s *host) setUpOutlet(o *outlet) error {
 	if err != nil {
 		return fmt.Errorf("find device %s: %w", OutletDevice, err)
 	}
-	copy(o.mac[:], link.Attrs().HardwareAddr)
+	// Of our own choice: what manages interfaces changes one of the kernel's.
+	o.mac = make(net.HardwareAddr, 6)
+	binary.BigEndian.PutUint32(o.mac[2:], rand.Uint32())
+	o.mac[0] = 0x02 // locally administered
+	if err := s.h.LinkSetHardwareAddr(link, o.mac); err != nil {
+		return fmt.Errorf("set the address of %s: %w", OutletDevice, err)
+	}
 	_ = s.h.LinkSetIP6AddrGenMode(link, addrGenNone)
 	if err := s.h.LinkSetARPOff(link); err != nil { // nobody is there
 		return fmt.Errorf("set up %s: %w", OutletDevice, err)
@@ -119,11 +132,7 @@ func (s *host) setUpOutlet(o *outlet) error {
 // settleOutlet has the kernel forward IPv4 packets of the device whose source is
 // an address of ours. Netlink may do so where /proc/sys may not be written, as in
 // containers.
-func (s *host) settleOutlet() error {
-	link, err := s.h.LinkByName(OutletDevice)
-	if err != nil {
-		return err
-	}
+func (s *host) settleOutlet(link netlink.Link) error {
 	const forwarding, rpFilter, acceptLocal = 1, 8, 23 // IPV4_DEVCONF_...
 	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
@@ -135,32 +144,52 @@ func (s *host) settleOutlet() error {
 	conf.AddRtAttr(rpFilter, nl.Uint32Attr(0)) // a device without an address is never loose
 	conf.AddRtAttr(acceptLocal, nl.Uint32Attr(1))
 	req.AddData(spec)
-	_, err = req.Execute(unix.NETLINK_ROUTE, 0)
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
 	return err
 }
 
-// look opens and closes the outlet by what the kernel's settings are. The first
-// look only makes settings. troubles are what is in the way of a family that the
-// plane has RLOCs of.
+// look opens and closes the outlet by what the settings of the device are, and
+// makes those that others have changed. The first look opens nothing. troubles are
+// what is in the way of a family that the plane has RLOCs of.
 func (o *outlet) look(s *host, v4, v6 bool) (troubles []string) {
-	conf := "net/ipv4/conf/" + OutletDevice + "/"
-	good := func() bool {
-		return sysctl(conf+"forwarding") == "1" && sysctl(conf+"accept_local") == "1" && sysctl(conf+"rp_filter") == "0"
-	}
+	trouble := func(format string, args ...any) { troubles = append(troubles, fmt.Sprintf(format, args...)) }
 	open4, open6 := v4, v6
-	if v4 && !good() {
-		if err := s.settleOutlet(); err != nil {
-			troubles = append(troubles, fmt.Sprintf("the settings of %s can't be changed: %v", OutletDevice, err))
+	link, err := s.h.LinkByName(OutletDevice)
+	if err == nil && !bytes.Equal(link.Attrs().HardwareAddr, o.mac) {
+		err = s.h.LinkSetHardwareAddr(link, o.mac)
+	}
+	if err != nil {
+		trouble("%s: %v", OutletDevice, err)
+		open4, open6 = false, false
+	}
+	conf4, conf6 := "net/ipv4/conf/"+OutletDevice+"/", "net/ipv6/conf/"+OutletDevice+"/"
+	if open4 {
+		good := func() bool {
+			return sysctl(conf4+"forwarding") == "1" && sysctl(conf4+"accept_local") == "1" && sysctl(conf4+"rp_filter") == "0"
 		}
-		open4 = o.looked && good()
+		if !good() {
+			err = s.settleOutlet(link)
+		}
+		switch {
+		case !good():
+			trouble("IPv4: the settings of %s can't be made: %v", OutletDevice, err)
+			open4 = false
+		case reversePath(OutletDevice) > "0":
+			trouble("IPv4: reverse path filtering is on for all interfaces: sysctl -w net.ipv4.conf.all.rp_filter=0, and filter by the settings of each")
+			open4 = false
+		}
 	}
-	if v4 && reversePath(OutletDevice) != "0" {
-		open4 = false
-		troubles = append(troubles, "reverse path filtering is on for all interfaces: sysctl -w net.ipv4.conf.all.rp_filter=0, and filter by the settings of each")
-	}
-	if v6 && sysctl("net/ipv6/conf/all/forwarding") != "1" {
-		open6 = false
-		troubles = append(troubles, "IPv6 forwarding is off: sysctl -w net.ipv6.conf.all.forwarding=1")
+	if open6 {
+		// Forwarding for all devices would end autoconfiguration of others.
+		for key, value := range map[string]string{"force_forwarding": "1", "disable_ipv6": "0"} {
+			if sysctl(conf6+key) != value {
+				_ = os.WriteFile("/proc/sys/"+conf6+key, []byte(value), 0o644)
+			}
+		}
+		if disabled := sysctl(conf6+"disable_ipv6") != "0"; disabled || sysctl(conf6+"force_forwarding") != "1" && sysctl("net/ipv6/conf/all/forwarding") == "0" {
+			trouble("IPv6: forwarding is off, and can't be turned on for %s alone: sysctl -w net.ipv6.conf.%s.disable_ipv6=0 net.ipv6.conf.%s.force_forwarding=1", OutletDevice, OutletDevice, OutletDevice)
+			open6 = false
+		}
 	}
 	o.open4.Store(open4 && o.looked)
 	o.open6.Store(open6 && o.looked)
@@ -176,14 +205,13 @@ func (p *Plane) lookAtOutlet(before *string) {
 		v4, v6 = v4 || a.Is4(), v6 || a.Is6()
 	}
 	first := !p.outlet.looked
-	troubles := p.outlet.look(p.host, v4, v6)
-	now := strings.Join(troubles, "; ")
+	now := strings.Join(p.outlet.look(p.host, v4, v6), "; ")
 	if first || now == *before {
 		return
 	}
 	*before = now
 	if now != "" {
-		p.log.Warn("super-packets are cut, as the kernel would not forward what leaves by "+OutletDevice, "err", now)
+		p.log.Warn("super-packets are cut where the kernel would not forward what leaves by "+OutletDevice, "err", now)
 	} else {
 		p.log.Info("super-packets leave in one piece", "device", OutletDevice)
 	}
@@ -213,16 +241,21 @@ func newExit(o *outlet) *exit {
 	return x
 }
 
-// takes reports whether a super-packet may leave by the outlet. A router behind
-// would take one of UDP for a single datagram, and what is forwarded loses one
-// from its TTL.
+// takes reports whether a super-packet may leave by the outlet. Who takes it off
+// knows one by its length, and where its segments begin only without options. A
+// router behind would take one of UDP for a single datagram, and what is forwarded
+// loses one from its TTL.
 func (x *exit) takes(p *dataplane.Packet) bool {
-	open := &x.o.open4
+	open, inner := &x.o.open4, p.Data[encap.HeaderLen:]
 	if p.Dst.Is6() {
 		open = &x.o.open6
 	}
-	return open.Load() && p.Super.Protocol == protoTCP && p.TTL < 255 && p.Src.Is4() == p.Dst.Is4() &&
-		p.Len()+encap.Overhead(p.Dst)-encap.HeaderLen <= maxPacket
+	plain := 20
+	if inner[0]>>4 == 6 {
+		plain = 40
+	}
+	return open.Load() && p.Super.Protocol == protoTCP && int(p.Super.Transport) == plain && inner[plain+13]&tcpSYN == 0 &&
+		len(inner) >= wholeLen && p.TTL < 255 && p.Src.Is4() == p.Dst.Is4() && len(inner)+encap.Overhead(p.Dst) <= maxPacket
 }
 
 // send sends a super-packet from a UDP source port of ours. It reports whether the
@@ -247,8 +280,8 @@ func (x *exit) build(p *dataplane.Packet, port uint16) {
 	inner := p.Data[encap.HeaderLen:]
 	vnet, le := x.frame[:tunnelVnetLen], binary.LittleEndian
 	eth := x.frame[tunnelVnetLen:]
-	copy(eth, x.o.mac[:])
-	copy(eth[6:], x.o.mac[:])
+	copy(eth, x.o.mac)
+	copy(eth[6:], x.o.mac)
 	eth[6] ^= 0x02 // not its own
 	ip, length := eth[ethernetLen:], udpLen+len(p.Data)
 	outer, typ := 20, byte(gsoTunnel4)

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/eidolon-lisp/eidolon/dataplane"
+	"github.com/eidolon-lisp/eidolon/dataplane/dptest"
 	"github.com/eidolon-lisp/eidolon/dataplane/dptest/sites"
 	"github.com/eidolon-lisp/eidolon/internal/netns"
 	"github.com/eidolon-lisp/eidolon/mapping"
@@ -548,7 +549,8 @@ func TestOutletSettings(t *testing.T) {
 			{own + "accept_local", "0", true, true, "", ""},
 			{own + "forwarding", "0", true, true, "", ""},
 			{"net.ipv4.conf.all.rp_filter", "1", false, true, "net.ipv4.conf.all.rp_filter=0", "0"},
-			{"net.ipv6.conf.all.forwarding", "0", true, false, "net.ipv6.conf.all.forwarding=1", "1"},
+			{"net.ipv6.conf." + OutletDevice + ".disable_ipv6", "1", true, true, "", ""},
+			{"net.ipv6.conf." + OutletDevice + ".force_forwarding", "0", true, true, "", ""},
 		} {
 			sites.Check(t, tp.XTRA.SetSysctl(s.key, s.value))
 			look(s.want4, s.want6, s.trouble)
@@ -560,11 +562,109 @@ func TestOutletSettings(t *testing.T) {
 				look(true, true, "")
 			}
 		}
+		// A host's autoconfiguration would end with forwarding for all devices.
+		sites.Check(t, tp.XTRA.SetSysctl("net.ipv6.conf.all.forwarding", "0"))
+		look(true, true, "")
+		l, err := netlink.LinkByName(OutletDevice)
+		if err == nil {
+			err = netlink.LinkSetHardwareAddr(l, net.HardwareAddr{2, 0, 0, 0, 0, 1})
+		}
+		sites.Check(t, err)
+		look(true, true, "")
+		if l, err = netlink.LinkByName(OutletDevice); err != nil || !slices.Equal(l.Attrs().HardwareAddr, o.mac) {
+			t.Errorf("the device has the address %v, packets go to %v", l.Attrs().HardwareAddr, o.mac)
+		}
 		if troubles := o.look(p.host, true, false); !o.open4.Load() || o.open6.Load() || len(troubles) > 0 {
 			t.Errorf("without an RLOC of IPv6: open for IPv4 %v and IPv6 %v, %v", o.open4.Load(), o.open6.Load(), troubles)
 		}
 		return nil
 	}))
+}
+
+// Between jumbo frames on the underlay and ordinary ones in the sites nothing says
+// how long the segments of a super-packet are: those of one that would fit the
+// underlay as it is have to be cut, too.
+func TestOutletJumboUnderlay(t *testing.T) {
+	needOutlet(t)
+	tp := sites.New(t)
+	for _, l := range []struct {
+		ns  *netns.NS
+		dev string
+	}{{tp.XTRA, "up"}, {tp.Core, "a"}, {tp.Core, "b"}, {tp.XTRB, "up"}} {
+		sites.Check(t, l.ns.Do(func() error {
+			link, err := netlink.LinkByName(l.dev)
+			if err != nil {
+				return err
+			}
+			return netlink.LinkSetMTU(link, 9000)
+		}))
+	}
+	ca, cb := sites.ConfigA(sites.RLOCB4), sites.ConfigB(sites.RLOCA4)
+	ca.Plane, cb.Plane = unfinished, unfinished
+	a, _ := sites.Start(t, tp.XTRA, ca), sites.Start(t, tp.XTRB, cb)
+	time.Sleep(5 * outletInterval)
+	begin := time.Now()
+	for range 5 {
+		sites.Transfer(t, tp.HostA, tp.HostB, sites.HostB4, 6000)
+		sites.Transfer(t, tp.HostA, tp.HostB, sites.HostB6, 6000)
+	}
+	if s := a.State().Stats; s["encap_whole"] < 5 {
+		t.Errorf("%d super-packets left in one piece", s["encap_whole"])
+	}
+	if d := time.Since(begin); d > 2*time.Second {
+		t.Errorf("10 transfers of 6000 octets took %v", d)
+	}
+}
+
+// What leaves by the outlet is what who takes it off can make sense of.
+func TestOutletTakes(t *testing.T) {
+	x := newExit(new(outlet))
+	x.o.open4.Store(true)
+	packet := func(in dptest.Inner, to netip.Addr, options int) *dataplane.Packet {
+		pkt := in.Bytes()
+		transport := 20 + options
+		if pkt[0]>>4 == 6 {
+			transport += 20
+		}
+		if options > 0 {
+			pkt = slices.Insert(pkt, transport-options, make([]byte, options)...)
+			pkt[0] += byte(options / 4)
+		}
+		s, ok := dataplane.NewSuper(pkt, in.Proto, transport, 1000)
+		if !ok {
+			t.Fatalf("no super-packet of %x", pkt[:40])
+		}
+		src := sites.RLOCA4
+		if to.Is6() {
+			src = sites.RLOCA6
+		}
+		return &dataplane.Packet{Data: append(make([]byte, 8), pkt...), Super: s, Src: src, Dst: to, TTL: 254}
+	}
+	tcp := func(n int) dptest.Inner { return flow(false, protoTCP, 1, make([]byte, n)) }
+	ttl, syn := packet(tcp(5000), sites.RLOCB4, 0), packet(tcp(5000), sites.RLOCB4, 0)
+	ttl.TTL = 255
+	syn.Data[8+20+13] |= tcpSYN
+	for _, c := range []struct {
+		name string
+		p    *dataplane.Packet
+		want bool
+	}{
+		{"TCP", packet(tcp(5000), sites.RLOCB4, 0), true},
+		{"TCP over IPv6 inside", packet(flow(true, protoTCP, 1, make([]byte, 5000)), sites.RLOCB4, 0), true},
+		{"IPv4 options", packet(tcp(5000), sites.RLOCB4, 4), false},
+		{"UDP", packet(flow(false, protoUDP, 1, make([]byte, 5000)), sites.RLOCB4, 0), false},
+		{"the shortest", packet(tcp(1501-40), sites.RLOCB4, 0), true},
+		{"one that may be a single packet", packet(tcp(1500-40), sites.RLOCB4, 0), false},
+		{"the longest", packet(tcp(65535-36-40), sites.RLOCB4, 0), true},
+		{"longer than an outer packet can be", packet(tcp(65535-36-40+1), sites.RLOCB4, 0), false},
+		{"no hop to lose", ttl, false},
+		{"SYN", syn, false},
+		{"a family that is closed", packet(tcp(5000), sites.RLOCB6, 0), false},
+	} {
+		if got := x.takes(c.p); got != c.want {
+			t.Errorf("%s: %v", c.name, got)
+		}
+	}
 }
 
 // A device that takes nothing more costs no packet: super-packets are cut then.

@@ -408,12 +408,13 @@ func (s *sender) transmit(from, to int) {
 		if tries++; tries < sendTries {
 			continue
 		}
+		why := dropOf(s.errno)
 		if s.messageOf(at).n > 1 {
-			s.oneByOne(at)
+			why = s.oneByOne(at)
 		} else {
-			s.lose(at, dropOf(s.errno))
+			s.lose(at, why)
 		}
-		if p := s.pieces[s.messageOf(at).first].of; p.Drop == dataplane.DropSendUnreachable {
+		if p := s.pieces[s.messageOf(at).first].of; why == dataplane.DropSendUnreachable {
 			s.told.tell(s.fwd, dataplane.Path{Local: p.Src, Remote: p.Dst}, s.c)
 		}
 		s.from = at + 1
@@ -423,8 +424,9 @@ func (s *sender) transmit(from, to int) {
 
 // oneByOne sends the packets of a run that the kernel refused as such. When
 // that works, and the refusal was of the kind that a device without the
-// checksum offload makes, no more runs are tried on this pool.
-func (s *sender) oneByOne(k int) {
+// checksum offload makes, no more runs are tried on this pool. It returns why the
+// last of those was not sent that were not.
+func (s *sender) oneByOne(k int) (why dataplane.DropReason) {
 	m, refused := s.messageOf(k), s.errno
 	first, n, ok := m.first, m.n, false
 	m.ctl.n -= unix.CmsgSpace(2) // UDP_SEGMENT was the last
@@ -448,11 +450,13 @@ func (s *sender) oneByOne(k int) {
 		}
 		if drop != dataplane.NotDropped {
 			s.pieces[i].lose(drop)
+			why = drop
 		}
 	}
 	if ok && (refused == unix.EIO || refused == unix.EINVAL || refused == unix.EOPNOTSUPP) {
 		m.pool.noSegmentation.Store(true)
 	}
+	return why
 }
 
 func (s *sender) lose(k int, drop dataplane.DropReason) {

@@ -209,8 +209,10 @@ func New(cfg Config, fib *dataplane.FIB) (_ *Plane, err error) {
 		return nil, err
 	}
 	if p.outlet != nil {
-		if err = p.host.setUpOutlet(p.outlet); err != nil {
-			return nil, err
+		if err := p.host.setUpOutlet(p.outlet); err != nil {
+			p.log.Warn("super-packets are cut, each into the packets that it stands for", "err", err)
+			_ = p.outlet.Close()
+			p.outlet = nil
 		}
 	}
 	return p, nil

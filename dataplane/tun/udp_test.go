@@ -2,6 +2,7 @@ package tun
 
 import (
 	"bytes"
+	"encoding/binary"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -138,6 +139,58 @@ func TestRuns(t *testing.T) {
 		}
 		if s, r := w.fwd.Count(dataplane.SendCalls), w.fwd.Count(dataplane.ReceiveCalls); s > 4 || r > 4 {
 			t.Errorf("%v: %d calls to send, %d to receive", a, s, r)
+		}
+	}
+}
+
+// The segments of super-packets go out in order, however many, beside other
+// packets, and each that is lost counts.
+func TestSendSuper(t *testing.T) {
+	for _, a := range loopbacks {
+		w := newWire(t, a, 1)
+		super := func(i, n int) dataplane.Packet {
+			in := flow(false, protoTCP, 1, bytes.Repeat([]byte{byte(i)}, n))
+			pkt, v := whole(in.Bytes(), 300)
+			s, _ := v.super(pkt)
+			p := w.packet(0, append([]byte{0, 0, 0, 0, 0, 0, 0, byte(i)}, pkt...))
+			p.Data, p.Body, p.Super = append(p.Data, p.Body...), nil, s
+			return p
+		}
+		small := w.packet(0, []byte("smaller than a header"))
+		batch := []dataplane.Packet{super(1, 45000), small, super(2, 45000), super(3, 200)}
+		w.send.Send(batch)
+		got := w.receive(302)
+		if len(got) != 302 {
+			t.Fatalf("%v: %d packets", a, len(got))
+		}
+		for i, want := range []int{150, 1, 150, 1} {
+			mine := got[:want]
+			got = got[want:]
+			for k, p := range mine {
+				if i == 1 {
+					if string(p.Data) != string(small.Data) {
+						t.Fatalf("%v: not the small packet: %q", a, p.Data)
+					}
+					continue
+				}
+				id := byte(i + 1 - i/2)
+				seq := int(binary.BigEndian.Uint32(p.Data[8+24:]))
+				if p.Data[7] != id || p.Data[len(p.Data)-1] != id || seq != 300*k {
+					t.Fatalf("%v: segment %d of packet %d is of %d and begins at %d", a, k, i, p.Data[7], seq)
+				}
+			}
+		}
+		for i, p := range batch {
+			if p.Drop != 0 || p.Lost != 0 {
+				t.Errorf("%v: packet %d: %v, %d lost", a, i, p.Drop, p.Lost)
+			}
+		}
+		w.pool.close()
+		w.send.Send(batch)
+		for i, want := range []int{150, 1, 150, 1} {
+			if p := batch[i]; p.Drop != dataplane.DropSendNoSocket || p.Lost != want {
+				t.Errorf("%v: packet %d: %v, %d lost, want %d", a, i, p.Drop, p.Lost, want)
+			}
 		}
 	}
 }
