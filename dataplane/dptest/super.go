@@ -108,12 +108,36 @@ func (o offload) cut(b []byte) (list [][]byte, err error) {
 			final = nonzero(final)
 		}
 		binary.BigEndian.PutUint16(t[o.sum:], final)
-		if len(ips) > 1 && binary.BigEndian.Uint16(s[udps[0]+6:]) != 0 {
-			return nil, errors.New("a super-packet with an outer checksum, which nobody computes for its segments")
+		if len(ips) > 1 {
+			if err := sumOuter(b[ips[0]:], s[ips[0]:], udps[0]-ips[0]); err != nil {
+				return nil, err
+			}
 		}
 		list = append(list, s)
 	}
 	return list, nil
+}
+
+// sumOuter computes the outer checksum of a segment, if the super-packet that it
+// is of has one. There it is unfinished, as the inner one.
+func sumOuter(whole, segment []byte, udp int) error {
+	given := binary.BigEndian.Uint16(whole[udp+6:])
+	if given == 0 {
+		return nil
+	}
+	src, _ := source(whole)
+	dst := netip.AddrFrom4([4]byte(whole[16:]))
+	if src.Is6() {
+		dst = netip.AddrFrom16([16]byte(whole[24:]))
+	}
+	n := len(whole) - udp
+	if want := ^sum(src.AsSlice(), dst.AsSlice(), []byte{0, UDP, byte(n >> 8), byte(n)}); given != want {
+		return fmt.Errorf("a super-packet whose outer checksum is %#x, want %#x for the pseudo-header", given, want)
+	}
+	u := segment[udp:]
+	binary.BigEndian.PutUint16(u[6:], 0)
+	binary.BigEndian.PutUint16(u[6:], nonzero(sumTransport(src, dst, UDP, u)))
+	return nil
 }
 
 func nonzero(s uint16) uint16 {

@@ -50,7 +50,6 @@ func TestConformanceOfOutlet(t *testing.T) {
 		}
 		return p, err
 	})
-	f.Unsummed = 30 // those without options
 	dptest.Run(t, f)
 }
 

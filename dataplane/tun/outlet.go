@@ -36,8 +36,9 @@ var outletInterval = time.Second
 // Super-packets in tunnels, which Linux 6.17 brought (if_tun.h and virtio_net.h;
 // Virtual I/O Device specification 1.4, section 5.1.6).
 const (
-	offloadTunnel = 0x80 // TUN_F_UDP_TUNNEL_GSO
-	gsoTunnel4    = 0x20 // VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV4
+	offloadTunnel = 0x80 | 0x100 // TUN_F_UDP_TUNNEL_GSO, TUN_F_UDP_TUNNEL_GSO_CSUM
+	vnetOuterSum  = 8            // VIRTIO_NET_HDR_F_UDP_TUNNEL_CSUM
+	gsoTunnel4    = 0x20         // VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV4
 	gsoTunnel6    = 0x40
 	tunnelVnetLen = 24 // struct virtio_net_hdr_v1_hash_tunnel
 )
@@ -272,9 +273,8 @@ func (x *exit) send(p *dataplane.Packet, port uint16) bool {
 }
 
 // build makes what comes before the LISP header of a super-packet: the kernel's
-// description, and the headers. As in all tunnels that the kernel makes of
-// super-packets itself there is no UDP checksum, over IPv6 neither (RFC 9300
-// section 5.3).
+// description, and the headers. The UDP checksum is left to who cuts it, too:
+// without one no receiver would aggregate the segments (UDP_GRO).
 func (x *exit) build(p *dataplane.Packet, port uint16) {
 	clear(x.frame[:])
 	inner := p.Data[encap.HeaderLen:]
@@ -309,11 +309,12 @@ func (x *exit) build(p *dataplane.Packet, port uint16) {
 	binary.BigEndian.PutUint16(udp, port)
 	binary.BigEndian.PutUint16(udp[2:], encap.Port)
 	binary.BigEndian.PutUint16(udp[4:], uint16(length))
+	binary.BigEndian.PutUint16(udp[6:], encap.Fold(encap.PseudoHeader(ip[:outer], protoUDP, length)))
 	x.n = tunnelVnetLen + ethernetLen + outer + udpLen
 
 	first := ethernetLen + outer + udpLen + encap.HeaderLen // of the inner packet
 	transport := first + int(p.Super.Transport)
-	vnet[0] = vnetNeedsChecksum
+	vnet[0] = vnetNeedsChecksum | vnetOuterSum
 	vnet[1] = typ | gsoTCPv4
 	if inner[0]>>4 == 6 {
 		vnet[1] = typ | gsoTCPv6
