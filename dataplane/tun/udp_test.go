@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -192,6 +193,35 @@ func TestSendSuper(t *testing.T) {
 				t.Errorf("%v: packet %d: %v, %d lost, want %d", a, i, p.Drop, p.Lost, want)
 			}
 		}
+	}
+}
+
+// What is before a super-packet leaves before it does in one piece, and what is
+// behind it after that.
+func TestWholeKeepsItsPlace(t *testing.T) {
+	w := newWire(t, loopbacks[0], 1)
+	null, err := os.OpenFile("/dev/null", os.O_WRONLY, 0)
+	sites.Check(t, err)
+	defer null.Close()
+	o := &outlet{mac: make(net.HardwareAddr, 6)}
+	o.open4.Store(true)
+	o.rc, err = null.SyscallConn()
+	sites.Check(t, err)
+	w.send.exit = newExit(o)
+	write, before := w.send.exit.write, uint64(0)
+	w.send.exit.write = func(fd uintptr) {
+		before = w.fwd.Count(dataplane.SendCalls)
+		write(fd)
+	}
+	pkt, v := whole(flow(false, protoTCP, 1, make([]byte, 5000)).Bytes(), 1000)
+	super := dataplane.Packet{Data: append(make([]byte, 8), pkt...), Src: w.local, Dst: w.local, TTL: 77}
+	super.Super, _ = v.super(pkt)
+	w.send.Send([]dataplane.Packet{w.packet(0, []byte("before it")), super, w.packet(0, []byte("behind it"))})
+	if n := w.fwd.Count(dataplane.Whole); n != 1 || before != 1 || w.fwd.Count(dataplane.SendCalls) != 3 {
+		t.Errorf("%d super-packets in one piece, after %d of %d calls", n, before, w.fwd.Count(dataplane.SendCalls))
+	}
+	if got := w.receive(2); string(got[0].Data) != "before it" || string(got[1].Data) != "behind it" {
+		t.Errorf("received %q and %q", got[0].Data, got[1].Data)
 	}
 }
 
